@@ -1,0 +1,284 @@
+"""What the detector says: findings, the case that joins them, and the notice that tells people.
+
+All amounts are unsigned integers of octets at the IP layer unless the name says content (less headers); all times
+UTC nanoseconds. A finding's id is made once and kept; everything else may change with its revision. Whole values:
+two findings are equal when all their fields are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from enum import IntEnum, StrEnum
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Severity(IntEnum):
+    """How soon a person should look; the numbers are OCSF ``severity_id``."""
+
+    INFORMATIONAL = 1
+    LOW = 2
+    MEDIUM = 3
+    HIGH = 4
+    CRITICAL = 5
+
+
+class Confidence(StrEnum):
+    """How far to trust one inferred fact. There is no product of several: each doubt keeps its own name."""
+
+    NONE = "none"
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+
+
+class _Fact(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Share(_Fact):
+    """One value among several, with the content octets that went its way."""
+
+    value: str
+    content_octets_out: int = 0
+
+
+class OwnerFact(_Fact):
+    """Who owns the network at the other end, as the ownership table has it."""
+
+    provider: str = ""
+    """Id of the provider; empty if the table does not know the network."""
+    provider_name: str = ""
+    organisation: str = ""
+    """Registered organisation of the AS."""
+    organised_in: str | None = None
+    """ISO country in which that organisation is organised; None if not on record."""
+    owner: str = ""
+    """Ultimate owner on record."""
+    owner_country: str | None = None
+    """Country of the ultimate owner's head office."""
+    share: str = ""
+    """Share as the source puts it, such as ``100 %``; empty if not on record."""
+    source: str = ""
+    checked: str = ""
+    """ISO date."""
+    mark: str = ""
+    """V, V2, N, S or K: how well the row was verified (see the ownership table's head)."""
+    disputed: bool = False
+    stale: bool = False
+    """Older than twelve months at the time of use."""
+    review: bool = False
+    """The row says that the fact alone does not decide: report, never cover."""
+    note: str = ""
+
+
+class Destination(_Fact):
+    """The entity at the other end, and the four facts that are kept apart: place, network, operator, owner."""
+
+    entity: str
+    """``owner:huawei``, ``provider:aws``, ``as:64500`` or ``unknown``."""
+    label: str
+    owner: OwnerFact = OwnerFact()
+    countries: tuple[Share, ...] = ()
+    """Where the addresses are said to be; value ``?`` where no source says."""
+    networks: tuple[Share, ...] = ()
+    """``AS64500 Example Networks``; value ``?`` where no source says."""
+    addresses: tuple[Share, ...] = ()
+    """The addresses that took most, most first; at most 20."""
+    address_count: int = 0
+    """Distinct addresses seen; counted up to 1,000, then a lower bound."""
+    location_confidence: Confidence = Confidence.NONE
+    owner_confidence: Confidence = Confidence.NONE
+    location_sources: tuple[str, ...] = ()
+    """``name date`` of each database that answered."""
+
+
+class StoreFact(_Fact):
+    """The store, as its register entry stood."""
+
+    id: str
+    name: str = ""
+    categories: tuple[str, ...] = ()
+    contact: str = ""
+    host: str = ""
+    subjects: int | None = None
+    runbook: str = ""
+
+
+class Traffic(_Fact):
+    """What was measured of one transfer."""
+
+    flows: int = 0
+    octets_out: int = 0
+    packets_out: int = 0
+    octets_in: int = 0
+    packets_in: int = 0
+    content_octets_out: int = 0
+    first_ns: int = 0
+    last_ns: int = 0
+    initiators: tuple[Share, ...] = ()
+    bases: tuple[Share, ...] = ()
+    processes: tuple[Share, ...] = ()
+    services: tuple[Share, ...] = ()
+    """``tcp/443`` of the end that accepted."""
+    local_addresses: tuple[Share, ...] = ()
+    vantages: tuple[Share, ...] = ()
+    estimated: bool = False
+    """Some of it was multiplied up from samples."""
+    late_octets: int = 0
+    """Content octets that arrived behind the watermark."""
+
+
+class FindingState(StrEnum):
+    """An episode is open until the watermark passes its last exceedance plus quiet."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class Finding(_Fact):
+    """One rule, one key, one episode."""
+
+    id: str
+    revision: int = 1
+    state: FindingState = FindingState.OPEN
+    rule: str
+    rule_version: str
+    rule_title: str = ""
+    pack: str
+    tenant: str
+    store: str
+    entity: str
+    severity: Severity
+    severity_reasons: tuple[str, ...] = ()
+    """Words keys of what lowered or raised it, such as ``owner_mark_k``."""
+    window: str
+    """``5m``, ``1h``, ``24h`` or ``30d``."""
+    window_from_ns: int
+    window_to_ns: int
+    """True bounds of the window in which the threshold was first passed."""
+    content_octets_out: int
+    """Largest sum of a window of the episode."""
+    threshold_octets: int
+    first_bucket_ns: int
+    last_bucket_ns: int
+    """Start of the first and of the last exceedance bucket."""
+    crossed_ns: int
+    """End of the row that first passed the threshold, or of the bucket if that is not known."""
+    reasons: tuple[str, ...] = ()
+    """Words keys, such as ``first_seen`` or ``share_of_store``."""
+    observed_days: int = 0
+    """Days for which the ledger knew this store when the finding was made."""
+    first_seen: bool = False
+    """No earlier egress of this store to this entity within ``observed_days``."""
+    share_of_store: float | None = None
+    """Part of the store's whole egress in the same window."""
+    provisional: bool = False
+    simulated: bool = False
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """(tenant, rule, store, entity)."""
+        return (self.tenant, self.rule, self.store, self.entity)
+
+
+def finding_id(tenant: str, rule: str, group: tuple[str, ...], first_bucket_ns: int) -> str:
+    """SHA-256 over the key and the first exceedance bucket, as 32 hex digits."""
+    parts = "\x1f".join((tenant, rule, *group, str(first_bucket_ns)))
+    return hashlib.sha256(parts.encode()).hexdigest()[:32]
+
+
+class CaseState(StrEnum):
+    """``acknowledged``: a person has it; ``stopped``: all findings are closed, waits for a person; ``closed``: done."""
+
+    OPEN = "open"
+    ACKNOWLEDGED = "acknowledged"
+    STOPPED = "stopped"
+    CLOSED = "closed"
+
+
+class Case(_Fact):
+    """All findings of one transfer: (tenant, store, destination entity)."""
+
+    id: str
+    """``2026-1118-07``: UTC date of opening and a number of that day."""
+    revision: int = 1
+    state: CaseState = CaseState.OPEN
+    severity: Severity
+    tenant: str
+    store: StoreFact
+    destination: Destination
+    traffic: Traffic
+    findings: tuple[Finding, ...]
+    opened_ns: int
+    updated_ns: int
+    acknowledged_by: str = ""
+    closed_by: str = ""
+    closing_note: str = ""
+    not_seen: tuple[str, ...] = ()
+    """What this host could not see in the time of the case, in words."""
+
+    @property
+    def packs(self) -> frozenset[str]:
+        """Packs whose rules found something."""
+        return frozenset(f.pack for f in self.findings)
+
+
+class NoticeKind(StrEnum):
+    """Why people are told. For a case: only these four."""
+
+    OPENED = "opened"
+    SEVERITY = "severity_raised"
+    PACK = "pack_added"
+    CLOSED = "closed"
+    EVENT = "event"
+    """Something about sekisho itself: a database grew old, a reload was refused, frames were lost."""
+
+
+class Event(_Fact):
+    """Something about sekisho itself that people must know."""
+
+    name: str
+    """Snake case, past tense: ``reload_refused``."""
+    severity: Severity = Severity.INFORMATIONAL
+    detail: dict[str, str | int] = Field(default_factory=dict)
+
+
+class Notice(_Fact):
+    """One message to people and tools. Delivered at least once; ``id`` is the same each time."""
+
+    kind: NoticeKind
+    time_ns: int
+    host: str
+    case: Case | None = None
+    event: Event | None = None
+    account: dict[str, int] = Field(default_factory=dict)
+    """Octets captured, dropped and excluded by this run when the notice was made."""
+    lost_frames: int = 0
+    simulated: bool = False
+
+    @property
+    def id(self) -> str:
+        """(case id, revision), or the event's name and time."""
+        if self.case is not None:
+            return f"{self.case.id}.{self.case.revision}"
+        name = self.event.name if self.event else "event"
+        return f"{name}.{self.time_ns}"
+
+    @property
+    def severity(self) -> Severity:
+        """Of the case or the event."""
+        if self.case is not None:
+            return self.case.severity
+        return self.event.severity if self.event else Severity.INFORMATIONAL
+
+    def as_json(self) -> str:
+        """One line of JSON with every field."""
+        return self.model_dump_json()
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> Self:
+        """The notice that :meth:`as_json` wrote. Raises ``pydantic.ValidationError``."""
+        return cls.model_validate_json(line)

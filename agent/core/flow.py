@@ -1,0 +1,400 @@
+"""FlowBatch: the one shape that travels, and the one table that says what its columns mean.
+
+A row is the delta of what one local end exchanged with one remote end in one interval, as seen from the reporting
+host. Columns are numpy arrays of equal length; text columns are dictionary-coded. ``COLUMNS`` drives the Arrow and
+Parquet schemas (:mod:`agent.core.wire`), the checks below and ``docs/flow-schema.md``.
+
+Unknown is null. Null is never zero, never empty text. In memory each nullable column has a null marker that its
+values cannot take (-1 for numbers and codes, all ones for addresses); on the wire it is an Arrow null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum, IntFlag
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.core.accounts import Account, Amounts
+from agent.core.address import NULL_HALF, empty, texts
+
+SCHEMA_VERSION: Final = 1
+
+
+class Kind(Enum):
+    """How a column is held: numpy type in memory, Arrow type on the wire."""
+
+    ADDRESS = "address"
+    """(n, 2) uint64 in memory, 16 bytes big-endian on the wire."""
+    TEXT = "text"
+    """int32 codes into a tuple of strings."""
+    U8 = "u8"
+    PORT = "port"
+    """int32 in memory, uint16 on the wire."""
+    NUMBER = "number"
+    """int64 in memory, uint32 on the wire."""
+    FLAGS = "flags"
+    """uint16."""
+    TCP_FLAGS = "tcp_flags"
+    """int16 in memory, uint8 on the wire."""
+    COUNT = "count"
+    """int64 in memory (so that sums never turn into floats), uint64 on the wire."""
+    TIME = "time"
+    """int64 nanoseconds since the epoch, UTC."""
+
+
+MEMORY_TYPE: Final[Mapping[Kind, type[np.generic]]] = {
+    Kind.ADDRESS: np.uint64,
+    Kind.TEXT: np.int32,
+    Kind.U8: np.uint8,
+    Kind.PORT: np.int32,
+    Kind.NUMBER: np.int64,
+    Kind.FLAGS: np.uint16,
+    Kind.TCP_FLAGS: np.int16,
+    Kind.COUNT: np.int64,
+    Kind.TIME: np.int64,
+}
+
+
+class Mark(IntFlag):
+    """What must be remembered of a row's amounts or times."""
+
+    ESTIMATED = 1
+    """Multiplied up from a sample."""
+    LOWER_BOUND = 2
+    """Headers are missing from the amounts and could not be added."""
+    SPREAD = 4
+    """Longer than one bucket, so it was spread evenly over the buckets it spans."""
+    CLOCK_SUSPECT = 8
+    """Ended more than five minutes after it was received."""
+    LATE = 16
+    """Arrived behind the watermark."""
+    SELF = 32
+    """Sekisho's own traffic: counted, outside the rules."""
+    TRANSIT = 64
+    """Neither end is local: archived, never summed."""
+    MIDSTREAM = 128
+    """Its beginning was not seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column of the schema: what it is called, how it is held, and what it means."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    unit: str = ""
+    null: bool = False
+    stage: str = "capture"
+    ipfix: str = ""
+    ocsf: str = ""
+
+    @property
+    def marker(self) -> int:
+        """The in-memory null marker of a nullable column."""
+        return NULL_HALF if self.kind is Kind.ADDRESS else -1
+
+
+def _c(name: str, kind: Kind, meaning: str, **rest: Any) -> Column:
+    return Column(name, kind, meaning, **rest)
+
+
+COLUMNS: Final[tuple[Column, ...]] = (
+    # identity
+    _c("local_address", Kind.ADDRESS, "The reporting host's end; IPv4 is v4-mapped.", ipfix="8 / 27", ocsf="src_endpoint.ip"),
+    _c("remote_address", Kind.ADDRESS, "The other end.", ipfix="12 / 28", ocsf="dst_endpoint.ip"),
+    _c("local_port", Kind.PORT, "Transport port; null for protocols without ports, for fragments, and for the ephemeral end of rows that belong to no store.", null=True, ipfix="7", ocsf="src_endpoint.port"),
+    _c("remote_port", Kind.PORT, "As local_port, of the other end.", null=True, ipfix="11", ocsf="dst_endpoint.port"),
+    _c("protocol", Kind.U8, "IANA protocol number of the innermost IP header read.", ipfix="4", ocsf="connection_info.protocol_num"),
+    _c("initiator", Kind.TEXT, "Who opened the flow: local or remote; null if its beginning was not seen.", null=True, ipfix="239", ocsf="connection_info.direction_id"),
+    _c("interface", Kind.TEXT, "Where it was seen.", null=True, ipfix="82", ocsf="src_endpoint.interface_name"),
+    _c("nat_address", Kind.ADDRESS, "The local end's address after translation, where known.", null=True, ipfix="225 / 281"),
+    # amounts: deltas of the interval
+    _c("flows", Kind.COUNT, "Flows that began in the interval.", unit="flows", ipfix="3", ocsf="count"),
+    _c("octets_out", Kind.COUNT, "Sent by the local end: IP layer, headers included.", unit="octets", ipfix="1", ocsf="traffic.bytes_out"),
+    _c("packets_out", Kind.COUNT, "Packets sent by the local end; a segmentation-offload frame counts as the packets it becomes where that is known, else as one.", unit="packets", ipfix="2", ocsf="traffic.packets_out"),
+    _c("octets_in", Kind.COUNT, "Received by the local end: IP layer, headers included.", unit="octets", ipfix="1 (PEN 29305)", ocsf="traffic.bytes_in"),
+    _c("packets_in", Kind.COUNT, "Packets received by the local end.", unit="packets", ipfix="2 (PEN 29305)", ocsf="traffic.packets_in"),
+    _c("content_octets_out", Kind.COUNT, "octets_out less IP and transport headers: the bare acknowledgements of a download are not data sent. Amount rules read this column.", unit="octets"),
+    _c("source_octets_out", Kind.COUNT, "The source's own figure, at source_layer.", unit="octets", null=True),
+    _c("source_layer", Kind.TEXT, "Layer of source_octets_out: frame, ip, transport or payload.", null=True),
+    _c("sampling_rate", Kind.NUMBER, "One in this many packets was seen; null if all were.", null=True, ipfix="34 / 305"),
+    _c("start_ns", Kind.TIME, "First packet of the interval, reporter's clock.", unit="ns UTC", ipfix="156", ocsf="start_time"),
+    _c("end_ns", Kind.TIME, "Last packet of the interval.", unit="ns UTC", ipfix="157", ocsf="end_time"),
+    _c("tcp_flags", Kind.TCP_FLAGS, "OR of the TCP flags seen in both directions.", null=True, ipfix="6", ocsf="connection_info.tcp_flags"),
+    _c("end_reason", Kind.TEXT, "Why the row was closed: idle, active, end, forced or resources.", null=True, ipfix="136"),
+    # who
+    _c("process", Kind.TEXT, "Name of the process that made the socket.", null=True, stage="process", ocsf="actor.process.name"),
+    _c("pid", Kind.NUMBER, "Its id in the initial pid namespace.", null=True, stage="process", ocsf="actor.process.pid"),
+    _c("executable", Kind.TEXT, "Path of its executable.", null=True, stage="process", ocsf="actor.process.file.path"),
+    _c("uid", Kind.NUMBER, "Its numeric user id.", null=True, stage="process", ocsf="actor.user.uid"),
+    _c("cgroup", Kind.TEXT, "Control group path at socket creation.", null=True, stage="process"),
+    _c("unit", Kind.TEXT, "systemd unit.", null=True, stage="process"),
+    _c("container", Kind.TEXT, "Container id.", null=True, stage="process", ocsf="src_endpoint.instance_uid"),
+    _c("pod", Kind.TEXT, "Kubernetes pod: namespace/name, else its uid.", null=True, stage="process"),
+    # where to
+    _c("remote_scope", Kind.TEXT, "internal, external, multicast, loopback, link_local, private, shared, broadcast, unspecified or reserved.", null=True, stage="network", ocsf="dst_endpoint.network_scope_id"),
+    _c("remote_country", Kind.TEXT, "ISO 3166-1 alpha-2 country where the address is said to be; never set for anycast or special-purpose addresses.", null=True, stage="network", ocsf="dst_endpoint.location.country"),
+    _c("remote_asn", Kind.NUMBER, "Origin autonomous system.", null=True, stage="network", ipfix="17", ocsf="dst_endpoint.autonomous_system.number"),
+    _c("remote_as_org", Kind.TEXT, "Its registered organisation.", null=True, stage="network", ocsf="dst_endpoint.autonomous_system.name"),
+    _c("remote_provider", Kind.TEXT, "Who runs the address: the provider's id.", null=True, stage="network", ocsf="dst_endpoint.owner.org.uid"),
+    _c("remote_owner", Kind.TEXT, "Ultimate owner on record.", null=True, stage="network", ocsf="dst_endpoint.owner.org.name"),
+    _c("remote_owner_country", Kind.TEXT, "Country of the ultimate owner's head office.", null=True, stage="network"),
+    _c("location_confidence", Kind.TEXT, "high, medium, low or none.", null=True, stage="network"),
+    _c("owner_confidence", Kind.TEXT, "high, medium, low or none.", null=True, stage="network"),
+    _c("remote_name", Kind.TEXT, "Host name from DNS or SNI; only where switched on.", null=True, stage="network", ocsf="dst_endpoint.hostname"),
+    # what
+    _c("store", Kind.TEXT, "Id of the store in the register.", null=True, stage="policy", ocsf="resources[].uid"),
+    _c("basis", Kind.TEXT, "Why the row belongs to the store: process, port, unit, container, same_pod, same_host or copy_of.", null=True, stage="policy"),
+    _c("tenant", Kind.TEXT, "Whose data.", null=True, stage="policy", ocsf="metadata.tenant_uid"),
+    _c("vantage", Kind.TEXT, "Observation point that counted the row: class:point.", null=True),
+    _c("marks", Kind.FLAGS, "Bit set: " + ", ".join(f"{m.value} {m.name.lower()}" for m in Mark if m.name) + "."),
+)  # fmt: skip
+
+BY_NAME: Final[Mapping[str, Column]] = {column.name: column for column in COLUMNS}
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A dictionary-coded text column: ``values[codes[i]]``; code -1 is null."""
+
+    codes: NDArray[np.int32]
+    values: tuple[str, ...]
+
+    @classmethod
+    def of(cls, texts: Iterable[str | None]) -> Text:
+        """Code the given texts. One Python object per row: for tests and small inputs."""
+        index: dict[str, int] = {}
+        codes = [-1 if t is None else index.setdefault(t, len(index)) for t in texts]
+        return cls(np.array(codes, np.int32), tuple(index))
+
+    @classmethod
+    def full(cls, n: int, value: str | None) -> Text:
+        """``n`` times the same text."""
+        if value is None:
+            return cls(np.full(n, -1, np.int32), ())
+        return cls(np.zeros(n, np.int32), (value,))
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def take(self, index: NDArray[Any] | slice) -> Text:
+        """Rows by index, mask or slice; the dictionary is kept."""
+        return Text(self.codes[index], self.values)
+
+    def decode(self) -> list[str | None]:
+        """Plain texts: for display only."""
+        return [self.values[c] if c >= 0 else None for c in self.codes.tolist()]
+
+    def where(self, value: str) -> NDArray[np.bool_]:
+        """Where the text equals ``value``."""
+        wanted = [i for i, v in enumerate(self.values) if v == value]
+        return np.isin(self.codes, wanted) if wanted else np.zeros(len(self.codes), bool)
+
+    def compact(self) -> Text:
+        """The same texts with a dictionary of distinct values, only those that are used, in order of first use in the dictionary."""
+        if not self.values:
+            return self
+        used = np.zeros(len(self.values), bool)
+        used[self.codes[self.codes >= 0]] = True
+        index: dict[str, int] = {}
+        translate = np.full(len(self.values) + 1, -1, np.int32)
+        for old in np.flatnonzero(used).tolist():
+            translate[old] = index.setdefault(self.values[old], len(index))
+        return Text(translate[self.codes], tuple(index))
+
+
+def concat_text(columns: Sequence[Text]) -> Text:
+    """Text columns one after another, their dictionaries joined."""
+    index: dict[str, int] = {}
+    parts = []
+    for column in columns:
+        translate = np.full(len(column.values) + 1, -1, np.int32)
+        for old, value in enumerate(column.values):
+            translate[old] = index.setdefault(value, len(index))
+        parts.append(translate[column.codes])
+    codes = np.concatenate(parts) if parts else np.zeros(0, np.int32)
+    return Text(codes, tuple(index))
+
+
+ColumnData = NDArray[Any] | Text
+
+
+@dataclass(frozen=True, slots=True)
+class BatchHeader:
+    """What is true of all rows of a batch. The id of a sealed batch is (agent_id, run_id, lane, sequence)."""
+
+    agent_id: str = ""
+    run_id: str = ""
+    lane: int = 0
+    sequence: int = -1
+    """-1 until sealed."""
+    host: str = ""
+    collector: str = ""
+    clock_offset_ns: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Database and register name -> version and hash that were in force."""
+    account: Account | None = None
+    """The run's cumulative account at sealing."""
+    position: str = ""
+    """Where in its input the batch ends, in the collector's own words."""
+
+    @property
+    def batch_id(self) -> tuple[str, str, int, int]:
+        """(agent id, run id, lane, sequence)."""
+        return (self.agent_id, self.run_id, self.lane, self.sequence)
+
+
+class FlowBatch:
+    """Rows of the schema as columns, with a header. Immutable by agreement: stages make a new batch of shared columns.
+
+    ``batch["octets_out"]`` is the numpy array of a column (codes, for text); ``batch.text("store")`` its texts.
+    """
+
+    __slots__ = ("_columns", "_n", "header")
+
+    def __init__(self, columns: Mapping[str, ColumnData], header: BatchHeader | None = None) -> None:
+        self._columns = dict(columns)
+        self._n = len(self._columns["octets_out"])
+        self.header = header or BatchHeader()
+
+    @classmethod
+    def build(
+        cls, n: int, columns: Mapping[str, ColumnData] | None = None, header: BatchHeader | None = None
+    ) -> FlowBatch:
+        """A batch of ``n`` rows from some columns; nullable ones left out are null, marks are 0.
+
+        Raises ``ValueError`` for an unknown column, a wrong length or a missing column that cannot be null.
+        """
+        given = dict(columns or {})
+        if unknown := given.keys() - BY_NAME.keys():
+            raise ValueError(f"no such column: {', '.join(sorted(unknown))}")
+        full: dict[str, ColumnData] = {}
+        for column in COLUMNS:
+            data = given.get(column.name)
+            full[column.name] = _null(column, n) if data is None else _typed(column, data, n)
+        return cls(full, header)
+
+    @classmethod
+    def empty(cls, header: BatchHeader | None = None) -> FlowBatch:
+        """No rows."""
+        required = {c.name: _zeros(c) for c in COLUMNS if not c.null and c.name != "marks"}
+        return cls.build(0, required, header)
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        data = self._columns[name]
+        return data.codes if isinstance(data, Text) else data
+
+    def text(self, name: str) -> Text:
+        """A text column with its dictionary."""
+        data = self._columns[name]
+        if not isinstance(data, Text):
+            raise TypeError(f"{name} is no text column")
+        return data
+
+    def columns(self) -> Iterator[tuple[Column, ColumnData]]:
+        """Every column of the schema with its data, in order."""
+        for column in COLUMNS:
+            yield column, self._columns[column.name]
+
+    def with_columns(self, **changed: ColumnData) -> FlowBatch:
+        """The same rows with some columns replaced."""
+        columns = dict(self._columns)
+        for name, data in changed.items():
+            columns[name] = _typed(BY_NAME[name], data, self._n)
+        return FlowBatch(columns, self.header)
+
+    def with_header(self, **changed: Any) -> FlowBatch:
+        """The same rows under a changed header."""
+        return FlowBatch(self._columns, replace(self.header, **changed))
+
+    def take(self, index: NDArray[Any] | slice) -> FlowBatch:
+        """Rows by index, mask or slice."""
+        columns: dict[str, ColumnData] = {
+            name: data.take(index) if isinstance(data, Text) else data[index]
+            for name, data in self._columns.items()
+        }
+        return FlowBatch(columns, self.header)
+
+    def compact(self) -> FlowBatch:
+        """The same rows with every dictionary cut to the values used."""
+        columns: dict[str, ColumnData] = {
+            name: data.compact() if isinstance(data, Text) else data for name, data in self._columns.items()
+        }
+        return FlowBatch(columns, self.header)
+
+    def amounts(self) -> Amounts:
+        """Flows and octets of all rows."""
+        return Amounts(*(int(self[name].sum()) for name in ("flows", "octets_out", "octets_in")))
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Each row as a dict, null as None, addresses as text. A Python object per row: for display and tests."""
+        lists = {column.name: _plain(column, data) for column, data in self.columns()}
+        for values in zip(*lists.values(), strict=True):
+            yield dict(zip(lists, values, strict=True))
+
+    def __repr__(self) -> str:
+        return f"FlowBatch({self._n} rows, {self.amounts()}, {self.header.batch_id})"
+
+
+def concat(batches: Sequence[FlowBatch]) -> FlowBatch:
+    """Batches one after another, under the first one's header."""
+    if not batches:
+        return FlowBatch.empty()
+    if len(batches) == 1:
+        return batches[0]
+    columns: dict[str, ColumnData] = {}
+    for column in COLUMNS:
+        if column.kind is Kind.TEXT:
+            columns[column.name] = concat_text([b.text(column.name) for b in batches])
+        else:
+            columns[column.name] = np.concatenate([b[column.name] for b in batches])
+    return FlowBatch(columns, batches[0].header)
+
+
+def _zeros(column: Column) -> ColumnData:
+    shape = (0, 2) if column.kind is Kind.ADDRESS else (0,)
+    return np.zeros(shape, MEMORY_TYPE[column.kind])
+
+
+def _null(column: Column, n: int) -> ColumnData:
+    if column.name == "marks":
+        return np.zeros(n, np.uint16)
+    if not column.null:
+        raise ValueError(f"column {column.name} is missing and cannot be null")
+    if column.kind is Kind.TEXT:
+        return Text.full(n, None)
+    if column.kind is Kind.ADDRESS:
+        return empty(n)
+    return np.full(n, -1, MEMORY_TYPE[column.kind])
+
+
+def _typed(column: Column, data: ColumnData, n: int) -> ColumnData:
+    if len(data) != n:
+        raise ValueError(f"column {column.name} has {len(data)} rows, expected {n}")
+    if column.kind is Kind.TEXT:
+        if not isinstance(data, Text):
+            raise ValueError(f"column {column.name} holds text")
+        return data
+    if isinstance(data, Text):
+        raise ValueError(f"column {column.name} holds no text")
+    wanted = MEMORY_TYPE[column.kind]
+    if column.kind is Kind.ADDRESS and data.shape != (n, 2):
+        raise ValueError(f"column {column.name} has shape {data.shape}, expected {(n, 2)}")
+    return data if data.dtype == wanted else data.astype(wanted)
+
+
+def _plain(column: Column, data: ColumnData) -> list[Any]:
+    if isinstance(data, Text):
+        return data.decode()
+    if column.kind is Kind.ADDRESS:
+        return texts(data)
+    values = data.tolist()
+    return [None if v == -1 else v for v in values] if column.null else values

@@ -1,0 +1,128 @@
+"""What a collector, an enricher and a sink are.
+
+Each is one file in its folder, found by the file's name in the settings. The file holds a class ``Settings``
+(pydantic, derived from one of the ``…Settings`` below) whose ``build`` makes the stage; constructors do no I/O.
+A file without ``Settings`` is a library of its room, not a stage. ``tests/contract`` runs every stage by itself.
+"""
+
+from __future__ import annotations
+
+import abc
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from agent.core.accounts import Accounts
+from agent.core.clock import Clock, SystemClock
+from agent.core.finding import Notice
+from agent.core.flow import FlowBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a stage may know of the program around it. Handed to ``Settings.build``."""
+
+    accounts: Accounts
+    state_dir: Path
+    """Where the program keeps its own files: state, archive, databases."""
+    clock: Clock = field(default_factory=SystemClock)
+    host: str = ""
+    policy: Any = None
+    """The policy in force (:class:`agent.policy.model.Policy`); None where no policy is needed."""
+    language: str = "en"
+    zone: str | None = None
+    """IANA zone in which people read times; None is the host's own."""
+
+
+class Collector(Protocol):
+    """Brings flows in. Runs in a thread of its own."""
+
+    name: str
+    """Tier and source, such as ``pcap`` or ``af_packet``."""
+    live: bool
+    """Whether rows carry the present: a live collector yields (perhaps empty) batches at least once a second."""
+
+    def collect(self, stop: threading.Event) -> Iterator[FlowBatch]:
+        """Yield batches until the source ends or ``stop`` is set; then yield all that is still held and return.
+
+        Counts in ``Accounts`` what it captures, drops and still holds. Closes its source when the generator ends or is
+        closed. Raises :class:`~agent.core.errors.CaptureError` or :class:`~agent.core.errors.DecodeError`.
+        """
+
+    def progress(self) -> tuple[int, int] | None:
+        """(octets of the source read, octets in all), or None where there is no end."""
+
+
+class Enricher(Protocol):
+    """Adds columns to rows. Never changes their number or their amounts."""
+
+    name: str
+    reads: frozenset[str]
+    adds: frozenset[str]
+
+    def enrich(self, batch: FlowBatch) -> FlowBatch:
+        """The same rows with ``adds`` filled in."""
+
+    def reload(self) -> bool:
+        """Look whether what it answers from has changed, take the change up; keep the last good one on a fault.
+
+        Returns whether anything changed. Cheap when nothing has.
+        """
+
+    def versions(self) -> Mapping[str, str]:
+        """Name -> version and hash of what it answers from."""
+
+
+class Sink(Protocol):
+    """Takes flows, notices or both, and puts them where people and tools look."""
+
+    name: str
+    takes_flows: bool
+    takes_notices: bool
+
+    def write_flows(self, batch: FlowBatch) -> None:
+        """Take a sealed, enriched batch. Called only where ``takes_flows``. May buffer until ``flush``."""
+
+    def write_notice(self, notice: Notice) -> None:
+        """Deliver one notice now, or raise :class:`~agent.core.errors.SinkError`; a retriable one is tried again later."""
+
+    def flush(self) -> None:
+        """Make what was taken durable or visible."""
+
+    def close(self) -> None:
+        """Flush and let go of every resource."""
+
+
+class _StageSettings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """What the stage cannot do without, such as ``cap_net_raw``; ``sekisho check`` reads it."""
+
+
+class CollectorSettings(_StageSettings, abc.ABC):
+    """Settings of a collector."""
+
+    @abc.abstractmethod
+    def build(self, context: Context) -> Collector:
+        """Make the collector; opens nothing yet."""
+
+
+class EnricherSettings(_StageSettings, abc.ABC):
+    """Settings of an enricher."""
+
+    @abc.abstractmethod
+    def build(self, context: Context) -> Enricher:
+        """Make the enricher and load what it answers from. Raises :class:`~agent.core.errors.EnrichError`."""
+
+
+class SinkSettings(_StageSettings, abc.ABC):
+    """Settings of a sink."""
+
+    @abc.abstractmethod
+    def build(self, context: Context) -> Sink:
+        """Make the sink; connects nowhere yet."""

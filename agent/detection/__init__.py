@@ -1,0 +1,1 @@
+"""Deciding: rows in, findings out. No clock, no I/O, no randomness."""

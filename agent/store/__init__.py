@@ -1,0 +1,1 @@
+"""State on disk: the only room that knows SQL."""

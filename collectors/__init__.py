@@ -1,0 +1,1 @@
+"""Where flows come from: one file per source. Shared decoding stands in :mod:`collectors.packets`."""

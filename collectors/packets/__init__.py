@@ -1,0 +1,1 @@
+"""Frames to packets to flows, shared by every packet collector."""

@@ -1,0 +1,1 @@
+"""Where flows and notices go: one file per kind of place."""
