@@ -175,10 +175,10 @@ def _from_arrow(column: Column, chunked: pa.ChunkedArray) -> ColumnData:
         values: Any = raw.view(">u8").astype(np.uint64).reshape(-1, 2)
         if array.null_count:
             values[np.asarray(array.is_null())] = np.uint64(column.marker)
-        return values
+        return np.asarray(values)
     if column.kind is Kind.TIME:
         array = array.cast(pa.int64())
     numbers: Any = array.fill_null(0).to_numpy(zero_copy_only=False).astype(MEMORY_TYPE[column.kind])
     if array.null_count:
         numbers[np.asarray(array.is_null())] = column.marker
-    return numbers
+    return np.asarray(numbers)
