@@ -147,6 +147,10 @@ class Finding(_Fact):
     rule_version: str
     rule_title: str = ""
     pack: str
+    categories: tuple[str, ...] = ()
+    """Categories of the store that the rule asks for; empty if it asks for none."""
+    destinations: tuple[str, ...] = ()
+    """Destination sets of the rule that the entity is in; empty for a rule that asks for none."""
     tenant: str
     store: str
     entity: str

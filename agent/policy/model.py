@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from datetime import date
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, StringConstraints
 
 from agent.core.finding import Severity
+from agent.policy.faults import wrong
 
 _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
 _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40, "pi": 2**50}
@@ -58,7 +59,25 @@ def _severity(value: Any) -> Any:
 def _country(value: Any) -> Any:
     if value is False:  # YAML 1.1 reads an unquoted NO as false
         return "NO"
-    return value.upper() if isinstance(value, str) else value
+    return value.strip().upper() if isinstance(value, str) else value
+
+
+def _network(value: Any) -> Any:
+    """A network or a single address. Raises with the network that was probably meant."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    try:
+        interface = ip_interface(text)
+    except ValueError:
+        example = "write it as 192.0.2.0/24, 192.0.2.7 or 2001:db8::/32"
+        raise wrong(f"`{text}` is no network or address", example) from None
+    if interface.ip != interface.network.network_address:
+        raise wrong(
+            f"`{text}` has host bits set",
+            f"the network is {interface.network}; the one address is {interface.ip}",
+        )
+    return interface.network
 
 
 Octets = Annotated[
@@ -89,9 +108,16 @@ Id = Annotated[
     StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$"),
     Field(description="lower case letters, digits, . _ -"),
 ]
-NetworkField = IPv4Network | IPv6Network
+NetworkField = Annotated[
+    IPv4Network | IPv6Network,
+    BeforeValidator(_network, json_schema_input_type=str),
+    Field(description="A network such as 192.0.2.0/24, or one address"),
+]
 AddressField = IPv4Address | IPv6Address
 PortField = Annotated[int, Field(ge=1, le=65535)]
+
+THIS_HOST = "this"
+"""Stands for the reporting host in ``hosts``."""
 
 
 class _Entry(BaseModel):
@@ -126,7 +152,11 @@ class Category(StrEnum):
 
 
 class Recognition(_Entry):
-    """How traffic of a store is told from other traffic. Any one that matches is enough; at least one is needed."""
+    """How traffic of a store is told from other traffic; at least one line is needed.
+
+    ``hosts``, ``addresses`` and ``pods`` say where the store is; without any of them it is on the reporting host.
+    Everything that leaves that place counts for the store. The other lines only say what is nearer to it.
+    """
 
     hosts: tuple[str, ...] = Field(
         (), description="Host names whose every egress counts; `this` is the reporting host"
@@ -144,6 +174,36 @@ class Recognition(_Entry):
     def is_empty(self) -> bool:
         """Nothing is named, so nothing would match."""
         return not any(getattr(self, name) for name in type(self).model_fields)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Host names of the store in lower case; ``this`` alone if no place at all is named."""
+        named = self.hosts or self.addresses or self.pods
+        return tuple(h.lower() for h in self.hosts) if named else (THIS_HOST,)
+
+    def meets(self, other: Recognition) -> bool:
+        """Whether the two may be in one place: a common host name, pod, or overlapping addresses."""
+        return (
+            any(same_host(a, b) for a in self.places for b in other.places)
+            or any(a.version == b.version and a.overlaps(b) for a in self.addresses for b in other.addresses)
+            or any(_pods_meet(a, b) for a in self.pods for b in other.pods)
+        )
+
+
+def same_host(a: str, b: str) -> bool:
+    """Whether two names in lower case may mean one host: equal, or one is short and equals the other's first label."""
+    if a == b:
+        return True
+    if "." in a and "." in b:
+        return False
+    return a.partition(".")[0] == b.partition(".")[0]
+
+
+def _pods_meet(a: str, b: str) -> bool:
+    short, long = sorted((a.removesuffix("*"), b.removesuffix("*")), key=len)
+    return a == b or (
+        (a if a.startswith(short) and len(short) < len(long) else b).endswith("*") and long.startswith(short)
+    )
 
 
 class Store(_Entry):
@@ -186,6 +246,11 @@ class DestinationSet(_Entry):
         (), description="Where the address is; alone it never opens a case"
     )
     networks: tuple[NetworkField, ...] = ()
+    review_counts: bool = Field(
+        False,
+        description="An owner on record counts although its row says `review`; a disputed one never does",
+    )
+    note: str = Field("", description="Why these, and from where")
 
 
 WindowName = Literal["5m", "1h", "24h", "30d"]
@@ -245,8 +310,10 @@ class CategoryThreshold(_Entry):
     """A regime's own threshold; counts people or devices, so traffic alone can never pass it. None: no number in the text."""
 
     category: Category
-    over: int | None = Field(None, ge=0)
+    over: int | None = Field(None, ge=0, description="Strictly more than this many; 0: any number")
     unit: Literal["us_person", "us_device", "person", "record", "byte"] = "person"
+    cite: str = Field("", description="Section that gives the number")
+    mark: Literal["V", "V2", "N", "S", "K"] = "K"
 
 
 class Attestation(_Entry):
@@ -325,6 +392,38 @@ class Policy(_Entry):
         """The store of that id."""
         return next((s for s in self.stores if s.id == store_id), None)
 
+    def sharing(self, store_id: str) -> tuple[str, ...]:
+        """Other stores that may be in the same place, in file order.
+
+        A row that belongs to a store only by its place (``same_host``, ``same_pod``) is given to the first of them.
+        """
+        store = self.store(store_id)
+        if store is None:
+            return ()
+        return tuple(
+            other.id for other in self.stores if other is not store and other.recognise.meets(store.recognise)
+        )
+
+    def reads(self, rule: Rule, store_id: str, basis: str | None = None) -> bool:
+        """Whether the rule reads rows of this store.
+
+        With ``basis`` ``same_host`` or ``same_pod`` also if it reads another store of the same place: such a row may
+        be any one's, but carries one id. Without ``basis`` the answer is for rows of any basis, so the wider one.
+        """
+        store = self.store(store_id)
+        if store is None:
+            return False
+        if _selects(rule, store):
+            return True
+        if basis is not None and basis not in ("same_host", "same_pod"):
+            return False
+        return any(_selects(rule, s) for s in self.stores if s.id in self.sharing(store_id))
+
     def destination(self, set_id: str) -> DestinationSet | None:
         """The destination set of that id."""
         return next((d for d in self.destinations if d.id == set_id), None)
+
+
+def _selects(rule: Rule, store: Store) -> bool:
+    by_id = not rule.stores or store.id in rule.stores
+    return by_id and (not rule.categories or bool(set(rule.categories) & set(store.categories)))

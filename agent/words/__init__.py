@@ -1,1 +1,14 @@
-"""The words that people read: alerts and summaries, English and Japanese, from one template."""
+"""The words that people read: alerts and summaries, English and Japanese, from one template.
+
+render(notice, language="en", zone=ZoneInfo("Asia/Tokyo"), detail="full")    a notice as text
+phrases("ja")("summary.cases", n=2)                                          a phrase for the command line
+"""
+
+from __future__ import annotations
+
+from agent.words.alert import span
+from agent.words.escape import shown
+from agent.words.phrases import LANGUAGES, Language, Phrases, phrases
+from agent.words.render import Detail, render
+
+__all__ = ["LANGUAGES", "Detail", "Language", "Phrases", "phrases", "render", "shown", "span"]

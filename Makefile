@@ -1,0 +1,58 @@
+# sekisho: `make run` watches this host, `make test` sets up and runs every check.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+# Without root, `make run` shows the replay; with a sudo that asks nothing, it captures.
+SUDO_RUN := $(if $(filter 0,$(shell id -u)),,$(shell sudo -n true 2>/dev/null && echo sudo))
+READY := $(VENV)/.ready
+READY_DEV := $(VENV)/.ready-dev
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "sekisho needs Python 3.11 or newer; this is $$($(PYTHON) --version)"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed: install the package python3-venv"; exit 1; }
+
+$(READY): $(VENV)/bin/python pyproject.toml requirements.txt
+	@echo "setting up (once)"
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.txt
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(READY_DEV): $(READY) requirements-dev.txt
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+setup: $(READY) ## the program in .venv, with its locked dependencies
+
+run: $(READY) ## watch this host: live view, alerts (without privilege: the bundled replay)
+	@$(SUDO_RUN) $(BIN)/sekisho db install --if-missing && $(SUDO_RUN) $(BIN)/sekisho up --or-replay
+
+test: $(READY_DEV) ## set up and run every check and test
+	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/run.sh
+
+check: $(READY_DEV) ## the quick checks alone: format, lint, types, imports
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+demo: $(READY) ## move real data between network namespaces and watch it end in one case (root)
+	@$(SUDO) $(CURDIR)/$(BIN)/python deploy/examples/run.py
+
+bench: $(READY_DEV) ## every benchmark, each beside a peer in the same run
+	@for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+
+docs: $(READY_DEV) ## write the generated pages of docs/ anew
+	@$(BIN)/python -m tests.tools.write_docs
+
+lock: $(READY_DEV) ## renew the locked dependencies (hashes, no addresses)
+	@$(BIN)/python -m tests.tools.lock
+
+wheel: $(READY_DEV) ## build the wheel into dist/
+	@$(BIN)/python -m build --wheel --no-isolation -q
+
+tidy: ## remove what was made here
+	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.PHONY: help setup run test check demo bench docs lock wheel tidy

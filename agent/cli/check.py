@@ -1,0 +1,179 @@
+"""``sekisho check``: what this host can do, what is missed, how to mend it."""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import socket
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from agent import config, databases
+from agent.cli.common import Options, console, example
+from agent.core.errors import ConfigError, SekishoError
+
+State = Literal["ok", "missing", "note"]
+MARKS = {"ok": ("ok", "green"), "missing": ("missing", "bold red"), "note": ("note", "yellow")}
+MIN_FREE_SHARE = 0.10
+CAP_NET_RAW = 13
+BLIND = (
+    "traffic that bypasses the kernel's network stack (DPDK, RDMA, AF_XDP, SR-IOV functions given to guests)",
+    "which process sent a packet: this tier knows addresses and ports only",
+    "what is inside a tunnel or behind a proxy, VPN or CDN: the outer end is what is seen",
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One finding of the check."""
+
+    what: str
+    state: State
+    detail: str
+    mend: str = ""
+
+
+@click.command(epilog=example("check"))
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of the table.")
+@click.pass_obj
+def command(options: Options, as_json: bool) -> None:
+    """Say what this host can do, what is missed, and how to mend it. Exit code 1 if `sekisho up` could not run."""
+    lines = survey(options)
+    if as_json:
+        click.echo(json.dumps({"lines": [asdict(line) for line in lines], "not_seen": list(BLIND)}, indent=2))
+    else:
+        out = console()
+        for line in lines:
+            word, style = MARKS[line.state]
+            out.print(f"[{style}]{word:>7}[/]  [bold]{line.what}[/]: {line.detail}", soft_wrap=True)
+            if line.mend:
+                out.print(f"         mend: {line.mend}", soft_wrap=True, markup=False)
+        out.print("\n[bold]What capture on this host cannot see[/]")
+        for text in BLIND:
+            out.print(f"         {text}", soft_wrap=True, markup=False)
+    if any(line.state == "missing" for line in lines):
+        raise SystemExit(1)
+
+
+def survey(options: Options) -> list[Line]:
+    """Every line of the check, in the order in which a person would mend them."""
+    lines = [_system(), _capture()]
+    try:
+        loaded = options.load()
+    except ConfigError as error:
+        return [*lines, Line("settings", "missing", str(error), "correct the lines named")]
+    settings = loaded.settings
+    lines.append(Line("settings", "ok", str(loaded.file) if loaded.file else "defaults (no file)"))
+    lines += [_state_dir(settings), *_databases(settings), _policy(settings), *_tiers()]
+    return lines
+
+
+def missing_rights() -> str:
+    """Why this process may not capture, in a few words; empty if it may."""
+    try:
+        socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0).close()
+    except PermissionError:
+        return "no CAP_NET_RAW"
+    except (OSError, AttributeError) as error:
+        return f"no packet sockets here: {error}"
+    return ""
+
+
+def _system() -> Line:
+    version = importlib.metadata.version("sekisho")
+    return Line(
+        "system",
+        "ok",
+        f"sekisho {version}, Python {platform.python_version()}, {platform.system()} {platform.release()}",
+    )
+
+
+def _capture() -> Line:
+    lacking = missing_rights()
+    if not lacking:
+        return Line("capture", "ok", "packet sockets may be opened (tier af_packet)")
+    return Line(
+        "capture",
+        "missing",
+        lacking,
+        "run as root (sudo), or give the service CAP_NET_RAW (AmbientCapabilities=CAP_NET_RAW in its unit)",
+    )
+
+
+def _state_dir(settings: config.Settings) -> Line:
+    directory = settings.state_dir
+    parent = next((p for p in (directory, *directory.parents) if p.exists()), Path("/"))
+    if not os.access(parent, os.W_OK):
+        return Line(
+            "state",
+            "missing",
+            f"{directory} cannot be written",
+            "run as root, or set state_dir to a folder of your own",
+        )
+    usage = shutil.disk_usage(parent)
+    if usage.free < usage.total * MIN_FREE_SHARE:
+        return Line(
+            "state",
+            "note",
+            f"{directory}: less than 10 % of the volume is free",
+            "the archive stops there; free some room",
+        )
+    return Line("state", "ok", f"{directory}, {usage.free / 1e9:.0f} GB free")
+
+
+def _databases(settings: config.Settings) -> list[Line]:
+    try:
+        rows = databases.status(settings.databases_dir)
+    except SekishoError as error:
+        return [Line("databases", "note", str(error), "sekisho db install")]
+    if not rows:
+        return [Line("databases", "note", "none: countries and networks stay unknown", "sekisho db install")]
+    return [Line(f"database {row.name}", "ok", f"{row.version}, {row.attribution}") for row in rows]
+
+
+def _policy(settings: config.Settings) -> Line:
+    from datetime import UTC, datetime
+
+    from agent.runtime import read_policy
+
+    try:
+        policy = read_policy(settings, datetime.now(UTC).date())
+    except SekishoError as error:
+        return Line(
+            "policy", "missing", str(error), "correct the lines named; `sekisho policy check` shows them all"
+        )
+    if not policy.stores:
+        return Line(
+            "policy",
+            "note",
+            "no store is registered, so no alert can come",
+            "sekisho init, then name your stores",
+        )
+    return Line(
+        "policy",
+        "ok",
+        f"{len(policy.stores)} stores, {len(policy.rules)} rules awake ({', '.join(policy.awake)})",
+    )
+
+
+def _tiers() -> list[Line]:
+    lines = []
+    cgroup2 = any(" cgroup2 " in mount for mount in _read("/proc/mounts").splitlines())
+    libbpf = ctypes.util.find_library("bpf")
+    detail = f"cgroup v2 {'mounted' if cgroup2 else 'not mounted'}, libbpf {'found' if libbpf else 'not found'}, kernel {platform.release()}"
+    lines.append(Line("tier ebpf", "note", f"not in this version; {detail}"))
+    return lines
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

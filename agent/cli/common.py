@@ -1,0 +1,111 @@
+"""What the commands share: settings from flags, consoles, tables, numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from agent import config, logs
+from agent.cli.examples import EXAMPLES
+from agent.core.clock import when
+from agent.policy.model import duration_ns
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options before the command's name."""
+
+    config_file: Path | None
+    flags: tuple[tuple[str, Any], ...]
+    verbose: bool
+
+    @classmethod
+    def of(
+        cls, config_file: str | None, flags: Sequence[str], state_dir: str | None, verbose: bool
+    ) -> Options:
+        """From what click read. Raises ``click.UsageError``."""
+        pairs: list[tuple[str, Any]] = []
+        for flag in flags:
+            name, sign, value = flag.partition("=")
+            if not sign or not name:
+                raise click.UsageError(f"--set {flag}: expected NAME=VALUE, such as --set language=ja")
+            pairs.append((name, value))
+        if state_dir is not None:
+            pairs.append(("state_dir", str(Path(state_dir).expanduser().absolute())))
+        return cls(Path(config_file) if config_file else None, tuple(pairs), verbose)
+
+    def load(self, *more: tuple[str, Any]) -> config.Loaded:
+        """The settings in force; ``more`` wins over everything. Raises :class:`agent.core.errors.ConfigError`."""
+        logs.configure(verbose=self.verbose)
+        return config.load(self.config_file, flags=(*self.flags, *more))
+
+
+def example(name: str) -> str:
+    """The examples of a command, for the end of its help."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[name])
+
+
+def console(*, err: bool = False) -> Console:
+    """A console that honours NO_COLOR, pipes and the terminal's width."""
+    return Console(stderr=err, highlight=False, soft_wrap=not (sys.stderr if err else sys.stdout).isatty())
+
+
+def table(columns: Iterable[str | tuple[str, str]], *, title: str | None = None) -> Table:
+    """An unframed table; a column given as (name, "right") is aligned to the right."""
+    made = Table(title=title, box=None, pad_edge=False, title_justify="left", header_style="bold")
+    for column in columns:
+        name, justify = column if isinstance(column, tuple) else (column, "left")
+        made.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
+    return made
+
+
+def size(octets: float) -> str:
+    """Octets in decimal units, short: ``42.1 GB``."""
+    value = float(octets)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(value) < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} PB"
+
+
+def place(country: str | None) -> str:
+    """A country code, or a dash where no source says."""
+    return country or "-"
+
+
+def moment(time_ns: int, zone: tzinfo | None) -> str:
+    """A time as people read it: local, with its zone."""
+    return when(time_ns, zone).strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def span_ns(text: str) -> int:
+    """A span such as ``2h`` as nanoseconds. Raises ``click.BadParameter``."""
+    try:
+        return duration_ns(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text}: {error}") from None
+
+
+def point_ns(text: str, now_ns: int, zone: tzinfo | None) -> int:
+    """A span before now (``2h``) or a date and time (``2026-11-18 16:00``, local unless it says otherwise)."""
+    with contextlib.suppress(ValueError):
+        return now_ns - duration_ns(text)
+    try:
+        given = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text}: expected a span such as 2h or 7d, or a time such as 2026-11-18T16:00"
+        ) from None
+    if given.tzinfo is None:
+        given = given.replace(tzinfo=zone) if zone else given.astimezone()
+    return int(given.timestamp()) * 10**9

@@ -1,0 +1,50 @@
+"""``sekisho who``: every fact about an address, with its source and date."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from datetime import UTC, datetime
+
+import click
+
+from agent import databases
+from agent.cli.common import Options, console, example
+from agent.policy.ownership import Ownership
+from agent.runtime import read_policy
+
+
+@click.command(epilog=example("who"))
+@click.argument("addresses", nargs=-1, required=True, metavar="ADDRESS...")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines, one address each.")
+@click.pass_obj
+def command(options: Options, addresses: tuple[str, ...], as_json: bool) -> None:
+    """Say where an address is, which network it belongs to, who runs it and who owns them.
+
+    These are separate facts; each is shown with its source and date. Nothing is asked of the network.
+    """
+    for address in addresses:
+        try:
+            ipaddress.ip_address(address)
+        except ValueError:
+            raise click.UsageError(
+                f"{address} is no IP address; expected one such as 203.0.113.7 or 2001:db8::1"
+            ) from None
+    settings = options.load().settings
+    policy = read_policy(settings, datetime.now(UTC).date())
+    book = databases.AddressBook.open(settings.databases_dir, policy=policy, ownership=Ownership.load())
+    out = console()
+    for number, address in enumerate(addresses):
+        facts = book.who(address, today=datetime.now(UTC).date())
+        if as_json:
+            click.echo(json.dumps(facts.as_dict(), ensure_ascii=False))
+            continue
+        if number:
+            out.print()
+        out.print(f"[bold]{address}[/]")
+        for fact in facts.lines():
+            out.print(f"  {fact.what:<11} {fact.value}", markup=False, soft_wrap=True)
+            if fact.source:
+                out.print(f"  {'':<11} [dim]{fact.source}[/]", soft_wrap=True)
+    if not as_json and book.attribution:
+        out.print(f"\n[dim]{book.attribution}[/]")

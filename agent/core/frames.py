@@ -1,0 +1,93 @@
+"""Append-only files of framed byte strings that survive a kill: the archive's journal; the spool later.
+
+A frame is ``length`` and CRC-32 of the body (two little-endian uint32), then the body. What was appended is in the
+kernel's hands when :meth:`FrameFile.append` returns, so it outlives the process; :meth:`FrameFile.sync` makes it
+outlive the host. A torn tail is told from a whole frame by its checksum and cut.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+HEAD: Final = struct.Struct("<II")
+LARGEST_BODY: Final = 64 * 2**20
+"""A length above this is no frame."""
+
+
+class FrameFile:
+    """The one writer of a file of frames. Holds an exclusive ``flock`` as long as it is open; not thread-safe."""
+
+    def __init__(self, path: Path) -> None:
+        """Make the file. Raises ``FileExistsError`` if there is one, ``OSError`` if it cannot be made."""
+        self.path = path
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        if os.fstat(self._file).st_nlink == 0:  # someone claimed it as a leftover before it was locked
+            self.close()
+            raise FileExistsError(path)
+        self.size = 0
+        """Octets of whole frames."""
+        self._synced = 0
+
+    def append(self, body: bytes) -> None:
+        """Add one frame, whole or not at all. Raises ``OSError``; then the file is as before and may be tried again."""
+        data = memoryview(HEAD.pack(len(body), zlib.crc32(body)) + body)
+        try:
+            written = 0
+            while written < len(data):
+                written += os.pwrite(self._file, data[written:], self.size + written)
+        except OSError:
+            os.ftruncate(self._file, self.size)
+            raise
+        self.size += len(data)
+
+    def sync(self) -> None:
+        """Wait until what was appended is on the disk. Raises ``OSError``."""
+        if self._synced != self.size:
+            os.fdatasync(self._file)
+            self._synced = self.size
+
+    def close(self) -> None:
+        """Let go of the file; it stays."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def frames(path: Path) -> Iterator[bytes]:
+    """The whole frames of a file, up to its end or to the first that is torn. Safe beside its writer.
+
+    Raises ``OSError``.
+    """
+    with path.open("rb") as file:
+        while len(head := file.read(HEAD.size)) == HEAD.size:
+            length, check = HEAD.unpack(head)
+            if length > LARGEST_BODY:
+                return
+            body = file.read(length)
+            if len(body) < length or zlib.crc32(body) != check:
+                return
+            yield body
+
+
+def claim(path: Path) -> int | None:
+    """Lock a file of frames that its writer left behind; None if the writer lives or the file is gone.
+
+    Gives a file descriptor; closing it gives the claim back. Raises ``OSError``.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        return None
+    return file

@@ -1,0 +1,154 @@
+"""Decide in this process: detector and state joined, one transaction for each step.
+
+The detector's memory runs ahead of the disk only inside one call: a commit that fails is tried again, unchanged,
+until it succeeds or the program stops; meanwhile no further rows are taken.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from agent import logs
+from agent.core.accounts import Accounts, Amounts
+from agent.core.clock import Clock
+from agent.core.errors import StateError
+from agent.core.finding import Event, Notice, NoticeKind
+from agent.core.flow import FlowBatch, concat
+from agent.detection.decision import Decision
+from agent.detection.detector import Detector
+from agent.store.state import Commit, State
+
+SNAPSHOT_EVERY = 256
+"""Commits between two snapshots of the detector; deltas fill the time between."""
+RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
+
+
+@dataclass
+class LocalDecide:
+    """Implements :class:`agent.pipeline.Decide` for one process."""
+
+    detector: Detector
+    state: State
+    accounts: Accounts
+    clock: Clock
+    host: str
+    notice_sinks: tuple[str, ...] = ()
+    replay: bool = False
+    """The data's end is the end: evaluate all of it."""
+    stop: threading.Event = field(default_factory=threading.Event)
+    committed: Callable[[Decision], None] = lambda _decision: None
+    """Called after each commit that changed something: wakes the outbox, feeds a live view."""
+    duplicates: Amounts = field(default_factory=Amounts)
+    _commits: int = 0
+    _action: int = 0
+
+    def restore(self) -> None:
+        """Take up where the last run of this state stopped."""
+        restored = self.state.load()
+        self.detector.restore(restored.snapshot, restored.deltas)
+        self._action = restored.last_action
+
+    def take(self, batches: Sequence[FlowBatch], received_ns: int) -> None:
+        """Decide and commit sealed batches. A batch that was taken before changes nothing and is counted."""
+        fresh = []
+        for batch in batches:
+            if self.state.taken(batch.header.batch_id, None) == "new":
+                fresh.append(batch)
+            else:
+                self.duplicates += batch.amounts()
+        self._hear_people()
+        if not fresh:
+            return
+        rows = concat(fresh).with_header(versions=fresh[-1].header.versions)
+        decision = self.detector.take(rows, received_ns)
+        self._commit(decision, tuple((b.header.batch_id, None) for b in fresh), fresh[-1].header.position)
+
+    def tick(self, now_ns: int) -> None:
+        """Let time pass where no rows come."""
+        self._hear_people()
+        decision = self.detector.tick(now_ns)
+        if _matters(decision):
+            self._commit(decision)
+
+    def finish(self) -> None:
+        """The data has ended: evaluate what is left and keep a snapshot, so that the next start is quick."""
+        decision = self.detector.finish() if self.replay else Decision()
+        self._commit(decision, snapshot=True)
+
+    def announce(self, event: Event) -> None:
+        """Tell people something about sekisho itself."""
+        logs.get("runtime").info(event.name, **event.detail)
+        notice = Notice(kind=NoticeKind.EVENT, time_ns=self.clock.now_ns(), host=self.host, event=event)
+        self._commit(Decision(notices=(notice,)))
+
+    def change_policy(self, change: Callable[[Detector], Decision]) -> None:
+        """Give the detector another policy and commit what follows from it."""
+        self._commit(change(self.detector), snapshot=True)
+
+    def _hear_people(self) -> None:
+        for action in self.state.actions_after(self._action):
+            if action.kind == "close":
+                self.detector.case_closed(action.case_id)
+            elif action.kind == "ack":
+                self.detector.case_acknowledged(action.case_id)
+            self._action = action.id
+
+    def _commit(
+        self,
+        decision: Decision,
+        batches: tuple[tuple[tuple[str, str, int, int], bytes | None], ...] = (),
+        position: str = "",
+        *,
+        snapshot: bool = False,
+    ) -> None:
+        decision = replace(decision, notices=tuple(self._with_account(n) for n in decision.notices))
+        self._commits += 1
+        due = snapshot or self._commits % SNAPSHOT_EVERY == 0
+        work = Commit(
+            batches=batches,
+            decision=decision,
+            snapshot=self.detector.snapshot() if due else None,
+            position=position,
+            now_ns=self.clock.now_ns(),
+            notice_sinks=self.notice_sinks,
+            last_action=self._action,
+        )
+        self._until_committed(work)
+        if decision.notices or decision.cases:
+            self.committed(decision)
+
+    def _until_committed(self, work: Commit) -> None:
+        tries = 0
+        while True:
+            try:
+                self.state.commit(work)
+                return
+            except StateError as error:
+                if self.stop.is_set() or self.replay:
+                    raise
+                wait_s = RETRY_S[min(tries, len(RETRY_S) - 1)]
+                logs.get("state").error("commit_failed", reason=str(error), next_try_s=wait_s)
+                tries += 1
+                self.stop.wait(wait_s)
+
+    def _with_account(self, notice: Notice) -> Notice:
+        account = self.accounts.read()
+        gone = sum(account.dropped.values(), Amounts())
+        left_out = sum(account.excluded.values(), Amounts())
+        return notice.model_copy(
+            update={
+                "host": self.host,
+                "account": {
+                    "captured_octets_out": account.captured.octets_out,
+                    "dropped_octets_out": gone.octets_out,
+                    "excluded_octets_out": left_out.octets_out,
+                },
+                "lost_frames": sum(frames for frames, _ in account.lost_frames.values()),
+            }
+        )
+
+
+def _matters(decision: Decision) -> bool:
+    return bool(decision.findings or decision.cases or decision.notices or decision.ledger or decision.delta)

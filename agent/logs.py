@@ -1,0 +1,42 @@
+"""Logs: one event name per fact, snake case, past tense; values as keys; nothing per flow.
+
+Human-readable on a terminal, JSON lines elsewhere; always to standard error or a file, never to standard output.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TextIO, cast
+
+import structlog
+
+Log = structlog.typing.FilteringBoundLogger
+
+
+def configure(*, verbose: bool = False, file: Path | None = None) -> None:
+    """Set up logging for the process. ``file`` takes the lines instead of standard error (a live view owns the screen)."""
+    stream: TextIO = file.open("a", encoding="utf-8") if file else sys.stderr
+    renderer: structlog.typing.Processor
+    if stream.isatty():
+        renderer = structlog.dev.ConsoleRenderer(pad_event_to=0)
+    else:
+        renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+
+
+def get(name: str) -> Log:
+    """A logger that states its part of the program."""
+    return cast(Log, structlog.get_logger(part=name))

@@ -1,0 +1,206 @@
+"""The one road: collect, enrich, seal, decide, write. Bounded queues; whoever is slow holds back whoever is before it.
+
+Each collector runs in a thread of its own and feeds one bounded queue; one worker takes rows from there, enriches,
+seals and decides them, so that order is kept and the detector needs no lock. A live collector that is held back
+loses frames in the kernel's ring, where they are counted.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from agent import logs
+from agent.core.accounts import Accounts, Amounts
+from agent.core.clock import SECOND_NS, Clock
+from agent.core.errors import AccountError, SekishoError, SinkError
+from agent.core.flow import FlowBatch
+from agent.core.stages import Collector, Enricher, Sink
+from agent.seal import Sealer, in_order
+
+QUEUE_BATCHES = 32
+HELD_IN = "batches"
+"""The place of memory, in the account, where rows are between collector and sealing."""
+
+
+class Decide(Protocol):
+    """What becomes of sealed batches."""
+
+    def take(self, batches: Sequence[FlowBatch], received_ns: int) -> None:
+        """Decide and commit sealed batches, in order; on return their effect is durable."""
+
+    def tick(self, now_ns: int) -> None:
+        """Let time pass where no rows come."""
+
+    def finish(self) -> None:
+        """The data has ended."""
+
+
+@dataclass
+class Pipeline:
+    """Joins stages and runs them. One run each."""
+
+    collectors: Mapping[str, Collector]
+    enrichers: Sequence[Enricher]
+    sealer: Sealer
+    decide: Decide
+    flow_sinks: Sequence[Sink]
+    accounts: Accounts
+    clock: Clock
+    observe: Callable[[FlowBatch], None] = lambda _batch: None
+    """Sees every sealed batch, for a live view."""
+    between: Callable[[], None] = lambda: None
+    """Called by the worker between two batches and while idle: reloads and other chores."""
+    stop: threading.Event = field(default_factory=threading.Event)
+    failures: dict[str, SekishoError] = field(default_factory=dict)
+    """Collector name -> why it ended early."""
+    _pending: list[FlowBatch] = field(default_factory=list)
+    _pending_amounts: Amounts = field(default_factory=Amounts)
+
+    def run(self) -> None:
+        """Run until every collector has ended, or ``stop`` is set and all rows are through.
+
+        Raises the first error that the worker cannot go on after (:class:`StateError`, :class:`AccountError`).
+        Collectors' errors are in ``failures``: what they brought before is not lost.
+        """
+        rows: queue.Queue[tuple[str, FlowBatch | None]] = queue.Queue(QUEUE_BATCHES)
+        broken = threading.Event()
+        threads = [
+            threading.Thread(
+                target=self._collect, args=(name, collector, rows, broken), name=f"collect-{name}"
+            )
+            for name, collector in self.collectors.items()
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            self._work(rows, running=len(threads))
+        except BaseException:
+            self.stop.set()
+            broken.set()
+            raise
+        finally:
+            for thread in threads:
+                thread.join()
+
+    def _collect(
+        self,
+        name: str,
+        collector: Collector,
+        rows: queue.Queue[tuple[str, FlowBatch | None]],
+        broken: threading.Event,
+    ) -> None:
+        def put(item: tuple[str, FlowBatch | None]) -> bool:
+            while not broken.is_set():
+                try:
+                    rows.put(item, timeout=0.5)
+                    return True
+                except queue.Full:
+                    continue
+            return False
+
+        try:
+            for batch in collector.collect(self.stop):
+                if not put((name, batch)):
+                    return
+        except SekishoError as error:
+            self.failures[name] = error
+            logs.get("pipeline").error("collector_ended", collector=name, reason=str(error))
+        except Exception as error:  # noqa: BLE001  this thread's outermost edge: nothing may vanish with it
+            self.failures[name] = SekishoError(f"{name} stopped by a defect of ours: {error!r}")
+            logs.get("pipeline").exception("collector_crashed", collector=name)
+        finally:
+            put((name, None))
+
+    def _work(self, rows: queue.Queue[tuple[str, FlowBatch | None]], running: int) -> None:
+        last_tick_ns = self.clock.monotonic_ns()
+        live = all(collector.live for collector in self.collectors.values())
+        while running:
+            try:
+                _, batch = rows.get(timeout=1.0)
+            except queue.Empty:
+                batch = FlowBatch.empty()
+            if batch is None:
+                running -= 1
+                continue
+            self._through(batch)
+            if live:
+                now_ns = self.clock.monotonic_ns()
+                self._gather(self.sealer.due(now_ns))
+                if rows.empty():
+                    self._settle()
+                if now_ns - last_tick_ns >= SECOND_NS:
+                    last_tick_ns = now_ns
+                    self.decide.tick(self.clock.now_ns())
+            self.between()
+        self._gather(self.sealer.flush())
+        self._settle()
+        self.decide.finish()
+        for sink in self.flow_sinks:
+            sink.flush()
+        self._check_empty()
+
+    def _through(self, batch: FlowBatch) -> None:
+        if not len(batch):
+            return
+        self._gather(self.sealer.add(self._enriched(in_order(batch)), self.clock.monotonic_ns()))
+
+    def _enriched(self, batch: FlowBatch) -> FlowBatch:
+        versions: dict[str, str] = dict(batch.header.versions)
+        for enricher in self.enrichers:
+            richer = enricher.enrich(batch)
+            if len(richer) != len(batch) or richer.amounts() != batch.amounts():
+                raise AccountError(
+                    f"enricher {enricher.name} changed {batch.amounts()} into {richer.amounts()}"
+                )
+            batch = richer
+            versions |= enricher.versions()
+        return batch.with_header(versions=versions)
+
+    def _gather(self, sealed: Iterable[FlowBatch]) -> None:
+        for batch in sealed:
+            self._pending.append(batch)
+            self._pending_amounts += batch.amounts()
+        self.accounts.wait(self._pending_amounts)
+        if sum(map(len, self._pending)) >= 50_000:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Decide and commit what is sealed, then hand it to the sinks."""
+        if not self._pending:
+            return
+        batches, self._pending = self._pending, []
+        amounts, self._pending_amounts = self._pending_amounts, Amounts()
+        self.decide.take(batches, self._received_ns(batches))
+        self.accounts.decide(amounts)
+        self.accounts.wait(Amounts())
+        for batch in batches:
+            self.observe(batch)
+            for sink in self.flow_sinks:
+                self._write(sink, batch)
+
+    def _received_ns(self, batches: Sequence[FlowBatch]) -> int:
+        if all(collector.live for collector in self.collectors.values()):
+            return self.clock.now_ns()
+        return max(int(np.max(b["end_ns"])) for b in batches if len(b))
+
+    def _write(self, sink: Sink, batch: FlowBatch) -> None:
+        try:
+            sink.write_flows(batch)
+        except SinkError as error:
+            logs.get("pipeline").warning(
+                "flows_not_written", sink=sink.name, rows=len(batch), reason=str(error)
+            )
+
+    def _check_empty(self) -> None:
+        account = self.accounts.read()
+        if account.in_memory or account.waiting:
+            raise AccountError(
+                f"rows are missing at the end of the run: {account.in_memory}, {account.waiting}"
+            )
+        self.accounts.check()

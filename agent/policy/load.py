@@ -1,0 +1,218 @@
+"""Policy files, overrides and shipped packs joined into one :class:`~agent.policy.model.Policy`.
+
+All faults of all files are reported at once. Nothing is repaired or guessed. Whoever reloads keeps the last policy
+that could be read: this module only raises.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from agent.core.errors import Fault, PolicyError
+from agent.policy.checks import across
+from agent.policy.faults import nearest
+from agent.policy.model import (
+    Attestation,
+    DestinationSet,
+    Override,
+    Pack,
+    PackState,
+    Policy,
+    PolicyFile,
+    Rule,
+    Site,
+    Store,
+)
+from agent.policy.overrides import read_overrides, repeated_networks
+from agent.policy.placed import Placed, entries
+from agent.policy.starter import Listening, starter
+from agent.policy.yamlfile import Document, read, validate
+
+__all__ = ["Listening", "load", "schema", "shipped_packs", "starter"]
+
+OWN_PACK = "operator"
+"""The pack that is always awake, and to which a user's own rules belong."""
+ENDINGS = (".yaml", ".yml")
+
+
+def load(paths: Sequence[Path], *, overrides: Sequence[Path] = (), today: date) -> Policy:
+    """The policy that these files give. A path may be a folder: every ``.yaml`` and ``.yml`` in it, by name.
+
+    ``overrides`` are YAML or CSV files of what is known better about some networks. ``today`` decides which packs
+    are within their dates. Raises :class:`PolicyError` with every fault found.
+    """
+    faults: list[Fault] = []
+    documents = [_patched(d) for d in _documents(paths, faults)]
+    known: list[tuple[Document, tuple[Override, ...]]] = []
+    for document in documents:
+        try:
+            known.append((document, validate(PolicyFile, document, kind=PolicyError).overrides))
+        except PolicyError as error:
+            faults.extend(error.faults)
+    for path in overrides:
+        try:
+            known.append(read_overrides(path))
+        except PolicyError as error:
+            faults.extend(error.faults)
+    written = _Written(documents)
+    faults.extend(_tenants(documents))
+    faults.extend(repeated_networks(known))
+    faults.extend(_attestation_faults(written.attestations, today))
+    packs, awake = _packs(written, today)
+    sets = {d.id: d for pack in packs if pack.pack in awake for d in pack.destinations}
+    asleep = {d.id: pack.pack for pack in packs if pack.pack not in awake for d in pack.destinations}
+    faults.extend(
+        across(
+            written.stores,
+            written.sites,
+            written.destinations,
+            written.rules,
+            shipped_sets=sets,
+            asleep_sets=asleep,
+            home={rule.id: pack.pack for pack in packs for rule in pack.rules},
+        )
+    )
+    if faults:
+        raise PolicyError(sorted(dict.fromkeys(faults), key=lambda f: (f.file, f.line)))
+    sets.update((p.id, p.value) for p in written.destinations if p.value)
+    shipped = {rule.id for pack in packs for rule in pack.rules}
+    own = tuple(p.value for p in written.rules if p.value and p.id not in shipped)
+    rules = [(pack.pack, rule) for pack in packs if pack.pack in awake for rule in pack.rules]
+    rules += [(OWN_PACK, rule) for rule in own]
+    return Policy(
+        tenant=next((d.data["tenant"] for d in documents if "tenant" in d.data), "default"),
+        sites=tuple(p.value for p in written.sites if p.value),
+        stores=tuple(p.value for p in written.stores if p.value),
+        destinations=tuple(sets.values()),
+        rules=tuple((pack, rule) for pack, rule in rules if rule.enabled),
+        overrides=tuple(o for _, found in known for o in found),
+        packs=packs,
+        awake=tuple(sorted(awake)),
+        version=_version([*documents, *(d for d, _ in known if d not in documents)]),
+    )
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a policy file, for editors and other tools."""
+    made = PolicyFile.model_json_schema()
+    made["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    made["title"] = "sekisho policy file"
+    # An entry with a shipped rule's id may hold only the keys that it changes.
+    made["$defs"]["Rule"]["required"] = ["id"]
+    return made
+
+
+@cache
+def shipped_packs() -> tuple[tuple[Document, Pack], ...]:
+    """The packs that come with sekisho, by file name. Raises :class:`PolicyError`: a defect of ours."""
+    folder = resources.files("agent.policy") / "packs"
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(ENDINGS)), key=lambda f: f.name)
+    documents = [read(f.read_text(encoding="utf-8"), name=f"packs/{f.name}", kind=PolicyError) for f in files]
+    return tuple((d, validate(Pack, d, kind=PolicyError)) for d in documents)
+
+
+class _Written:
+    """What the operator's own files hold, entry by entry."""
+
+    def __init__(self, documents: Sequence[Document]) -> None:
+        self.sites = entries(documents, "sites", Site)
+        self.stores = entries(documents, "stores", Store)
+        self.destinations = entries(documents, "destinations", DestinationSet)
+        self.rules = entries(documents, "rules", Rule)
+        self.attestations = entries(documents, "attestations", Attestation)
+
+
+def _documents(paths: Sequence[Path], faults: list[Fault]) -> list[Document]:
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        if not path.is_dir():
+            seen.setdefault(path.resolve(), path)
+            continue
+        inside = sorted(f for f in path.iterdir() if f.suffix in ENDINGS and not f.name.startswith("."))
+        if not inside:
+            faults.append(Fault(str(path), 0, "holds no policy file", "put a file that ends in .yaml there"))
+        for file in inside:
+            seen.setdefault(file.resolve(), file)
+    documents = []
+    for path in seen.values():
+        try:
+            document = read(path, kind=PolicyError)
+            if not isinstance(document.data, dict):
+                raise PolicyError(document.fault((), "expected keys such as `stores:` and `sites:`"))
+            documents.append(document)
+        except PolicyError as error:
+            faults.extend(error.faults)
+    return documents
+
+
+def _patched(document: Document) -> Document:
+    """A rule with a shipped rule's id changes that rule: keys that it leaves out are taken from there."""
+    rules = document.data.get("rules")
+    if not isinstance(rules, list):
+        return document
+    shipped = {
+        rule["id"]: rule for pack_document, _ in shipped_packs() for rule in pack_document.data["rules"]
+    }
+    merged = [
+        {**shipped[rule["id"]], **rule} if isinstance(rule, dict) and rule.get("id") in shipped else rule
+        for rule in rules
+    ]
+    return replace(document, data={**document.data, "rules": merged})
+
+
+def _tenants(documents: Sequence[Document]) -> Iterator[Fault]:
+    first: Document | None = None
+    for document in documents:
+        if "tenant" not in document.data:
+            continue
+        first = first or document
+        if document.data["tenant"] != first.data["tenant"]:
+            where = f"{first.name}:{first.line_of(('tenant',))}"
+            yield document.fault(
+                ("tenant",), f"another tenant than at {where}", "one policy is of one tenant"
+            )
+
+
+def _attestation_faults(attestations: Sequence[Placed[Attestation]], today: date) -> Iterator[Fault]:
+    packs = {pack.pack: pack for _, pack in shipped_packs()}
+    for placed in attestations:
+        if (value := placed.value) is None:
+            continue
+        pack = packs.get(value.pack)
+        if pack is None:
+            yield placed.fault(
+                f"there is no pack `{value.pack}`", nearest(value.pack, sorted(packs)), ("pack",)
+            )
+        elif pack.state is PackState.HISTORIC:
+            message = f"pack `{value.pack}` is historic and binds nobody now"
+            yield placed.fault(message, "remove the attestation", ("pack",))
+        if value.on > today:
+            yield placed.fault(f"the date {value.on} lies ahead", "attest on the day itself", ("on",))
+
+
+def _packs(written: _Written, today: date) -> tuple[tuple[Pack, ...], set[str]]:
+    """Every pack with the operator's changes to its rules, and the ids of those awake today."""
+    changed: Mapping[str, Rule] = {p.id: p.value for p in written.rules if p.value}
+    attested = {p.value.pack for p in written.attestations if p.value}
+    packs, awake = [], set()
+    for _, pack in shipped_packs():
+        rules = tuple(changed.get(rule.id, rule) for rule in pack.rules)
+        packs.append(pack.model_copy(update={"rules": rules}))
+        begun = pack.valid_from is None or pack.valid_from <= today
+        ended = pack.valid_to is not None and pack.valid_to < today
+        bound = not pack.needs_attestation or pack.pack in attested
+        if bound and begun and not ended and pack.state is not PackState.HISTORIC:
+            awake.add(pack.pack)
+    return tuple(packs), awake
+
+
+def _version(documents: Sequence[Document]) -> str:
+    digests = [d.digest for d, _ in shipped_packs()] + [d.digest for d in documents]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:12]

@@ -1,0 +1,345 @@
+"""A run of the program: stages built from settings, signals, orderly stop, reload.
+
+``SIGINT`` and ``SIGTERM`` stop in order: collectors hand out what they hold, everything is decided and committed,
+sinks are flushed, the outbox gets a few seconds. A second signal stops at once. ``SIGHUP`` reloads policy and
+databases; so does a change of their files. A reload with a fault keeps the last good one and says so.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import date
+from pathlib import Path
+from types import FrameType
+
+from agent import logs
+from agent.config import Loaded, Settings, bare_context
+from agent.core.accounts import Accounts
+from agent.core.clock import SECOND_NS, Clock, SystemClock, when
+from agent.core.errors import PolicyError, SekishoError, SinkError
+from agent.core.finding import Event, Severity
+from agent.core.flow import BatchHeader, FlowBatch
+from agent.core.stages import Collector, Context, Enricher, Sink
+from agent.deciding import LocalDecide
+from agent.detection.decision import Decision
+from agent.detection.detector import Detector
+from agent.pipeline import Pipeline
+from agent.policy import load as policy_files
+from agent.policy.model import Policy
+from agent.policy.ownership import Ownership
+from agent.seal import Sealer
+from agent.store.outbox import Outbox
+from agent.store.state import State
+from agent.view import View
+
+LOOK_EVERY_NS = 5 * SECOND_NS
+OUTBOX_STOP_S = 10.0
+OLD_DATABASE_DAYS = 45
+
+Observer = Callable[[FlowBatch], None]
+
+
+@dataclass
+class Runtime:
+    """One run: ``with Runtime(...) as run: run.go()``."""
+
+    loaded: Loaded
+    build_collectors: Callable[[Context], Mapping[str, Collector]] | None = None
+    """Makes the collectors; those of the settings if None."""
+    accounts: Accounts = field(default_factory=Accounts)
+    clock: Clock = field(default_factory=SystemClock)
+    state_path: Path | None = None
+    run_id: str = ""
+    replay: bool = False
+    """Time is the data's, and the run ends with it."""
+    extra_sinks: Mapping[str, Sink] = field(default_factory=dict)
+    on_decision: Callable[[Decision], None] = lambda _decision: None
+    stop: threading.Event = field(default_factory=threading.Event)
+    _stack: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of this run."""
+        return self.loaded.settings
+
+    def __enter__(self) -> Runtime:
+        settings = self.settings
+        self.policy, self.ownership = read_policy(settings, self._today()), Ownership.load()
+        self.stamps = self._stamps()
+        context = self._context()
+        self.view = View(self.clock)
+        build = self.build_collectors or self._of_settings
+        self.collectors = dict(build(context))
+        self.enrichers = self._build_enrichers(context)
+        sinks = {name: s.build(context) for name, s in self.loaded.stages.sinks.items()}
+        self.sinks: dict[str, Sink] = {**sinks, **self.extra_sinks}
+        for sink in self.sinks.values():
+            self._stack.callback(_close, sink)
+        path = self.state_path or settings.state_dir / "state.db"
+        self.state = State.open(path, clock=self.clock)
+        self._stack.callback(self.state.close)
+        self._assemble()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._stack.close()
+
+    def go(self) -> None:
+        """Run to the end of the data, or until a signal. Raises what the pipeline raises."""
+        self.outbox.start()
+        try:
+            with _Signals(self.stop, self._asked):
+                self._greet()
+                self.pipeline.run()
+        finally:
+            self.outbox.stop(deadline_s=OUTBOX_STOP_S)
+
+    def reload(self) -> bool:
+        """Read policy and databases again; keep the last good ones on a fault. Returns whether anything changed."""
+        changed = self._reload_policy()
+        for enricher in self.pipeline.enrichers:
+            try:
+                if enricher.reload():
+                    changed = True
+                    self.decide.announce(
+                        Event(name="data_reloaded", detail={"part": enricher.name, **enricher.versions()})
+                    )
+            except SekishoError as error:
+                self._refused(enricher.name, error)
+        return changed
+
+    def _of_settings(self, context: Context) -> Mapping[str, Collector]:
+        return {name: settings.build(context) for name, settings in self.loaded.stages.collectors.items()}
+
+    def _assemble(self) -> None:
+        settings = self.settings
+        notice_sinks = {name: sink for name, sink in self.sinks.items() if sink.takes_notices}
+        detector = Detector(
+            self.policy,
+            self.ownership,
+            host=settings.host,
+            lateness_ns=settings.lateness,
+            replay=self.replay,
+        )
+        self.outbox = Outbox(self.state, notice_sinks, self.clock, random.Random())  # noqa: S311  jitter, no secret
+        self.decide = LocalDecide(
+            detector,
+            self.state,
+            self.accounts,
+            self.clock,
+            settings.host,
+            notice_sinks=tuple(notice_sinks),
+            replay=self.replay,
+            stop=self.stop,
+            committed=self._committed,
+        )
+        self.decide.restore()
+        header = BatchHeader(
+            agent_id=agent_id(settings), run_id=self.run_id or uuid.uuid4().hex, host=settings.host
+        )
+        self.pipeline = Pipeline(
+            self.collectors,
+            self.enrichers,
+            Sealer(header, self.accounts),
+            self.decide,
+            [sink for sink in self.sinks.values() if sink.takes_flows],
+            self.accounts,
+            self.clock,
+            observe=self.view.observe,
+            between=self._between,
+            stop=self.stop,
+        )
+        self._asked = threading.Event()
+        self._looked_ns = self.clock.monotonic_ns()
+
+    def _committed(self, decision: Decision) -> None:
+        self.outbox.wake()
+        self.on_decision(decision)
+
+    def _between(self) -> None:
+        """The worker's chores between two batches."""
+        if self._asked.is_set():
+            self._asked.clear()
+            self.reload()
+        elif self.clock.monotonic_ns() - self._looked_ns >= LOOK_EVERY_NS:
+            self._looked_ns = self.clock.monotonic_ns()
+            self.reload()
+
+    def _reload_policy(self) -> bool:
+        stamps = self._stamps()
+        if stamps == self.stamps:
+            return False
+        self.stamps = stamps
+        try:
+            policy = read_policy(self.settings, self._today())
+        except PolicyError as error:
+            self._refused("policy", error)
+            return False
+        if policy.version == self.policy.version:
+            return False
+        self.policy = policy
+        self.pipeline.enrichers = self._build_enrichers(self._context())
+        self.decide.change_policy(lambda detector: detector.set_policy(policy, self.ownership))
+        self.decide.announce(Event(name="policy_reloaded", detail={"version": policy.version}))
+        return True
+
+    def _refused(self, part: str, error: SekishoError) -> None:
+        detail = {"part": part, "reason": str(error), "kept": "the last good one"}
+        self.decide.announce(Event(name="reload_refused", severity=Severity.MEDIUM, detail=dict(detail)))
+
+    def _greet(self) -> None:
+        log = logs.get("runtime")
+        for enricher in self.enrichers:
+            for fault in getattr(enricher, "faults", ()):
+                log.warning("data_missing", part=enricher.name, reason=fault)
+        log.info(
+            "run_started",
+            host=self.settings.host,
+            policy=self.policy.version,
+            collectors=sorted(self.collectors),
+        )
+
+    def _build_enrichers(self, context: Context) -> list[Enricher]:
+        return [settings.build(context) for settings in self.loaded.stages.enrichers.values()]
+
+    def _context(self) -> Context:
+        settings = self.settings
+        return Context(
+            accounts=self.accounts,
+            state_dir=settings.state_dir,
+            clock=self.clock,
+            host=settings.host,
+            policy=self.policy,
+            language=settings.language,
+            zone=settings.time_zone,
+        )
+
+    def _stamps(self) -> dict[str, tuple[int, int, int]]:
+        """Inode, size and change time of every policy file: tells when to read them again."""
+        found = {}
+        for path in (*self.settings.policy, *self.settings.overrides):
+            for file in sorted(path.glob("*.yaml")) if path.is_dir() else [path]:
+                try:
+                    stat = file.stat()
+                    found[str(file)] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+                except OSError:
+                    found[str(file)] = (0, 0, 0)
+        return found
+
+    def _today(self) -> date:
+        return when(self.clock.now_ns()).date()
+
+
+class Watch:
+    """Capture and enrich for a look, nothing more: no state, no rules, no sinks."""
+
+    def __init__(self, loaded: Loaded, stop: threading.Event) -> None:
+        clock = SystemClock()
+        self.accounts = Accounts()
+        self.view = View(clock)
+        settings = loaded.settings
+        context = replace(
+            bare_context(settings, self.accounts), policy=read_policy(settings, when(clock.now_ns()).date())
+        )
+        collectors = {name: stage.build(context) for name, stage in loaded.stages.collectors.items()}
+        enrichers = [stage.build(context) for stage in loaded.stages.enrichers.values()]
+        sealer = Sealer(
+            BatchHeader(agent_id="watch", run_id=uuid.uuid4().hex, host=settings.host), self.accounts
+        )
+        self._pipeline = Pipeline(
+            collectors,
+            enrichers,
+            sealer,
+            _Nothing(),
+            [],
+            self.accounts,
+            clock,
+            observe=self.view.observe,
+            stop=stop,
+        )
+
+    @property
+    def failures(self) -> Mapping[str, SekishoError]:
+        """Collector name -> why it ended early."""
+        return self._pipeline.failures
+
+    def go(self) -> None:
+        """Watch until ``stop`` is set or a signal comes."""
+        with _Signals(self._pipeline.stop, threading.Event()):
+            self._pipeline.run()
+
+
+class _Nothing:
+    """Decides nothing."""
+
+    def take(self, batches: Sequence[FlowBatch], received_ns: int) -> None:
+        """Let them pass."""
+
+    def tick(self, now_ns: int) -> None:
+        """Nothing is due."""
+
+    def finish(self) -> None:
+        """Nothing is left."""
+
+
+def read_policy(settings: Settings, today: date) -> Policy:
+    """The policy of the settings. Raises :class:`PolicyError` with every fault."""
+    return policy_files.load(settings.policy, overrides=settings.overrides, today=today)
+
+
+def agent_id(settings: Settings) -> str:
+    """This agent's id: made once, kept in ``state_dir/agent-id``."""
+    path = settings.state_dir / "agent-id"
+    try:
+        known = path.read_text().strip()
+        if known:
+            return known
+    except OSError:
+        pass
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
+    fresh = uuid.uuid4().hex
+    path.write_text(fresh + "\n")
+    return fresh
+
+
+def _close(sink: Sink) -> None:
+    try:
+        sink.close()
+    except SinkError as error:
+        logs.get("runtime").error("sink_not_closed", sink=sink.name, reason=str(error))
+
+
+class _Signals:
+    """Signal handlers for the time of a run; only in the main thread, elsewhere it does nothing."""
+
+    def __init__(self, stop: threading.Event, asked: threading.Event) -> None:
+        self._event, self._asked = stop, asked
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number, handler in (
+            (signal.SIGINT, self._stop),
+            (signal.SIGTERM, self._stop),
+            (signal.SIGHUP, self._reload),
+        ):
+            self._before[number] = signal.signal(number, handler)
+
+    def __exit__(self, *_exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        if self._event.is_set():
+            raise KeyboardInterrupt
+        self._event.set()
+
+    def _reload(self, number: int, _frame: FrameType | None) -> None:
+        self._asked.set()

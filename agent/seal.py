@@ -1,0 +1,188 @@
+"""From rows to batches that no longer change: lanes, joining, numbers.
+
+Lane 1 holds the rows of stores, as they are; lane 0 the rest, whose ephemeral port is nulled so that rows alike in
+all else join. A batch is sealed at 1,000 rows, or 1 s (lane 1) and 10 s (lane 0) after its first row; its id is
+(agent id, run id, lane, sequence). This is the seam to Kafka: what is sealed may be decided here or sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.core.accounts import Accounts, Amounts
+from agent.core.clock import MINUTE_NS, SECOND_NS
+from agent.core.flow import COLUMNS, BatchHeader, ColumnData, FlowBatch, Kind, Text, concat
+
+STORE_LANE = 1
+OTHER_LANE = 0
+MAX_ROWS = 1_000
+MAX_AGE_NS = {STORE_LANE: SECOND_NS, OTHER_LANE: 10 * SECOND_NS}
+
+_SUMMED = ("flows", "octets_out", "packets_out", "octets_in", "packets_in", "content_octets_out")
+_NOT_KEYS = frozenset(
+    (*_SUMMED, "start_ns", "end_ns", "tcp_flags", "end_reason", "source_octets_out", "nat_address")
+)
+
+
+class Sealer:
+    """Gathers rows by lane and hands them out as numbered batches. Not thread-safe."""
+
+    def __init__(self, header: BatchHeader, accounts: Accounts, *, held_in: str = "batches") -> None:
+        self._header = header
+        self._accounts = accounts
+        self._held_in = held_in
+        self._rows: dict[int, list[FlowBatch]] = {STORE_LANE: [], OTHER_LANE: []}
+        self._count = {STORE_LANE: 0, OTHER_LANE: 0}
+        self._since_ns: dict[int, int] = {}
+        self._sequence = {STORE_LANE: 0, OTHER_LANE: 0}
+
+    def add(self, batch: FlowBatch, now_ns: int) -> Iterator[FlowBatch]:
+        """Take enriched rows; yield the batches that are full because of them."""
+        if len(batch):
+            of_store = batch["store"] >= 0
+            for lane, mask in ((STORE_LANE, of_store), (OTHER_LANE, ~of_store)):
+                if mask.any():
+                    self._since_ns.setdefault(lane, now_ns)
+                    rows = batch if mask.all() else batch.take(mask)
+                    self._rows[lane].append(rows)
+                    self._count[lane] += len(rows)
+        for lane in (STORE_LANE, OTHER_LANE):
+            if self._count[lane] >= MAX_ROWS:
+                yield from self._seal(lane, now_ns, whole=False)
+
+    def due(self, now_ns: int) -> Iterator[FlowBatch]:
+        """Yield the batches whose first row has waited long enough."""
+        for lane in (STORE_LANE, OTHER_LANE):
+            if self._count[lane] and now_ns - self._since_ns[lane] >= MAX_AGE_NS[lane]:
+                yield from self._seal(lane, now_ns, whole=True)
+
+    def flush(self) -> Iterator[FlowBatch]:
+        """Yield everything that is still held."""
+        for lane in (STORE_LANE, OTHER_LANE):
+            yield from self._seal(lane, 0, whole=True)
+
+    def amounts(self) -> Amounts:
+        """What is held and not yet sealed."""
+        return sum((b.amounts() for rows in self._rows.values() for b in rows), Amounts())
+
+    def _seal(self, lane: int, now_ns: int, *, whole: bool) -> Iterator[FlowBatch]:
+        rows = concat(self._rows[lane])
+        full = len(rows) if whole else len(rows) - len(rows) % MAX_ROWS
+        self._rows[lane] = [rows.take(slice(full, None))] if full < len(rows) else []
+        self._count[lane] = len(rows) - full
+        self._since_ns.pop(lane, None)
+        if self._count[lane]:
+            self._since_ns[lane] = now_ns
+        for start in range(0, full, MAX_ROWS):
+            part = rows.take(slice(start, min(start + MAX_ROWS, full)))
+            before = part.amounts()
+            part = (join_rows(part) if lane == OTHER_LANE else part).compact()
+            self._accounts.seal(before, held_in=self._held_in)
+            yield FlowBatch(dict(self._plain(part)), self._numbered(lane, rows.header))
+
+    @staticmethod
+    def _plain(part: FlowBatch) -> Iterator[tuple[str, ColumnData]]:
+        for column, data in part.columns():
+            yield column.name, data
+
+    def _numbered(self, lane: int, collected: BatchHeader) -> BatchHeader:
+        sequence = self._sequence[lane]
+        self._sequence[lane] += 1
+        return BatchHeader(
+            agent_id=self._header.agent_id,
+            run_id=self._header.run_id,
+            lane=lane,
+            sequence=sequence,
+            host=self._header.host,
+            collector=collected.collector,
+            clock_offset_ns=collected.clock_offset_ns,
+            versions=collected.versions,
+            account=self._accounts.read(),
+            position=collected.position,
+        )
+
+
+def in_order(batch: FlowBatch) -> FlowBatch:
+    """The same rows in an order that depends on nothing but themselves, so that a replay seals equal batches."""
+    keys = [
+        batch["protocol"],
+        batch["remote_port"],
+        batch["local_port"],
+        batch["remote_address"][:, 1],
+        batch["remote_address"][:, 0],
+        batch["local_address"][:, 1],
+        batch["local_address"][:, 0],
+        batch["start_ns"],
+        batch["end_ns"],
+    ]
+    return batch.take(np.lexsort(keys))
+
+
+def join_rows(batch: FlowBatch) -> FlowBatch:
+    """Rows of no store with their ephemeral port nulled, those alike within one minute joined. Sums stay the same."""
+    local_port, remote_port = _without_ephemeral(batch)
+    batch = batch.with_columns(local_port=local_port, remote_port=remote_port)
+    minute = batch["end_ns"] // MINUTE_NS
+    order, starts = _groups([minute, *_key_columns(batch)])
+    if len(starts) == len(batch):
+        return batch
+    sizes = np.diff(np.append(starts, len(order)))
+    first = order[starts]
+    columns: dict[str, ColumnData] = {name: np.add.reduceat(batch[name][order], starts) for name in _SUMMED}
+    columns["start_ns"] = np.minimum.reduceat(batch["start_ns"][order], starts)
+    columns["end_ns"] = np.maximum.reduceat(batch["end_ns"][order], starts)
+    columns["tcp_flags"] = _joined_flags(batch["tcp_flags"][order], starts)
+    alone = sizes == 1
+    reason = batch.text("end_reason")
+    columns["end_reason"] = Text(_if_equal(reason.codes[order], starts, reason.codes[first]), reason.values)
+    columns["source_octets_out"] = np.where(alone, batch["source_octets_out"][first], -1)
+    return batch.take(first).with_columns(**columns)
+
+
+def _without_ephemeral(batch: FlowBatch) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    local, remote = batch["local_port"], batch["remote_port"]
+    initiator = batch.text("initiator")
+    by_local, by_remote = initiator.where("local"), initiator.where("remote")
+    unknown = ~by_local & ~by_remote
+    by_local = by_local | (unknown & (local >= 32768) & (local > remote))
+    by_remote = by_remote | (unknown & (remote >= 32768) & (remote > local))
+    return np.where(by_local, -1, local).astype(np.int32), np.where(by_remote, -1, remote).astype(np.int32)
+
+
+def _key_columns(batch: FlowBatch) -> list[NDArray[np.generic]]:
+    keys: list[NDArray[np.generic]] = []
+    for column in COLUMNS:
+        if column.name in _NOT_KEYS:
+            continue
+        data = batch[column.name]
+        if column.kind is Kind.ADDRESS:
+            keys += [data[:, 0], data[:, 1]]
+        elif len(data) and (data != data[0]).any():
+            keys.append(data)
+    return keys
+
+
+def _groups(keys: Sequence[NDArray[np.generic]]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    order = np.lexsort(keys)
+    fresh = np.zeros(len(order), bool)
+    fresh[:1] = True
+    for key in keys:
+        ordered = key[order]
+        fresh[1:] |= ordered[1:] != ordered[:-1]
+    return order, np.flatnonzero(fresh)
+
+
+def _joined_flags(flags: NDArray[np.int16], starts: NDArray[np.intp]) -> NDArray[np.int16]:
+    known = flags >= 0
+    joined = np.bitwise_or.reduceat(np.where(known, flags, 0), starts)
+    return np.where(np.logical_or.reduceat(known, starts), joined, -1).astype(np.int16)
+
+
+def _if_equal(
+    codes: NDArray[np.int32], starts: NDArray[np.intp], first: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    same = (np.minimum.reduceat(codes, starts) == first) & (np.maximum.reduceat(codes, starts) == first)
+    return np.where(same, first, -1).astype(np.int32)

@@ -1,0 +1,249 @@
+"""Cases for people: finding them, and what people do about them.
+
+The detector writes the content of a case; people's actions stand beside it in a table that is only ever added to, and
+are applied when a case is read. So both may write at any time and neither overwrites the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from agent.core.clock import Clock
+from agent.core.errors import StateError
+from agent.core.finding import Case, CaseState, Finding
+from agent.store import schema
+from agent.store.database import Database
+
+
+class ActionKind(StrEnum):
+    """What a person did."""
+
+    ACKNOWLEDGED = "acknowledged"
+    CLOSED = "closed"
+
+
+class Verdict(StrEnum):
+    """What a person found out about the transfer when closing its case. No statement of law."""
+
+    EXPECTED = "expected"
+    """Known and wanted."""
+    UNEXPECTED = "unexpected"
+    """Not wanted; whatever was to be done was done."""
+    MISTAKEN = "mistaken"
+    """Sekisho measured or attributed it wrongly."""
+    EXERCISE = "exercise"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One action of one person on one case."""
+
+    id: int
+    case_id: str
+    kind: ActionKind
+    who: str
+    note: str
+    verdict: Verdict | None
+    time_ns: int
+
+
+class Cases:
+    """Questions and actions. Each is one short transaction, and works beside a running program."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def list_cases(
+        self,
+        states: Collection[CaseState] = (),
+        store: str | None = None,
+        since_ns: int | None = None,
+        limit: int | None = None,
+    ) -> list[Case]:
+        """Cases as people see them, last updated first; no ``states`` means all, ``since_ns`` is of the last update."""
+        table = schema.cases.c
+        question = sa.select(table.id, table.state).order_by(table.updated_ns.desc(), table.id.desc())
+        if store is not None:
+            question = question.where(table.store == store)
+        if since_ns is not None:
+            question = question.where(table.updated_ns >= since_ns)
+        with self._database.read() as connection:
+            actions = _by_case(_actions(connection))
+            wanted = [
+                id_
+                for id_, state in connection.execute(question)
+                if not states or shown_state(CaseState(state), actions.get(id_, ())) in states
+            ][:limit]
+            bodies = [_body(connection, id_) for id_ in wanted]
+        return [shown(Case.model_validate_json(b), actions.get(i, ())) for i, b in zip(wanted, bodies, strict=True)]
+
+    def get_case(self, id_or_prefix: str) -> Case:
+        """One case by its id or an unambiguous beginning of it. Raises :class:`StateError` for none or several."""
+        with self._database.read() as connection:
+            id_ = _find(connection, id_or_prefix)
+            return _shown_case(connection, id_)
+
+    def acknowledge(self, id_or_prefix: str, who: str, note: str = "") -> Action:
+        """Say that a person has it. Raises :class:`StateError` for an unknown or a closed case."""
+        return self._act(id_or_prefix, ActionKind.ACKNOWLEDGED, who, note, None)
+
+    def close(self, id_or_prefix: str, who: str, note: str, verdict: Verdict) -> Action:
+        """Say that it is done with. Raises :class:`StateError` for an unknown or a closed case."""
+        return self._act(id_or_prefix, ActionKind.CLOSED, who, note, verdict)
+
+    def actions_of(self, case_id: str) -> list[Action]:
+        """What people did about a case, first to last."""
+        with self._database.read() as connection:
+            return _actions(connection, schema.case_actions.c.case_id == case_id)
+
+    def actions_after(self, number: int) -> list[Action]:
+        """Actions with an id above ``number``, first to last: how the running program hears of them."""
+        with self._database.read() as connection:
+            return _actions(connection, schema.case_actions.c.id > number)
+
+    def findings_of(self, store: str | None = None, since_ns: int | None = None) -> list[Finding]:
+        """Findings, last updated first."""
+        table = schema.findings.c
+        question = sa.select(table.body).order_by(table.updated_ns.desc(), table.id)
+        if store is not None:
+            question = question.where(table.store == store)
+        if since_ns is not None:
+            question = question.where(table.updated_ns >= since_ns)
+        with self._database.read() as connection:
+            return [Finding.model_validate_json(body) for body in connection.execute(question).scalars()]
+
+    def _act(
+        self, id_or_prefix: str, kind: ActionKind, who: str, note: str, verdict: Verdict | None
+    ) -> Action:
+        if not who.strip():
+            raise StateError("an action needs the name of the person who takes it")
+        row: dict[str, Any] = {
+            "kind": kind.value,
+            "who": who,
+            "note": note,
+            "verdict": verdict.value if verdict else "",
+            "time_ns": self._clock.now_ns(),
+        }
+        with self._database.write() as connection:
+            id_ = _find(connection, id_or_prefix)
+            case = _shown_case(connection, id_)
+            if case.state is CaseState.CLOSED:
+                raise StateError(f"case {id_} was closed by {case.closed_by or 'the program'} already")
+            row["case_id"] = id_
+            number = connection.execute(schema.case_actions.insert(), row).inserted_primary_key
+        assert number is not None
+        return Action(number[0], id_, kind, who, note, verdict, row["time_ns"])
+
+
+def shown_state(content: CaseState, actions: Sequence[Action]) -> CaseState:
+    """The state people see: a closing wins, an acknowledgement only over ``open``."""
+    kinds = {action.kind for action in actions}
+    if ActionKind.CLOSED in kinds or content is CaseState.CLOSED:
+        return CaseState.CLOSED
+    if ActionKind.ACKNOWLEDGED in kinds and content is CaseState.OPEN:
+        return CaseState.ACKNOWLEDGED
+    return content
+
+
+def shown(case: Case, actions: Sequence[Action]) -> Case:
+    """The case with people's actions applied; applying what the content has heard of already changes nothing."""
+    if not actions:
+        return case
+    update: dict[str, Any] = {"state": shown_state(case.state, actions)}
+    for action in actions:
+        if action.kind is ActionKind.ACKNOWLEDGED:
+            update["acknowledged_by"] = action.who
+        else:
+            update |= {"closed_by": action.who, "closing_note": action.note}
+    return case.model_copy(update=update)
+
+
+def put_findings(connection: sa.Connection, findings: Iterable[Finding], now_ns: int) -> None:
+    """Write findings whose revision changed; ``now_ns`` is the time of the commit."""
+    rows = [
+        {
+            "id": f.id,
+            "revision": f.revision,
+            "tenant": f.tenant,
+            "store": f.store,
+            "entity": f.entity,
+            "rule": f.rule,
+            "state": f.state.value,
+            "severity": int(f.severity),
+            "opened_ns": f.crossed_ns,
+            "updated_ns": now_ns,
+            "body": f.model_dump_json(),
+        }
+        for f in findings
+    ]
+    schema.put(connection, schema.findings, rows)
+
+
+def put_cases(connection: sa.Connection, cases: Iterable[Case]) -> None:
+    """Write cases whose revision changed."""
+    rows = [
+        {
+            "id": c.id,
+            "revision": c.revision,
+            "tenant": c.tenant,
+            "store": c.store.id,
+            "entity": c.destination.entity,
+            "state": c.state.value,
+            "severity": int(c.severity),
+            "opened_ns": c.opened_ns,
+            "updated_ns": c.updated_ns,
+            "body": c.model_dump_json(),
+        }
+        for c in cases
+    ]
+    schema.put(connection, schema.cases, rows)
+
+
+def _find(connection: sa.Connection, id_or_prefix: str) -> str:
+    column = schema.cases.c.id
+    if connection.execute(sa.select(column).where(column == id_or_prefix)).scalar_one_or_none():
+        return id_or_prefix
+    begin = column.startswith(id_or_prefix, autoescape=True) if id_or_prefix else sa.false()
+    found = connection.execute(sa.select(column).where(begin).order_by(column).limit(6)).scalars().all()
+    if not found:
+        raise StateError(f"no case {id_or_prefix!r}; `sekisho cases list` shows those there are")
+    if len(found) > 1:
+        more = ", …" if len(found) > 5 else ""
+        raise StateError(f"{id_or_prefix!r} begins several cases: {', '.join(found[:5])}{more}; give more of the id")
+    return str(found[0])
+
+
+def _body(connection: sa.Connection, id_: str) -> str:
+    return connection.execute(sa.select(schema.cases.c.body).where(schema.cases.c.id == id_)).scalar_one()
+
+
+def _shown_case(connection: sa.Connection, id_: str) -> Case:
+    actions = _actions(connection, schema.case_actions.c.case_id == id_)
+    return shown(Case.model_validate_json(_body(connection, id_)), actions)
+
+
+def _actions(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Action]:
+    table = schema.case_actions.c
+    question = sa.select(
+        table.id, table.case_id, table.kind, table.who, table.note, table.verdict, table.time_ns
+    )
+    return [
+        Action(id_, case_id, ActionKind(kind), who, note, Verdict(verdict) if verdict else None, time_ns)
+        for id_, case_id, kind, who, note, verdict, time_ns in connection.execute(
+            question.where(*where).order_by(table.id)
+        )
+    ]
+
+
+def _by_case(actions: Iterable[Action]) -> dict[str, list[Action]]:
+    grouped: dict[str, list[Action]] = {}
+    for action in actions:
+        grouped.setdefault(action.case_id, []).append(action)
+    return grouped

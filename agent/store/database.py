@@ -1,0 +1,228 @@
+"""The state file itself: opening, checking, locking, and saying what is wrong with it.
+
+One program at a time is *the runtime*: it holds a lock file beside the database and a fencing epoch inside it. People's
+commands open the same file without that role; SQLite's write-ahead log lets them read while the runtime commits.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from agent.core.errors import StateError
+from agent.store import schema
+
+APPLICATION_ID: Final = 0x53454B49
+"""``SEKI`` in the SQLite header: tells our file from another program's."""
+
+_MAGIC: Final = b"SQLite format 3\0"
+_WAL_LIMIT: Final = 64 * 2**20
+_RESTORE = "stop sekisho, keep the file aside, put a copy of it back, or start without it: history begins anew"
+
+
+class RuntimeLock:
+    """The role of the runtime: an exclusive ``flock`` on a file beside the database, which holds the owner's pid."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the role. Raises :class:`StateError` if another process has it."""
+        self.path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(self._file, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._file)
+            raise StateError(
+                f"{path}: the state is in use by another sekisho (pid {owner}); "
+                "stop that one first, or give this one another state_dir"
+            ) from None
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Give the role up. The file stays, so that two takers never hold two files of one name."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+class Database:
+    """A checked state file with one writing connection and several reading ones. Thread-safe."""
+
+    def __init__(self, path: Path, *, busy_timeout_s: float) -> None:
+        """``path`` must be an SQLite file already, be it empty (see :func:`open_database`)."""
+        self.path = path
+        self._busy_timeout_s = busy_timeout_s
+        self._lock = threading.Lock()
+        self._writing = self._engine("BEGIN IMMEDIATE")
+        self._reading = self._engine("BEGIN")
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """One writing transaction, all or nothing; waits for other writers up to the busy timeout.
+
+        Raises :class:`StateError`; then nothing was written and the same may be tried again.
+        """
+        with self._lock:
+            try:
+                with translated(self.path), self._writing.begin() as connection:
+                    yield connection
+            except StateError:
+                self._writing.dispose()
+                raise
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """One reading transaction, which sees one moment. Raises :class:`StateError`."""
+        with translated(self.path), self._reading.begin() as connection:
+            yield connection
+
+    def run_alone(self, statement: str) -> str:
+        """Run a PRAGMA that no transaction may surround; its first value as text. Raises :class:`StateError`."""
+        with self._lock, translated(self.path), self._plain() as connection:
+            row = connection.execute(statement).fetchone()
+            return str(row[0]) if row else ""
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        self._reading.dispose()
+        self._writing.dispose()
+
+    def _engine(self, begin: str) -> sa.Engine:
+        engine = sa.create_engine("sqlite://", creator=self._connect, poolclass=sa.QueuePool)
+        # The driver's own transactions would start a deferred one at the first write only.
+        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+        return engine
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode=rw",
+            uri=True,
+            timeout=self._busy_timeout_s,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
+        return connection
+
+    @contextmanager
+    def _plain(self) -> Iterator[sqlite3.Connection]:
+        connection = self._connect()
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+
+def open_database(path: Path, *, create: bool, whole: bool, now_ns: int, busy_timeout_s: float) -> Database:
+    """The state file at ``path``, made first if it is missing and ``create``; ``whole``: look through all its pages.
+
+    Raises :class:`StateError` for a file that is missing, foreign, damaged or newer than this program.
+    """
+    _check_file(path, create)
+    database = Database(path, busy_timeout_s=busy_timeout_s)
+    try:
+        if path.stat().st_size == 0 and create:
+            database.run_alone("PRAGMA journal_mode = WAL")
+        if whole and (found := database.run_alone("PRAGMA quick_check(1)")) != "ok":
+            raise StateError(f"{path}: the state file is damaged ({found.splitlines()[-1]}): {_RESTORE}")
+        _check_tables(database, create, now_ns)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn the driver's errors into :class:`StateError` with the file's name and what to do."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise _state_error(path, error.orig if isinstance(error.orig, Exception) else error) from error
+    except (sqlite3.Error, OSError) as error:
+        raise _state_error(path, error) from error
+
+
+def _state_error(path: Path, error: Exception) -> StateError:
+    name = getattr(error, "sqlite_errorname", None) or type(error).__name__
+    advice = next((text for start, text in _ADVICE.items() if name.startswith(start)), "")
+    return StateError(f"{path}: {error}" + (f": {advice}" if advice else "") + f" [{name}]")
+
+
+_ADVICE: Final = {
+    "SQLITE_BUSY": "another process keeps the file locked, such as a backup or an sqlite3 shell; end it, then try again",
+    "SQLITE_LOCKED": "another process keeps the file locked; end it, then try again",
+    "SQLITE_FULL": "no room is left on its volume; free some, or move state_dir; nothing was written",
+    "SQLITE_IOERR": "the disk or a limit (quota, ulimit -f) refused it; see the kernel's log; nothing was written",
+    "SQLITE_READONLY": "the file or its directory may not be written; give this user write access to both",
+    "SQLITE_CANTOPEN": "it cannot be opened; check that the directory exists and this user may write in it",
+    "SQLITE_PERM": "access was refused; run as the user that sekisho runs as",
+    "SQLITE_CORRUPT": f"the state file is damaged: {_RESTORE}",
+    "SQLITE_NOTADB": f"this is no state file of sekisho, or it is damaged: {_RESTORE}",
+    "PermissionError": "access was refused; run as the user that sekisho runs as",
+}
+
+
+def _check_file(path: Path, create: bool) -> None:
+    with translated(path):
+        if path.exists():
+            with path.open("rb") as file:
+                begin = file.read(len(_MAGIC))
+            if begin and begin != _MAGIC:
+                raise StateError(f"{path}: this is no state file of sekisho: {_RESTORE}")
+            if begin or create:
+                return
+        if not create:
+            raise StateError(f"{path}: there is no state yet; `sekisho up` makes it, or check state_dir")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640))
+
+
+def _check_tables(database: Database, create: bool, now_ns: int) -> None:
+    path = database.path
+    with database.read() as connection:
+        application = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
+        empty = connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one() == 0
+    if empty and create and application == 0:
+        _make_tables(database, now_ns)
+        return
+    if empty and application in (0, APPLICATION_ID):
+        raise StateError(f"{path}: there is no state yet; `sekisho up` makes it, or check state_dir")
+    if application != APPLICATION_ID:
+        raise StateError(f"{path}: this database belongs to another program: {_RESTORE}")
+    with database.read() as connection:
+        version = connection.execute(sa.select(schema.head.c.schema_version)).scalar_one()
+    if version > schema.SCHEMA_VERSION:
+        raise StateError(
+            f"{path}: written by a newer sekisho (state version {version}, this one knows "
+            f"{schema.SCHEMA_VERSION}); start that version, or put back the copy made before the upgrade"
+        )
+
+
+def _make_tables(database: Database, now_ns: int) -> None:
+    with database.write() as connection:
+        connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+        schema.metadata.create_all(connection)
+        connection.execute(
+            schema.head.insert(),
+            {
+                "id": 1,
+                "schema_version": schema.SCHEMA_VERSION,
+                "epoch": 0,
+                "commit_no": 0,
+                "position": "",
+                "created_ns": now_ns,
+            },
+        )

@@ -1,0 +1,115 @@
+"""The ledger: what each store sent to each destination, by UTC day and network facts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Final
+
+import sqlalchemy as sa
+
+from agent.detection.decision import LedgerRow
+from agent.store import schema
+from agent.store.database import Database
+from agent.store.schema import LEDGER_KEY, LEDGER_SUMS
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerSum:
+    """The sums of all ledger rows that agree in ``key``."""
+
+    key: tuple[str | int, ...]
+    """Values of the columns asked for, in that order."""
+    first_day: int
+    last_day: int
+    """Days since 1970-01-01 UTC of the first and last row."""
+    days: int
+    """Days with a row."""
+    flows: int
+    octets_out: int
+    packets_out: int
+    octets_in: int
+    packets_in: int
+    content_octets_out: int
+    late_octets: int
+
+
+STORE_ENTITY: Final = ("store", "entity")
+
+
+class Ledger:
+    """Questions to the ledger. Blocks on the disk."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def sums(
+        self,
+        by: Sequence[str] = STORE_ENTITY,
+        *,
+        since_day: int | None = None,
+        until_day: int | None = None,
+        store: str | None = None,
+        entity: str | None = None,
+    ) -> list[LedgerSum]:
+        """Sums grouped by columns of the ledger's key, most content octets first; both days included.
+
+        Sums run over all vantages: where more than one reports the same host, put ``vantage`` into ``by``.
+        Raises ``ValueError`` for a column that is not in the key.
+        """
+        if unknown := set(by) - set(LEDGER_KEY):
+            raise ValueError(f"not in the ledger's key: {', '.join(sorted(unknown))}")
+        table = schema.ledger.c
+        keys = [table[name] for name in by]
+        totals = [sa.func.sum(table[name]).label(name) for name in LEDGER_SUMS]
+        days = [sa.func.min(table.day), sa.func.max(table.day), sa.func.count(sa.distinct(table.day))]
+        question = sa.select(*keys, *days, *totals).group_by(*keys)
+        question = question.order_by(sa.desc("content_octets_out"), *keys)
+        for column, wanted in ((table.store, store), (table.entity, entity)):
+            if wanted is not None:
+                question = question.where(column == wanted)
+        if since_day is not None:
+            question = question.where(table.day >= since_day)
+        if until_day is not None:
+            question = question.where(table.day <= until_day)
+        with self._database.read() as connection:
+            rows = connection.execute(question).all()
+        return [LedgerSum(tuple(row[: len(keys)]), *row[len(keys) :]) for row in rows]
+
+    def days_observed(self, store: str) -> int:
+        """Days on which the store sent or received anything."""
+        days = sa.select(sa.func.count(sa.distinct(schema.ledger.c.day)))
+        with self._database.read() as connection:
+            return connection.execute(days.where(schema.ledger.c.store == store)).scalar_one()
+
+    def first_seen(self, store: str, entity: str | None = None) -> int | None:
+        """The first day with a row of this store (to this entity); None if there is none."""
+        table = schema.ledger.c
+        question = sa.select(sa.func.min(table.day)).where(table.store == store)
+        if entity is not None:
+            question = question.where(table.entity == entity)
+        with self._database.read() as connection:
+            return connection.execute(question).scalar_one()
+
+    def rows(self, *, since_day: int = 0, store: str | None = None) -> list[LedgerRow]:
+        """The rows themselves, in the order of their key."""
+        table = schema.ledger.c
+        question = sa.select(schema.ledger).where(table.day >= since_day)
+        if store is not None:
+            question = question.where(table.store == store)
+        with self._database.read() as connection:
+            found = connection.execute(question.order_by(*schema.ledger.primary_key)).all()
+        return [LedgerRow(**row._mapping) for row in found]
+
+
+def add_rows(connection: sa.Connection, rows: Sequence[LedgerRow]) -> None:
+    """Add the sums of rows to those of the same key."""
+    if not rows:
+        return
+    statement = schema.insert(connection, schema.ledger)
+    new = statement.excluded
+    statement = statement.on_conflict_do_update(
+        index_elements=list(LEDGER_KEY),
+        set_={name: schema.ledger.c[name] + new[name] for name in LEDGER_SUMS},
+    )
+    connection.execute(statement, [asdict(row) for row in rows])

@@ -1,0 +1,201 @@
+"""The tables of the state database, in SQLAlchemy Core: SQLite embedded now, PostgreSQL later at the same seam.
+
+Times are nanoseconds since the epoch (UTC), days are whole days since it. Bodies of findings, cases and notices are
+the JSON of :mod:`agent.core.finding`; the columns beside them exist to be searched.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+SCHEMA_VERSION: Final = 1
+"""Raised with every change of a table below; :mod:`agent.store.database` refuses what is newer."""
+
+metadata = sa.MetaData()
+
+_Int = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def _int(name: str, *args: Any, **more: Any) -> sa.Column[int]:
+    return sa.Column(name, _Int, *args, nullable=False, **more)
+
+
+def _text(name: str, *args: Any, **more: Any) -> sa.Column[str]:
+    return sa.Column(name, sa.Text, *args, nullable=False, **more)
+
+
+def _blob(name: str) -> sa.Column[bytes]:
+    return sa.Column(name, sa.LargeBinary, nullable=False)
+
+
+def _table(name: str, *parts: Any, rowid: bool = True) -> sa.Table:
+    return sa.Table(name, metadata, *parts, sqlite_strict=True, sqlite_with_rowid=rowid)
+
+
+head = _table(
+    "head",
+    _int("id", primary_key=True),
+    _int("schema_version"),
+    _int("epoch"),
+    _int("commit_no"),
+    _text("position"),
+    _int("created_ns"),
+)
+"""One row: which shape the tables have, who may write (fencing epoch), and how far the input was taken."""
+
+run_days = _table("run_days", _int("day", primary_key=True))
+"""Days on which something was committed. Ages are counted in these, so that a clock that jumps ahead empties nothing."""
+
+sequences = _table(
+    "sequences",
+    _text("agent_id", primary_key=True),
+    _text("run_id", primary_key=True),
+    _int("lane", primary_key=True),
+    _text("intervals"),
+    _int("day"),
+    rowid=False,
+)
+
+digests = _table(
+    "digests",
+    _text("agent_id", primary_key=True),
+    _text("run_id", primary_key=True),
+    _int("lane", primary_key=True),
+    _int("sequence", primary_key=True),
+    _blob("digest"),
+    _int("day", index=True),
+    rowid=False,
+)
+"""SHA-256 of batches that came as bytes, to tell a duplicate from a conflict."""
+
+snapshots = _table("snapshots", _int("commit_no", primary_key=True), _blob("body"))
+deltas = _table("deltas", _int("commit_no", primary_key=True), _blob("body"))
+versions = _table("versions", _int("commit_no", primary_key=True), _int("time_ns"), _text("body"))
+"""Databases, policy and program in force from this commit on; a row only where they changed."""
+
+LEDGER_KEY: Final = (
+    "day",
+    "tenant",
+    "store",
+    "categories",
+    "entity",
+    "asn",
+    "as_org",
+    "provider",
+    "owner",
+    "country",
+    "process",
+    "initiator",
+    "vantage",
+)
+LEDGER_SUMS: Final = (
+    "flows",
+    "octets_out",
+    "packets_out",
+    "octets_in",
+    "packets_in",
+    "content_octets_out",
+    "late_octets",
+)
+
+ledger = _table(
+    "ledger",
+    *(
+        _int(name, primary_key=True) if name in ("day", "asn") else _text(name, primary_key=True)
+        for name in LEDGER_KEY
+    ),
+    *(_int(name) for name in LEDGER_SUMS),
+    sa.Index("ledger_store", "store", "entity", "day"),
+    rowid=False,
+)
+
+findings = _table(
+    "findings",
+    _text("id", primary_key=True),
+    _int("revision"),
+    _text("tenant"),
+    _text("store"),
+    _text("entity"),
+    _text("rule"),
+    _text("state"),
+    _int("severity"),
+    _int("opened_ns"),
+    _int("updated_ns"),
+    _text("body"),
+    sa.Index("findings_store", "store", "updated_ns"),
+)
+
+cases = _table(
+    "cases",
+    _text("id", primary_key=True),
+    _int("revision"),
+    _text("tenant"),
+    _text("store"),
+    _text("entity"),
+    _text("state"),
+    _int("severity"),
+    _int("opened_ns"),
+    _int("updated_ns", index=True),
+    _text("body"),
+    sa.Index("cases_store", "store", "updated_ns"),
+)
+
+case_actions = _table(
+    "case_actions",
+    sa.Column("id", _Int, primary_key=True, autoincrement=True),
+    _text("case_id", sa.ForeignKey("cases.id"), index=True),
+    _text("kind"),
+    _text("who"),
+    _text("note"),
+    _text("verdict"),
+    _int("time_ns"),
+)
+"""What people did; only ever added to, ids increase."""
+
+notices = _table(
+    "notices",
+    sa.Column("id", _Int, primary_key=True, autoincrement=True),
+    _text("key", unique=True),
+    _text("case_id", index=True),
+    _int("created_ns"),
+    _text("body"),
+)
+
+deliveries = _table(
+    "deliveries",
+    sa.Column("id", _Int, primary_key=True, autoincrement=True),
+    _int("notice", sa.ForeignKey("notices.id")),
+    _text("sink"),
+    _text("state"),
+    _int("attempts"),
+    _int("due_ns"),
+    _text("error"),
+    _int("done_ns"),
+    sa.UniqueConstraint("notice", "sink"),
+    sa.Index("deliveries_sink", "sink", "state", "id"),
+)
+"""The outbox: one row per notice and sink; ``state`` is waiting, sent or dead."""
+
+
+def insert(connection: sa.Connection, table: sa.Table) -> Any:
+    """An INSERT that knows ``on_conflict_do_update`` in the connection's dialect."""
+    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+
+
+def put(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+    """Insert rows, or replace those of the same primary key; where both have a revision, never by an older one."""
+    if not rows:
+        return
+    statement = insert(connection, table)
+    keys = [column.name for column in table.primary_key]
+    new = statement.excluded
+    newer = new.revision >= table.c.revision if "revision" in table.c else None
+    statement = statement.on_conflict_do_update(
+        index_elements=keys,
+        set_={name: new[name] for name in rows[0] if name not in keys},
+        where=newer,
+    )
+    connection.execute(statement, rows)

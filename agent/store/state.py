@@ -1,0 +1,307 @@
+"""The state of the running program, changed by one transaction per commit: all of it or nothing.
+
+    batch ids taken · detector's delta or snapshot · ledger · findings · cases · outbox · input position · fencing epoch
+
+A program that is killed at any moment finds, at its next start, the effects of exactly the commits that returned (and
+perhaps of the one that was about to return).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal, Self
+
+import sqlalchemy as sa
+
+from agent.core.clock import DAY_NS, Clock
+from agent.core.errors import StateError
+from agent.core.faults import faultpoint
+from agent.detection.decision import Decision
+from agent.store import deliveries, schema
+from agent.store.cases import Cases, put_cases, put_findings
+from agent.store.database import Database, RuntimeLock, open_database, translated
+from agent.store.deliveries import Deliveries
+from agent.store.ledger import Ledger, add_rows
+from agent.store.sequences import BatchId, Intervals, Sequences, Stream
+
+BUSY_TIMEOUT_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What one transaction writes."""
+
+    decision: Decision
+    position: str
+    """Where in its input the program stands after this; in the collector's own words."""
+    now_ns: int
+    """Wall clock at the commit."""
+    batches: tuple[tuple[BatchId, bytes | None], ...] = ()
+    """Batches whose effects are in here, none of them taken before, with the SHA-256 of their bytes if they came as such."""
+    snapshot: bytes | None = None
+    """The detector's whole state after the decision; takes the place of every delta up to here."""
+    notice_sinks: tuple[str, ...] = ()
+    """Names of the sinks that get each notice."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Name -> version and hash of everything that the decision rests on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a program needs to go on where the last one was cut off."""
+
+    snapshot: bytes | None
+    deltas: tuple[bytes, ...]
+    """To be applied to the snapshot, in order."""
+    taken: Sequences
+    position: str
+    number: int
+    """Of the last commit; 0 if there was none."""
+    last_action: int
+    """Id of the newest action on a case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long things are kept, in days on which something was committed."""
+
+    sequences: int = 40
+    digests: int = 7
+    ledger: int = 400
+    events: int = 40
+    """Delivered notices that belong to no case."""
+
+
+class State:
+    """The state database. Thread-safe; every method may block on the disk and raise :class:`StateError`."""
+
+    def __init__(self, database: Database, lock: RuntimeLock | None, clock: Clock, epoch: int) -> None:
+        self._database = database
+        self._lock = lock
+        self._clock = clock
+        self._epoch = epoch
+        self._taken = Sequences()
+        self._number = 0
+        self._versions = ""
+        self._day = -1
+        self.cases = Cases(database, clock)
+        self.ledger = Ledger(database)
+        self.deliveries = Deliveries(database)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        clock: Clock,
+        create: bool = True,
+        read_only: bool = False,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+    ) -> Self:
+        """Open the state file. Whoever opens must close.
+
+        ``read_only`` is for commands beside a running program: it takes no role, commits nothing and makes no file;
+        people's actions on cases work all the same. Raises :class:`StateError`, which names the file and what to do,
+        if the file is missing (and not to be made), damaged, foreign, newer than this program, or in use by another
+        runtime.
+        """
+        now_ns = clock.now_ns()
+        if read_only:
+            database = open_database(
+                path, create=False, whole=False, now_ns=now_ns, busy_timeout_s=busy_timeout_s
+            )
+            return cls._loaded(database, None, clock, -1)
+        with translated(path):
+            if create:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            lock = RuntimeLock(path.with_name(path.name + ".lock"))
+        try:
+            database = open_database(
+                path, create=create, whole=True, now_ns=now_ns, busy_timeout_s=busy_timeout_s
+            )
+            try:
+                return cls._loaded(database, lock, clock, _take_epoch(database))
+            except BaseException:
+                database.close()
+                raise
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def _loaded(cls, database: Database, lock: RuntimeLock | None, clock: Clock, epoch: int) -> Self:
+        state = cls(database, lock, clock, epoch)
+        table = schema.sequences.c
+        with database.read() as connection:
+            state._number = connection.execute(sa.select(schema.head.c.commit_no)).scalar_one()
+            rows = connection.execute(sa.select(table.agent_id, table.run_id, table.lane, table.intervals))
+            try:
+                state._taken = Sequences({(a, r, n): Intervals.parse(text) for a, r, n, text in rows})
+            except ValueError as error:
+                raise StateError(f"{database.path}: the table of batch sequences is damaged: {error}") from error
+        return state
+
+    @property
+    def path(self) -> Path:
+        """The state file."""
+        return self._database.path
+
+    @property
+    def number(self) -> int:
+        """Number of the last commit."""
+        return self._number
+
+    def load(self) -> Restored:
+        """What the last commit left behind."""
+        head, snapshots, deltas = schema.head.c, schema.snapshots.c, schema.deltas.c
+        with self._database.read() as connection:
+            number, position = connection.execute(sa.select(head.commit_no, head.position)).one()
+            snapshot = connection.execute(
+                sa.select(snapshots.body).order_by(snapshots.commit_no.desc()).limit(1)
+            ).scalar_one_or_none()
+            steps = connection.execute(sa.select(deltas.body).order_by(deltas.commit_no)).scalars().all()
+            action = connection.execute(sa.select(sa.func.max(schema.case_actions.c.id))).scalar_one()
+        return Restored(snapshot, tuple(steps), self._taken.copy(), position, number, action or 0)
+
+    def taken(self, batch_id: BatchId, digest: bytes | None) -> Literal["new", "duplicate", "conflict"]:
+        """Whether a batch was committed before: ``conflict`` is the same id with other bytes.
+
+        Without a digest on either side (digests are kept for a shorter time than ids) the id decides alone.
+        """
+        if batch_id not in self._taken:
+            return "new"
+        table = schema.digests.c
+        names = ("agent_id", "run_id", "lane", "sequence")
+        where = [table[name] == value for name, value in zip(names, batch_id, strict=True)]
+        with self._database.read() as connection:
+            known = connection.execute(sa.select(table.digest).where(*where)).scalar_one_or_none()
+        return "conflict" if digest is not None and known not in (None, digest) else "duplicate"
+
+    def commit(self, work: Commit) -> None:
+        """Write it all in one transaction, or nothing; after an error the same work may be committed again.
+
+        Raises :class:`StateError` if the disk is full, the file locked for longer than the busy timeout or damaged,
+        another runtime has taken over, or a batch was taken before (which callers leave out, see :meth:`taken`).
+        """
+        if self._lock is None:
+            raise StateError(f"{self.path}: opened for reading; only the runtime commits")
+        touched = self._add(work)
+        number = self._number + 1
+        day = work.now_ns // DAY_NS
+        versions = json.dumps(dict(work.versions), sort_keys=True, ensure_ascii=False)
+        faultpoint("commit.before_begin")
+        with self._database.write() as connection:
+            self._fence(connection, number, work.position)
+            faultpoint("commit.after_fence")
+            _put_sequences(connection, touched, work, day)
+            if day != self._day:
+                schema_day = schema.insert(connection, schema.run_days).on_conflict_do_nothing()
+                connection.execute(schema_day, {"day": day})
+            faultpoint("commit.after_sequences")
+            _put_detector(connection, number, work)
+            if versions != self._versions:
+                row = {"commit_no": number, "time_ns": work.now_ns, "body": versions}
+                connection.execute(schema.versions.insert(), row)
+            faultpoint("commit.after_detector")
+            _put_decision(connection, work)
+            faultpoint("commit.after_position")
+        faultpoint("commit.after_commit")
+        self._taken.put(touched)
+        self._number, self._day, self._versions = number, day, versions
+
+    def prune(self, keep: Retention | None = None) -> None:
+        """Forget what is older than ``keep`` says. Ages are days on which something was committed, never the clock's."""
+        keep = keep or Retention()
+        table, old = schema.sequences.c, []
+        with self._database.write() as connection:
+            if (before := _day_before(connection, keep.sequences)) is not None:
+                streams = sa.select(table.agent_id, table.run_id, table.lane).where(table.day < before)
+                old = [(agent, run, lane) for agent, run, lane in connection.execute(streams)]
+                connection.execute(sa.delete(schema.sequences).where(table.day < before))
+            if (before := _day_before(connection, keep.digests)) is not None:
+                connection.execute(sa.delete(schema.digests).where(schema.digests.c.day < before))
+            if (before := _day_before(connection, keep.ledger)) is not None:
+                connection.execute(sa.delete(schema.ledger).where(schema.ledger.c.day < before))
+            if (before := _day_before(connection, keep.events)) is not None:
+                deliveries.prune(connection, before * DAY_NS)
+        self._taken.drop(iter(old))
+
+    def close(self) -> None:
+        """Let go of the file and of the role. Closing twice is harmless."""
+        self._database.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def _add(self, work: Commit) -> dict[Stream, Intervals]:
+        touched: dict[Stream, Intervals] = {}
+        for batch_id, _ in work.batches:
+            stream = batch_id[:3]
+            taken = touched.setdefault(stream, self._taken.of(stream))
+            if not taken.add(batch_id[3]):
+                raise StateError(f"batch {batch_id} was committed before; leave duplicates out of a commit")
+        return touched
+
+    def _fence(self, connection: sa.Connection, number: int, position: str) -> None:
+        head = schema.head
+        mine = sa.and_(head.c.epoch == self._epoch, head.c.commit_no == number - 1)
+        changed = connection.execute(sa.update(head).where(mine).values(commit_no=number, position=position))
+        if changed.rowcount != 1:
+            raise StateError(
+                f"{self.path}: another sekisho has taken this state over since this one opened it; "
+                "nothing was written; stop one of the two"
+            )
+
+
+def _take_epoch(database: Database) -> int:
+    head = schema.head
+    with database.write() as connection:
+        connection.execute(sa.update(head).values(epoch=head.c.epoch + 1))
+        return connection.execute(sa.select(head.c.epoch)).scalar_one()
+
+
+def _put_sequences(
+    connection: sa.Connection, touched: dict[Stream, Intervals], work: Commit, day: int
+) -> None:
+    rows = [
+        {"agent_id": agent, "run_id": run, "lane": lane, "intervals": taken.text(), "day": day}
+        for (agent, run, lane), taken in touched.items()
+    ]
+    schema.put(connection, schema.sequences, rows)
+    digests = [
+        {"agent_id": a, "run_id": r, "lane": n, "sequence": s, "digest": digest, "day": day}
+        for (a, r, n, s), digest in work.batches
+        if digest is not None
+    ]
+    if digests:
+        connection.execute(schema.digests.insert(), digests)
+
+
+def _put_detector(connection: sa.Connection, number: int, work: Commit) -> None:
+    if work.snapshot is not None:
+        connection.execute(sa.delete(schema.deltas))
+        connection.execute(sa.delete(schema.snapshots))
+        connection.execute(schema.snapshots.insert(), {"commit_no": number, "body": work.snapshot})
+    elif work.decision.delta:
+        connection.execute(schema.deltas.insert(), {"commit_no": number, "body": work.decision.delta})
+
+
+def _put_decision(connection: sa.Connection, work: Commit) -> None:
+    decision = work.decision
+    add_rows(connection, decision.ledger)
+    faultpoint("commit.after_ledger")
+    put_findings(connection, decision.findings, work.now_ns)
+    faultpoint("commit.after_findings")
+    put_cases(connection, decision.cases)
+    faultpoint("commit.after_cases")
+    deliveries.queue(connection, decision.notices, work.notice_sinks, work.now_ns)
+    faultpoint("commit.after_outbox")
+
+
+def _day_before(connection: sa.Connection, days: int) -> int | None:
+    """The first of the newest ``days`` days on which something was committed; None if there are fewer."""
+    day = schema.run_days.c.day
+    newest = sa.select(day).order_by(day.desc()).offset(days - 1).limit(1)
+    return connection.execute(newest).scalar_one_or_none()

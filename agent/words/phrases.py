@@ -1,0 +1,77 @@
+"""Phrases by key, from ``en.yaml`` and ``ja.yaml``; both files hold the same keys with the same blanks."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final, Literal, get_args
+
+import yaml
+
+Language = Literal["en", "ja"]
+LANGUAGES: Final[tuple[Language, ...]] = get_args(Language)
+
+
+class Phrases:
+    """All phrases of one language. ``phrases("title.stopped", core=…)`` fills the blanks of one.
+
+    A phrase with forms ``one`` and ``other`` is chosen by the blank ``n``. Values are put in as they are, so outside
+    text must have passed :func:`agent.words.escape.shown`. Raises ``KeyError`` for an unknown key or a blank left empty.
+    """
+
+    def __init__(self, language: Language) -> None:
+        self.language = language
+        self._table = dict(_flat("", _read(f"{language}.yaml")))
+        self._country = 0 if language == "en" else 1
+
+    def __call__(self, key: str, /, **values: Any) -> str:
+        if (template := self._table.get(key)) is None:
+            form = "one" if values["n"] == 1 else "other"
+            template = self._table.get(f"{key}.{form}") or self._table[f"{key}.other"]
+        return template.format_map(values)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._table
+
+    def __iter__(self) -> Any:
+        return iter(self._table.items())
+
+    def named(self, group: str, word: str) -> str:
+        """The phrase ``group.word`` where there is one, else ``word`` itself."""
+        return self._table.get(f"{group}.{word}", word)
+
+    def country(self, code: str | None) -> str:
+        """Name of the country of an ISO 3166-1 alpha-2 code; the code itself if it is none; "not known" for None."""
+        if not code or code == "?":
+            return self("unknown")
+        names = _countries().get(code)
+        return names[self._country] if names else code
+
+    def join(self, parts: list[str] | tuple[str, ...]) -> str:
+        """Parts as a list in running text."""
+        return self("comma").join(parts)
+
+
+@cache
+def phrases(language: Language) -> Phrases:
+    """The phrases of ``en`` or ``ja``, read once."""
+    if language not in LANGUAGES:
+        raise ValueError(f"no words in language {language!r}: expected one of {', '.join(LANGUAGES)}")
+    return Phrases(language)
+
+
+@cache
+def _countries() -> dict[str, tuple[str, str]]:
+    return {code: (en, ja) for code, (en, ja) in _read("countries.yaml").items()}
+
+
+def _read(name: str) -> Any:
+    return yaml.safe_load(files("agent.words").joinpath(name).read_text("utf-8"))
+
+
+def _flat(prefix: str, node: Any) -> Any:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _flat(f"{prefix}{key}.", value)
+        else:
+            yield f"{prefix}{key}", value

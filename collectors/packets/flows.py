@@ -1,0 +1,390 @@
+"""The flow table: packets in, rows of flows out. The rule in plain words: docs/flow-rule.md.
+
+Packets are taken a piece at a time. Each piece is sorted by key, cut into runs (one run is one row, or goes on with
+the row that the key had), summed per run, and merged into the table. No Python object is made per packet or flow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.core.accounts import Accounts, Amounts
+from agent.core.address import Addresses
+from agent.core.clock import SECOND_NS
+from agent.core.flow import FlowBatch
+from collectors.packets import rows as rowlib
+from collectors.packets.cuts import (
+    AFTER_IDLE,
+    ANSWERS,
+    FACTS,
+    FIN_A,
+    GOES_ON,
+    OPENS,
+    REUSES,
+    Carried,
+    Sorted,
+    cut,
+)
+from collectors.packets.packet import Packets
+from collectors.packets.rows import ACTIVE, FINISHED, FORCED, IDLE, RESOURCES, Rows
+from collectors.packets.table import (
+    AMOUNTS,
+    BODY,
+    CLOCK,
+    END,
+    FLOW,
+    KEY,
+    ROW,
+    START,
+    Flags,
+    KeyHash,
+    Numbers,
+    Slots,
+    Words,
+)
+
+LocalTest = Callable[[Addresses], NDArray[np.bool_]]
+"""Where an address is the reporting side's own."""
+
+HELD = "flow_table"
+"""Place name in the account of what the table holds."""
+HANDED_OUT = "batches"
+"""Place name in the account of rows that were handed out."""
+
+_PIECE = 1 << 14
+"""Packets taken at once: their columns fit the cache (a whole file at once is three times slower)."""
+_LONG_AGO = -(1 << 62)
+
+
+class FlowTable:
+    """Keeps flows by (ends, ports, protocol) and gives out their rows when they are over. Not thread-safe.
+
+    ``local`` says which end is the reporting side's; ``vantage`` and ``interfaces`` (texts for ``Packets.interface``)
+    go into the rows; above ``max_flows`` the longest idle tenth is given out early. ``seed`` is for tests: the hash
+    is secret otherwise. Times must lie within 2**62 ns of the epoch (years 1823 to 2116).
+    """
+
+    def __init__(
+        self,
+        *,
+        local: LocalTest,
+        vantage: str,
+        interfaces: Sequence[str],
+        accounts: Accounts,
+        idle_ns: int = 15 * SECOND_NS,
+        active_ns: int = 60 * SECOND_NS,
+        max_flows: int = 1_000_000,
+        seed: int | None = None,
+    ) -> None:
+        self._local = local
+        self._vantage = vantage
+        self._interfaces = interfaces
+        self._accounts = accounts
+        self._idle_ns, self._active_ns = idle_ns, active_ns
+        self._max_flows = max_flows
+        self._hash = KeyHash(seed)
+        self._slots = Slots()
+        self._held = Amounts()
+        self._clock = _LONG_AGO
+        self._swept = _LONG_AGO
+        self._first: int | None = None
+        self.evicted = 0
+        """Rows that were given out early because the table was full."""
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    @property
+    def nbytes(self) -> int:
+        """Octets of memory set aside for flows."""
+        return self._slots.nbytes
+
+    def amounts(self) -> Amounts:
+        """What is held."""
+        return self._held
+
+    def add(self, packets: Packets) -> FlowBatch:
+        """Take packets in capture order; the rows that ended because of them, oldest end first.
+
+        Counts them as captured and as held in ``HELD``, and moves what it gives out to ``HANDED_OUT``.
+        """
+        closed: list[Rows] = []
+        for at in range(0, len(packets), _PIECE):
+            piece = packets if len(packets) <= _PIECE else packets.take(slice(at, at + _PIECE))
+            closed += self._take(piece)
+            if self._clock - self._swept >= SECOND_NS:
+                closed += self._sweep()
+            closed += self._evict()
+        return self._hand_out(closed)
+
+    def expire(self, now_ns: int) -> FlowBatch:
+        """Rows of the flows that are idle at ``now_ns``, a time that no packet still to come is older than.
+
+        A younger packet of such a flow would have begun a new flow anyway. Rows of flows that go on are closed by
+        their first packet of the next minute.
+        """
+        return self._hand_out(self._leave(self._slots.older(now_ns - self._idle_ns), IDLE))
+
+    def flush(self) -> FlowBatch:
+        """Everything that is held: flows that are idle by now as such, the others as forced."""
+        closed = self._sweep()
+        closed += self._leave(self._slots.live(), FORCED)
+        self._slots = Slots()
+        return self._hand_out(closed)
+
+    def _take(self, packets: Packets) -> list[Rows]:
+        if self._first is None:
+            self._first = int(packets.time_ns[0])
+        clock = np.maximum.accumulate(packets.time_ns)
+        np.maximum(clock, self._clock, out=clock)
+        self._clock = int(clock[-1])
+        key, from_b = _keys(packets)
+        hashes = self._hash(key)
+        order, starts = _group(hashes, key)
+        heads = order[starts]
+        slots, fresh = self._slots.upsert(hashes[heads], np.ascontiguousarray(key[:, heads].T))
+        old = np.ascontiguousarray(self._slots.cells[slots, CLOCK : BODY.stop].T)
+        carried = Carried(
+            fresh, self._slots.last[slots], old[0], ~fresh & (old[1 + FLOW] & rowlib.CLOSED != 0)
+        )
+        by_b = from_b[order]
+        flags = packets.tcp_flags[order].astype(np.int64)
+        flags[flags > 0] &= 0xFF
+        facts = FACTS[by_b * 257 + 1 + flags]
+        ready = Sorted(starts, packets.time_ns[order], clock[order], facts)
+        kind, closed = cut(ready, carried, self._idle_ns)
+        piece = _Piece(ready, kind, closed, carried, by_b, order, old[1:], self._active_ns)
+        self._begin(piece, packets, heads, key)
+        return self._merge(piece, packets, slots)
+
+    def _begin(self, piece: _Piece, packets: Packets, heads: Numbers, key: Words) -> None:
+        """Work out the standing of every flow of the piece, new ones from their first packet."""
+        assert self._first is not None  # noqa: S101  set by the caller
+        key_of_flow = piece.key_of_run[piece.flow_runs]
+        first = piece.run_starts[piece.flow_runs]
+        new = piece.kind[first] != GOES_ON
+        ends = key[:, heads]
+        asked = np.zeros(len(heads), bool)
+        asked[key_of_flow[new]] = True
+        side = np.zeros(len(heads), np.int64)
+        local_a = self._local(np.ascontiguousarray(ends[0:2, asked].T))
+        local_b = self._local(np.ascontiguousarray(ends[2:4, asked].T))
+        side[asked] = local_a * rowlib.AS_A | local_b * rowlib.AS_B
+        standing = side[key_of_flow]
+        by_b = piece.by_b[first]
+        neither = standing == 0
+        standing[neither] = rowlib.TRANSIT | np.where(by_b[neither], rowlib.AS_B, rowlib.AS_A)
+        standing |= by_b * rowlib.FIRST_B
+        standing |= (piece.packets.times[first] - self._first >= self._idle_ns) * rowlib.BEGUN
+        piece.flow_standing = np.where(new, standing, piece.old[FLOW, key_of_flow] & ~rowlib.CLOSED)
+
+    def _merge(self, piece: _Piece, packets: Packets, slots: Numbers) -> list[Rows]:
+        """Sum the runs, give out those that are over, put each key's last one into the table."""
+        body = piece.body(packets)
+        captured = rowlib.amounts(body)
+        self._accounts.capture(captured, held_in=HELD)
+        self._held += captured
+        first_run = piece.run_of(piece.packets.starts)
+        last_run = np.append(first_run[1:], body.shape[1]) - 1
+        kept = ~piece.carried.fresh
+        goes_on = kept & ~piece.row_begins[piece.packets.starts]
+        keys = self._slots.cells[slots, KEY].view(np.uint64)
+        out: list[Rows] = []
+        if (over := np.flatnonzero(kept & ~goes_on)).size:
+            reason = _reason(piece.kind[piece.packets.starts[over]], piece.old[FLOW, over])
+            out.append(Rows(keys[over], piece.old[:, over], reason))
+        into, source = first_run[goes_on], piece.old[:, goes_on]
+        body[AMOUNTS, into] += source[AMOUNTS]
+        body[START, into] = np.minimum(body[START, into], source[START])
+        body[END, into] = np.maximum(body[END, into], source[END])
+        body[ROW, into] = source[ROW] | (body[ROW, into] & 0x1FF)
+        leaves = np.ones(body.shape[1], bool)
+        leaves[last_run] = False
+        if (over := np.flatnonzero(leaves)).size:
+            reason = _reason(piece.kind[piece.run_starts[over + 1]], body[FLOW, over])
+            out.append(Rows(keys[piece.key_of_run[over]], body[:, over], reason))
+        self._slots.last[slots] = piece.newest(body, last_run)
+        keep = np.empty((1 + len(body), len(slots)), np.int64)
+        keep[0] = piece.packets.clocks[piece.packets.ends() - 1]
+        keep[1:] = body[:, last_run]
+        keep[1 + FLOW] |= piece.closed * rowlib.CLOSED
+        self._slots.cells[slots, CLOCK : BODY.stop] = keep.T
+        return out
+
+    def _sweep(self) -> list[Rows]:
+        """Rows of flows that the clock has left behind since their last packet."""
+        self._swept = self._clock
+        idle = self._slots.older(self._clock - self._idle_ns)
+        return self._leave(idle[self._slots.cells[idle, CLOCK] < self._clock], IDLE)
+
+    def _evict(self) -> list[Rows]:
+        if len(self._slots) <= self._max_flows:
+            return []
+        many = len(self._slots) - self._max_flows + self._max_flows // 10
+        live = self._slots.live()
+        oldest = live[np.argpartition(self._slots.last[live], many - 1)[:many]]
+        self.evicted += many
+        return self._leave(oldest, RESOURCES)
+
+    def _leave(self, slots: Numbers, reason: int) -> list[Rows]:
+        if not len(slots):
+            return []
+        cells = self._slots.cells[slots]
+        body = np.ascontiguousarray(cells[:, BODY].T)
+        reasons = np.full(len(slots), reason, np.int32)
+        if reason != RESOURCES:
+            reasons[rowlib.finished(body[FLOW])] = FINISHED
+        self._slots.remove(slots)
+        return [Rows(np.ascontiguousarray(cells[:, KEY]).view(np.uint64), body, reasons)]
+
+    def _hand_out(self, closed: list[Rows]) -> FlowBatch:
+        if not closed:
+            return FlowBatch.empty()
+        rows = rowlib.join(closed)
+        amounts = rowlib.amounts(rows.body)
+        batch = rowlib.batch(rows, vantage=self._vantage, interfaces=self._interfaces)
+        self._held -= amounts
+        self._accounts.move(HELD, HANDED_OUT, amounts)
+        return batch
+
+
+class _Piece:
+    """Sorted packets cut into flows and runs; a run is what goes into one row."""
+
+    def __init__(
+        self,
+        packets: Sorted,
+        kind: NDArray[np.int8],
+        closed: Flags,
+        carried: Carried,
+        by_b: Flags,
+        order: Numbers,
+        old: Numbers,
+        active_ns: int,
+    ) -> None:
+        self.packets, self.kind, self.closed, self.carried = packets, kind, closed, carried
+        self.by_b, self.order, self.old = by_b, order, old
+        starts = packets.starts
+        minute = packets.times // active_ns
+        begins = kind != GOES_ON
+        begins[1:] |= minute[1:] != minute[:-1]
+        # Next to another key the comparison above says nothing: there the row that the key had decides.
+        begins[starts] = (kind[starts] != GOES_ON) | (minute[starts] != old[START] // active_ns)
+        self.row_begins = begins
+        """Where a packet begins a row."""
+        run = begins.copy()
+        run[starts] = True
+        self.run_starts = np.flatnonzero(run)
+        self.run_ends = np.append(self.run_starts[1:], len(kind))
+        first_of_key = np.zeros(len(kind), bool)
+        first_of_key[starts] = True
+        heads = first_of_key[self.run_starts]
+        self.key_of_run = np.cumsum(heads) - 1
+        flow_heads = heads | (kind[self.run_starts] != GOES_ON)
+        self.flow_runs = np.flatnonzero(flow_heads)
+        """First run of each flow."""
+        self.flow_of_run = np.cumsum(flow_heads) - 1
+        self.flow_standing: Numbers = np.zeros(0, np.int64)
+
+    def run_of(self, places: Numbers) -> Numbers:
+        """The run that each packet is in."""
+        return np.searchsorted(self.run_starts, places, "right") - 1
+
+    def body(self, packets: Packets) -> Numbers:
+        """(10, runs): see ``table.BODY``."""
+        starts, by_b = self.run_starts, self.by_b
+        body = np.empty((10, len(starts)), np.int64)
+        body[START] = np.minimum.reduceat(self.packets.times, starts)
+        body[END] = np.maximum.reduceat(self.packets.times, starts)
+        place = AMOUNTS.start
+        for column in (packets.octets, packets.packets, packets.content_octets):
+            values = column[self.order]
+            from_b = np.add.reduceat(values * by_b, starts)
+            np.subtract(np.add.reduceat(values, starts), from_b, out=body[place])
+            body[place + 1] = from_b
+            place += 2
+        facts = np.bitwise_or.reduceat(self.packets.facts, starts)
+        interface = packets.interface[self.order[starts]].astype(np.int64) << rowlib.INTERFACE_SHIFT
+        body[ROW] = facts & 0x1FF | interface
+        body[ROW] |= (self.kind[starts] != GOES_ON) * rowlib.BEGAN
+        body[FLOW] = self._standing(facts)
+        return body
+
+    def newest(self, body: Numbers, last_run: Numbers) -> Numbers:
+        """Newest packet of each key's last flow."""
+        times = np.maximum.reduceat(body[END], self.flow_runs)[self.flow_of_run[last_run]]
+        unbroken = self.kind[self.run_starts[self.flow_runs[self.flow_of_run[last_run]]]] == GOES_ON
+        return np.where(unbroken, np.maximum(times, self.carried.last), times)
+
+    def _standing(self, facts: Numbers) -> Numbers:
+        """The standing of each run's flow, as known at the end of the run."""
+        ends = np.bitwise_or.reduceat(facts, self.flow_runs) // FIN_A & 7
+        standing = (self.flow_standing | ends * rowlib.ENDED_A)[self.flow_of_run]
+        for fact, a, b, swap in (
+            (OPENS, rowlib.SYN_A, rowlib.SYN_B, False),
+            (ANSWERS, rowlib.ACK_A, rowlib.ACK_B, True),
+        ):
+            if len(where := np.flatnonzero(self.packets.facts & fact)):
+                first = np.full(len(self.flow_runs), len(self.kind))
+                first[self.flow_of_run[self.run_of(where[::-1])]] = where[::-1]
+                first = first[self.flow_of_run]
+                known = (first < self.run_ends) & (standing & (a | b) == 0)
+                by_b = self.by_b[np.minimum(first, len(self.kind) - 1)] ^ swap
+                standing[known] |= np.where(by_b, b, a)[known]
+        return standing
+
+
+def _keys(packets: Packets) -> tuple[Words, Flags]:
+    """Keys of shape (5, n), and whether the packet was sent by end b."""
+    n = len(packets)
+    source, target = packets.source, packets.target
+    source_high, source_low = np.ascontiguousarray(source[:, 0]), np.ascontiguousarray(source[:, 1])
+    target_high, target_low = np.ascontiguousarray(target[:, 0]), np.ascontiguousarray(target[:, 1])
+    later_port = packets.source_port > packets.target_port
+    later_low = (source_low > target_low) | ((source_low == target_low) & later_port)
+    by_b = (source_high > target_high) | ((source_high == target_high) & later_low)
+    key = np.empty((5, n), np.uint64)
+    key[0] = np.where(by_b, target_high, source_high)
+    key[1] = np.where(by_b, target_low, source_low)
+    key[2] = np.where(by_b, source_high, target_high)
+    key[3] = np.where(by_b, source_low, target_low)
+    port_a = np.where(by_b, packets.target_port, packets.source_port)
+    port_b = np.where(by_b, packets.source_port, packets.target_port)
+    key[4] = rowlib.pack_ports(port_a, port_b, packets.protocol).view(np.uint64)
+    return key, by_b
+
+
+def _group(hashes: Words, key: Words) -> tuple[Numbers, Numbers]:
+    """Order of packets by key, capture order kept within a key, and where each key starts.
+
+    Sorts the upper hash bits with the packet's number below them, then checks that equal hashes are equal keys.
+    """
+    n = len(hashes)
+    low = np.uint64((1 << n.bit_length()) - 1)
+    mixed = (hashes & ~low) | np.arange(n, dtype=np.uint64)
+    mixed.sort()
+    order = (mixed & low).view(np.int64)
+    upper = mixed & ~low
+    same = upper[1:] == upper[:-1]
+    differs = _differs(key[:, order])
+    if (differs & same).any():
+        order = np.lexsort((np.arange(n), *key))
+        differs = _differs(key[:, order])
+    return order, np.concatenate((np.zeros(1, np.int64), np.flatnonzero(differs) + 1))
+
+
+def _differs(key: Words) -> Flags:
+    differs = key[0, 1:] != key[0, :-1]
+    for word in key[1:]:
+        differs |= word[1:] != word[:-1]
+    return differs
+
+
+def _reason(kind: NDArray[np.int8], flow: Numbers) -> NDArray[np.int32]:
+    """Why a row ended that was ended by a packet of this kind."""
+    over = np.where(rowlib.finished(flow), FINISHED, IDLE)
+    reason = np.where(kind == AFTER_IDLE, over, np.where(kind == REUSES, FINISHED, ACTIVE))
+    return reason.astype(np.int32)

@@ -1,0 +1,186 @@
+"""The memory of the flow table: one row of numbers per live flow, found by its key. No rule stands in here."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = NDArray[np.int64]
+Words = NDArray[np.uint64]
+Flags = NDArray[np.bool_]
+
+# Columns of ``Slots.cells``. The body is what a row is made of.
+KEY: Final = slice(0, 5)
+"""End a (high, low), end b (high, low), ports and protocol. End a is the lesser (address, port)."""
+HASH: Final = 5
+PLACE: Final = 6
+"""Where the index points at this slot."""
+CLOCK: Final = 7
+"""The table's clock at the flow's last packet."""
+BODY: Final = slice(8, 18)
+WIDTH: Final = 18
+
+# Rows of a body: a flow's standing, a row's standing, times, and amounts sent by end a and by end b.
+FLOW, ROW, START, END, OCTETS_A, OCTETS_B, PACKETS_A, PACKETS_B, CONTENT_A, CONTENT_B = range(10)
+AMOUNTS: Final = slice(OCTETS_A, CONTENT_B + 1)
+
+NEVER: Final = np.iinfo(np.int64).max
+"""``Slots.last`` of a slot that holds no flow."""
+_EMPTY, _REMOVED = -1, -2
+_FIRST_SIZE = 1 << 10
+
+
+class KeyHash:
+    """A 64-bit hash of keys that an outsider cannot steer: every step multiplies by secret odd numbers twice.
+
+    One multiplication is not enough: flipping the top bits of two words would cancel out whatever the secret.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        source = np.random.default_rng(secrets.randbits(128) if seed is None else seed)
+        self._salt = source.integers(0, 2**64, 5, np.uint64)
+        self._odd = source.integers(0, 2**64, (5, 2), np.uint64) | np.uint64(1)
+
+    def __call__(self, key: Words) -> Words:
+        """Hashes of ``key`` of shape (5, n)."""
+        half = np.uint64(32)
+        mixed = np.zeros(key.shape[1], np.uint64)
+        spread = np.empty_like(mixed)
+        for word, salt, (first, second) in zip(key, self._salt, self._odd, strict=True):
+            mixed ^= word
+            mixed ^= salt
+            mixed *= first
+            np.right_shift(mixed, half, out=spread)
+            mixed ^= spread
+            mixed *= second
+        np.right_shift(mixed, half, out=spread)
+        mixed ^= spread
+        return mixed
+
+
+class Slots:
+    """Flows in rows of int64, with an open-addressing index over them. Equal hashes are told apart by the whole key."""
+
+    def __init__(self) -> None:
+        self.cells: Numbers = np.empty((_FIRST_SIZE, WIDTH), np.int64)
+        self.last: Numbers = np.full(_FIRST_SIZE, NEVER, np.int64)
+        """Newest packet of each flow; apart from the cells, because sweeps read nothing else."""
+        self._index: NDArray[np.int32] = np.full(_FIRST_SIZE * 4, _EMPTY, np.int32)
+        self._freed: NDArray[np.int32] = np.empty(_FIRST_SIZE, np.int32)
+        self._n_freed = 0
+        self._top = 0
+        self._removed = 0
+
+    def __len__(self) -> int:
+        return self._top - self._n_freed
+
+    @property
+    def nbytes(self) -> int:
+        """Octets of memory set aside."""
+        return sum(a.nbytes for a in (self.cells, self.last, self._index, self._freed))
+
+    def live(self) -> Numbers:
+        """Every slot that holds a flow."""
+        return np.flatnonzero(self.last[: self._top] != NEVER)
+
+    def older(self, time_ns: int) -> Numbers:
+        """Slots of flows whose last packet is at or before ``time_ns``."""
+        return np.flatnonzero(self.last[: self._top] <= time_ns)
+
+    def upsert(self, hashes: Words, keys: Words) -> tuple[Numbers, Flags]:
+        """The slot of each key, and whether it is new (then only key and hash are filled in).
+
+        ``hashes`` (m,), ``keys`` (m, 5); the keys are distinct.
+        """
+        self._make_room(len(hashes))
+        signed, wanted = hashes.view(np.int64), keys.view(np.int64)
+        mask = len(self._index) - 1
+        slots = np.empty(len(hashes), np.int64)
+        fresh = np.zeros(len(hashes), bool)
+        todo = np.arange(len(hashes))
+        place = (hashes & np.uint64(mask)).view(np.int64)
+        while len(todo):
+            found = self._index[place]
+            hit = found >= 0
+            seen = np.flatnonzero(hit)
+            same = self.cells[found[seen], HASH] == signed[todo[seen]]
+            hit[seen] = same
+            seen = seen[same]
+            hit[seen] = (self.cells[found[seen], KEY] == wanted[todo[seen]]).all(axis=1)
+            slots[todo[hit]] = found[hit]
+            won = self._claim(np.flatnonzero(found == _EMPTY), place, todo)
+            if len(won):
+                mine = self._allocate(len(won))
+                new = todo[won]
+                self._index[place[won]] = mine
+                self.cells[mine, KEY] = wanted[new]
+                self.cells[mine, HASH] = signed[new]
+                self.cells[mine, PLACE] = place[won]
+                slots[new] = mine
+                fresh[new] = True
+                hit[won] = True
+            # Whoever lost a free place looks at it again: it now holds another key.
+            stay = found == _EMPTY
+            place = np.where(stay, place, (place + 1) & mask)[~hit]
+            todo = todo[~hit]
+        return slots, fresh
+
+    def remove(self, slots: Numbers) -> None:
+        """Forget flows."""
+        self._index[self.cells[slots, PLACE]] = _REMOVED
+        self._removed += len(slots)
+        self.last[slots] = NEVER
+        self._freed[self._n_freed : self._n_freed + len(slots)] = slots
+        self._n_freed += len(slots)
+
+    def _claim(self, free: Numbers, place: Numbers, todo: Numbers) -> Numbers:
+        """Of those at an empty place, one for each place."""
+        if not len(free):
+            return free
+        marks = (-3 - todo[free]).astype(np.int32)
+        self._index[place[free]] = marks
+        return free[self._index[place[free]] == marks]
+
+    def _allocate(self, n: int) -> Numbers:
+        again = min(n, self._n_freed)
+        self._n_freed -= again
+        used = self._freed[self._n_freed : self._n_freed + again].astype(np.int64)
+        new = np.arange(self._top, self._top + n - again)
+        self._top += n - again
+        return np.concatenate((used, new))
+
+    def _make_room(self, more: int) -> None:
+        need = len(self) + more
+        if need > len(self.last):
+            size = max(need, len(self.last) * 2)
+            # Untouched pages of a new array cost no memory, so doubling is cheap; only the live part is copied.
+            cells = np.empty((size, WIDTH), np.int64)
+            cells[: self._top] = self.cells[: self._top]
+            last = np.full(size, NEVER, np.int64)
+            last[: self._top] = self.last[: self._top]
+            freed = np.empty(size, np.int32)
+            freed[: self._n_freed] = self._freed[: self._n_freed]
+            self.cells, self.last, self._freed = cells, last, freed
+        if (need + self._removed) * 2 > len(self._index):
+            self._rebuild_index(need)
+
+    def _rebuild_index(self, need: int) -> None:
+        size = len(self._index)
+        while need * 3 > size:
+            size *= 2
+        self._index = np.full(size, _EMPTY, np.int32)
+        self._removed = 0
+        todo = self.live()
+        mask = size - 1
+        place = self.cells[todo, HASH] & mask
+        while len(todo):
+            won = self._claim(np.flatnonzero(self._index[place] == _EMPTY), place, todo)
+            self._index[place[won]] = todo[won]
+            self.cells[todo[won], PLACE] = place[won]
+            lost = np.ones(len(todo), bool)
+            lost[won] = False
+            place = (place[lost] + 1) & mask
+            todo = todo[lost]

@@ -1,0 +1,26 @@
+"""Tables of address ranges: what the geo and owner enrichers, and ``sekisho who``, answer from. A library of its room.
+
+    MMDB file ──mmdb.flatten──> RangeTable ──merge──> RangeTable ──recast──> RangeTable ──find──> row ids
+    networks ──from_networks──>      (one search per address, whatever the number of tables)
+
+:mod:`~enrichers.ranges.table` holds the tables and their algebra, :mod:`~enrichers.ranges.mmdb` reads MaxMind DB
+files, :mod:`~enrichers.ranges.cache` keeps built tables on disk.
+"""
+
+from enrichers.ranges.cache import cached
+from enrichers.ranges.mmdb import Database, Reading, flatten, look_up, open_database
+from enrichers.ranges.table import Alias, RangeTable, from_networks, merge, recast
+
+__all__ = [
+    "Alias",
+    "Database",
+    "RangeTable",
+    "Reading",
+    "cached",
+    "flatten",
+    "from_networks",
+    "look_up",
+    "merge",
+    "open_database",
+    "recast",
+]

@@ -1,0 +1,148 @@
+"""Built tables kept on disk, found by the hash of everything they were built from."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agent.core.flow import ColumnData, Text
+from enrichers.ranges.table import Alias, RangeTable
+
+FORMAT = 1
+"""Goes up whenever a table is built or written differently, so that an old file is never taken for a new one."""
+MAX_OCTETS = 1 << 30
+KEEP = 6
+"""Newest files kept in the folder."""
+
+_ARRAYS = {
+    "v4_start": np.uint32,
+    "v4_row": np.int32,
+    "v6_high": np.uint64,
+    "v6_low": np.uint64,
+    "v6_row": np.int32,
+}
+_DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    MemoryError,
+    zipfile.BadZipFile,
+    NotImplementedError,
+)
+
+
+def cached(folder: Path | None, key: str, build: Callable[[], RangeTable]) -> RangeTable:
+    """The table of that key from ``folder``, or built and kept there.
+
+    ``key`` is any text that names all that the table depends on. A damaged or foreign file is built anew; a folder
+    that cannot be written costs time at the next start, nothing else.
+    """
+    if folder is None:
+        return build()
+    digest = hashlib.sha256(f"{FORMAT} {key}".encode()).hexdigest()
+    path = folder / f"{digest[:32]}.npz"
+    with contextlib.suppress(*_DAMAGE):
+        return read(path, key)
+    table = build()
+    with contextlib.suppress(OSError):
+        write(path, key, table)
+        _prune(folder)
+    return table
+
+
+def write(path: Path, key: str, table: RangeTable) -> None:
+    """Put a table on disk in one step. Raises ``OSError``."""
+    facts: dict[str, Any] = {}
+    arrays = {name: getattr(table, name) for name in _ARRAYS}
+    for i, (name, column) in enumerate(table.rows.items()):
+        arrays[f"fact{i}"] = column.codes if isinstance(column, Text) else column
+        facts[name] = list(column.values) if isinstance(column, Text) else None
+    aliases = [(f"{a.prefix:032x}", a.length) for a in table.aliases]
+    head = json.dumps({"format": FORMAT, "key": key, "facts": facts, "aliases": aliases})
+    arrays["head"] = np.frombuffer(head.encode(), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def read(path: Path, key: str) -> RangeTable:
+    """The table that :func:`write` put there. Raises one of many errors for anything else."""
+    with zipfile.ZipFile(path) as members:
+        if sum(m.file_size for m in members.infolist()) > MAX_OCTETS:
+            raise ValueError("too large")
+        if any(m.compress_type != zipfile.ZIP_STORED for m in members.infolist()):
+            raise ValueError("compressed, so not ours")
+    with np.load(path, allow_pickle=False) as file:
+        head = json.loads(file["head"].tobytes())
+        if head["format"] != FORMAT or head["key"] != key:
+            raise ValueError("another table")
+        arrays = {name: _array(file[name], wanted) for name, wanted in _ARRAYS.items()}
+        rows: dict[str, ColumnData] = {}
+        for i, (name, values) in enumerate(head["facts"].items()):
+            rows[name] = _fact(file[f"fact{i}"], values)
+    aliases = tuple(Alias(int(prefix, 16), int(length)) for prefix, length in head["aliases"])
+    return _checked(RangeTable(**arrays, rows=rows, aliases=aliases))
+
+
+def _array(array: Any, wanted: type[np.generic]) -> Any:
+    if array.dtype != wanted or array.ndim != 1 or not len(array):
+        raise ValueError("an array of another kind")
+    return array
+
+
+def _fact(codes: Any, values: list[str] | None) -> ColumnData:
+    if codes.ndim != 1 or codes.dtype != (np.int64 if values is None else np.int32):
+        raise ValueError("a fact of another kind")
+    if values is None:
+        return np.asarray(codes)
+    if not all(isinstance(v, str) for v in values) or not _within(codes, len(values)):
+        raise ValueError("codes without texts")
+    return Text(codes, tuple(values))
+
+
+def _within(codes: Any, n: int) -> bool:
+    return not len(codes) or (int(codes.min()) >= -1 and int(codes.max()) < n)
+
+
+def _checked(table: RangeTable) -> RangeTable:
+    """The table, if no search in it can go astray."""
+    lengths = {len(f) for f in table.rows.values()}
+    high, low, v4 = table.v6_high, table.v6_low, table.v4_start
+    rising = (high[1:] > high[:-1]) | ((high[1:] == high[:-1]) & (low[1:] > low[:-1]))
+    if (
+        len(lengths) > 1
+        or len(table.v4_row) != len(v4)
+        or not len(high) == len(low) == len(table.v6_row)
+        or v4[0]
+        or high[0]
+        or low[0]
+        or not (v4[1:] > v4[:-1]).all()
+        or not rising.all()
+        or not _within(table.v4_row, len(table))
+        or not _within(table.v6_row, len(table))
+    ):
+        raise ValueError("not a range table")
+    return table
+
+
+def _prune(folder: Path) -> None:
+    files = sorted(folder.glob("*.npz"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for path in files[KEEP:]:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,56 @@
+"""Skips that say why, and no skips at all where SEKISHO_NO_SKIP is set (but for data that others made)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.tools.places import DATABASES, ROOT, TESTDATA
+
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+settings.register_profile(
+    "house", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("house")
+
+NO_SKIP = bool(os.environ.get("SEKISHO_NO_SKIP"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what cannot run here, and say why."""
+    for item in items:
+        if item.get_closest_marker("root") and os.geteuid() != 0:
+            item.add_marker(pytest.mark.skip(reason="needs root: network namespaces and packet sockets"))
+        if item.get_closest_marker("testdata") and TESTDATA is None:
+            item.add_marker(
+                pytest.mark.skip(
+                    reason="the captures and databases made by others are not beside this checkout"
+                )
+            )
+        if item.get_closest_marker("geodata") and DATABASES is None:
+            item.add_marker(
+                pytest.mark.skip(reason="no databases installed: run `make test`, which installs them")
+            )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where nothing may skip, a skip fails, but for the data that others made."""
+    report = yield
+    if (
+        NO_SKIP
+        and report.skipped
+        and not hasattr(report, "wasxfail")
+        and not item.get_closest_marker("testdata")
+    ):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped where nothing may skip: {report.longrepr}"
+    return report

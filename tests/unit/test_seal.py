@@ -1,0 +1,131 @@
+"""Sealing: lanes, joining, numbers."""
+
+from __future__ import annotations
+
+from hypothesis import given
+
+from agent.core.accounts import Accounts, Amounts
+from agent.core.clock import SECOND_NS
+from agent.core.flow import BatchHeader, FlowBatch
+from agent.seal import MAX_ROWS, Sealer, in_order, join_rows
+from tests.tools.rows import BATCHES, batch_of
+
+HEADER = BatchHeader(agent_id="agent", run_id="run", host="db-01")
+
+
+def _sealer() -> tuple[Sealer, Accounts]:
+    accounts = Accounts()
+    return Sealer(HEADER, accounts), accounts
+
+
+def test_store_rows_have_a_lane_of_their_own() -> None:
+    """Rows of stores go to lane 1, others to lane 0, each numbered from 0."""
+    sealer, _ = _sealer()
+    assert list(sealer.add(batch_of([{"store": "a"}, {}, {"store": "b"}]), 0)) == []
+    assert [(b.header.batch_id, len(b)) for b in sealer.flush()] == [
+        (("agent", "run", 1, 0), 2),
+        (("agent", "run", 0, 0), 1),
+    ]
+
+
+def test_a_full_batch_is_sealed_at_once_and_the_rest_waits() -> None:
+    """At 1,000 rows a batch is handed out; what is over stays for the next."""
+    sealer, _ = _sealer()
+    sealed = list(sealer.add(batch_of([{"store": "a", "local_port": n} for n in range(MAX_ROWS + 7)]), 0))
+    assert [(b.header.sequence, len(b)) for b in sealed] == [(0, MAX_ROWS)]
+    assert [(b.header.sequence, len(b)) for b in sealer.flush()] == [(1, 7)]
+
+
+def test_store_rows_wait_a_second_and_others_ten() -> None:
+    """A batch is sealed 1 s (stores) or 10 s (others) after its first row."""
+    sealer, _ = _sealer()
+    list(sealer.add(batch_of([{"store": "a"}, {}]), 0))
+    assert [b.header.lane for b in sealer.due(SECOND_NS - 1)] == []
+    assert [b.header.lane for b in sealer.due(SECOND_NS)] == [1]
+    assert [b.header.lane for b in sealer.due(10 * SECOND_NS)] == [0]
+
+
+def test_sealing_is_accounted() -> None:
+    """What is sealed leaves the place it was held in, joined or not."""
+    sealer, accounts = _sealer()
+    rows = batch_of([{"local_port": 40000 + n, "initiator": "local"} for n in range(5)])
+    accounts.capture(rows.amounts())
+    accounts.move(None, "batches", rows.amounts())
+    list(sealer.add(rows, 0))
+    assert sealer.amounts() == rows.amounts()
+    assert [len(b) for b in sealer.flush()] == [1]
+    assert (accounts.read().sealed, accounts.read().in_memory, accounts.read().residue) == (
+        rows.amounts(),
+        Amounts(),
+        Amounts(),
+    )
+
+
+def test_rows_alike_but_for_the_ephemeral_port_join() -> None:
+    """The opener's port is nulled; times span both rows, flags are joined, a differing end reason is null."""
+    second = 10**9
+    joined = join_rows(
+        batch_of(
+            [
+                {
+                    "initiator": "local",
+                    "local_port": 40001,
+                    "start_ns": 5 * second,
+                    "end_ns": 8 * second,
+                    "tcp_flags": 2,
+                    "end_reason": "idle",
+                },
+                {
+                    "initiator": "local",
+                    "local_port": 40002,
+                    "start_ns": 3 * second,
+                    "end_ns": 7 * second,
+                    "tcp_flags": 16,
+                    "end_reason": "end",
+                },
+            ]
+        )
+    )
+    expected = {
+        "initiator": "local",
+        "local_port": None,
+        "start_ns": 3 * second,
+        "end_ns": 8 * second,
+        "tcp_flags": 18,
+        "flows": 2,
+        "octets_out": 2000,
+        "packets_out": 20,
+        "octets_in": 1000,
+        "packets_in": 10,
+        "content_octets_out": 960,
+    }
+    assert list(joined.rows()) == list(batch_of([expected]).rows())
+
+
+def test_rows_of_different_minutes_stay_apart() -> None:
+    """A joined row never covers more than one minute."""
+    rows = batch_of(
+        [
+            {"initiator": "local", "end_ns": 59 * 10**9, "start_ns": 0},
+            {"initiator": "local", "end_ns": 61 * 10**9, "start_ns": 0},
+        ]
+    )
+    assert len(join_rows(rows)) == 2
+
+
+@given(BATCHES)
+def test_joining_keeps_every_amount(batch: FlowBatch) -> None:
+    """Joining changes no sum, forgets no direction and never makes rows of unequal vantage one."""
+    joined = join_rows(batch)
+    names = ("flows", "octets_out", "packets_out", "octets_in", "packets_in", "content_octets_out")
+    assert [joined[n].sum() for n in names] == [batch[n].sum() for n in names]
+    assert set(joined.text("vantage").decode()) == set(batch.text("vantage").decode())
+
+
+@given(BATCHES)
+def test_order_depends_on_the_rows_alone(batch: FlowBatch) -> None:
+    """Two orders of the same rows become one, up to rows alike in time, ends and protocol."""
+    names = ("end_ns", "start_ns", "local_address", "remote_address", "local_port", "remote_port", "protocol")
+    backwards = batch.take(slice(None, None, -1))
+    keys = [[tuple(row[n] for n in names) for row in in_order(b).rows()] for b in (batch, backwards)]
+    assert keys[0] == keys[1]
