@@ -38,7 +38,7 @@ check: $(READY_DEV) ## the quick checks alone: format, lint, types, imports
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 demo: $(READY) ## move real data between network namespaces and watch it end in one case (root)
-	@$(SUDO) $(CURDIR)/$(BIN)/python deploy/examples/run.py
+	@$(SUDO) $(CURDIR)/$(BIN)/python deploy/examples/demo.py
 
 bench: $(READY_DEV) ## every benchmark, each beside a peer in the same run
 	@for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done

@@ -91,9 +91,14 @@ class Settings(BaseModel):
         return ZoneInfo(self.time_zone) if self.time_zone else None
 
 
+def is_root() -> bool:
+    """Whether this process runs as root."""
+    return os.geteuid() == 0
+
+
 def default_state_dir() -> Path:
     """``/var/lib/sekisho`` for root, else the user's own state folder."""
-    if os.geteuid() == 0:
+    if is_root():
         return Path("/var/lib/sekisho")
     return Path(platformdirs.user_state_dir("sekisho"))
 

@@ -118,10 +118,12 @@ class Accounts:
         self._waiting = Amounts()
         self._frames: dict[str, tuple[int, int]] = {}
 
-    def capture(self, amounts: Amounts) -> None:
-        """Count what a collector has decoded, at the moment it did."""
+    def capture(self, amounts: Amounts, *, held_in: str | None = None) -> None:
+        """Count what a collector has decoded, at the moment it did; ``held_in`` is where it is from that moment on."""
         with self._lock:
             self._captured += amounts
+            if held_in is not None:
+                self._held[held_in] = self._held.get(held_in, Amounts()) + amounts
 
     def hold(self, place: str, amounts: Amounts) -> None:
         """State (not add) what ``place``, such as a flow table or a queue, holds now."""

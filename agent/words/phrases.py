@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final, Literal, get_args
@@ -21,10 +22,11 @@ class Phrases:
 
     def __init__(self, language: Language) -> None:
         self.language = language
-        self._table = dict(_flat("", _read(f"{language}.yaml")))
+        self._table: dict[str, str] = dict(_flat("", _read(f"{language}.yaml")))
         self._country = 0 if language == "en" else 1
 
     def __call__(self, key: str, /, **values: Any) -> str:
+        """The phrase of that key with its blanks filled."""
         if (template := self._table.get(key)) is None:
             form = "one" if values["n"] == 1 else "other"
             template = self._table.get(f"{key}.{form}") or self._table[f"{key}.other"]
@@ -33,7 +35,7 @@ class Phrases:
     def __contains__(self, key: object) -> bool:
         return key in self._table
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[tuple[str, str]]:
         return iter(self._table.items())
 
     def named(self, group: str, word: str) -> str:
@@ -69,7 +71,7 @@ def _read(name: str) -> Any:
     return yaml.safe_load(files("agent.words").joinpath(name).read_text("utf-8"))
 
 
-def _flat(prefix: str, node: Any) -> Any:
+def _flat(prefix: str, node: dict[str, Any]) -> Iterator[tuple[str, str]]:
     for key, value in node.items():
         if isinstance(value, dict):
             yield from _flat(f"{prefix}{key}.", value)

@@ -92,7 +92,7 @@ class FlowTable:
         self._swept = _LONG_AGO
         self._first: int | None = None
         self.evicted = 0
-        """Rows that were given out early because the table was full."""
+        """Flows that were given out early because the table was full."""
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -162,7 +162,6 @@ class FlowTable:
 
     def _begin(self, piece: _Piece, packets: Packets, heads: Numbers, key: Words) -> None:
         """Work out the standing of every flow of the piece, new ones from their first packet."""
-        assert self._first is not None  # noqa: S101  set by the caller
         key_of_flow = piece.key_of_run[piece.flow_runs]
         first = piece.run_starts[piece.flow_runs]
         new = piece.kind[first] != GOES_ON
@@ -178,7 +177,7 @@ class FlowTable:
         neither = standing == 0
         standing[neither] = rowlib.TRANSIT | np.where(by_b[neither], rowlib.AS_B, rowlib.AS_A)
         standing |= by_b * rowlib.FIRST_B
-        standing |= (piece.packets.times[first] - self._first >= self._idle_ns) * rowlib.BEGUN
+        standing |= (piece.packets.times[first] - (self._first or 0) >= self._idle_ns) * rowlib.BEGUN
         piece.flow_standing = np.where(new, standing, piece.old[FLOW, key_of_flow] & ~rowlib.CLOSED)
 
     def _merge(self, piece: _Piece, packets: Packets, slots: Numbers) -> list[Rows]:

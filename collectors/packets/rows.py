@@ -139,7 +139,7 @@ def _order(rows: Rows, index: Numbers, mirrored: Flags) -> Numbers:
 def _columns(rows: Rows, mirrored: Flags, vantage: str, interfaces: tuple[str, ...]) -> FlowBatch:
     n = len(mirrored)
     body, flow, row = rows.body, rows.body[FLOW], rows.body[ROW]
-    ports = rows.key[:, 4].view(np.int64) if rows.key.flags.c_contiguous else rows.key[:, 4].astype(np.int64)
+    ports = rows.key[:, 4].astype(np.int64)
     port_a, port_b = (ports >> 25) - 1, (ports >> 8 & 0x1FFFF) - 1
     protocol = ports & 0xFF
     opener = _opener(flow, protocol, port_a, port_b)

@@ -20,10 +20,10 @@ from enrichers.ranges.table import Alias, RangeTable
 FORMAT = 1
 """Goes up whenever a table is built or written differently, so that an old file is never taken for a new one."""
 MAX_OCTETS = 1 << 30
-KEEP = 6
+KEEP = 4
 """Newest files kept in the folder."""
 
-_ARRAYS = {
+_ARRAYS: dict[str, type[np.generic]] = {
     "v4_start": np.uint32,
     "v4_row": np.int32,
     "v6_high": np.uint64,

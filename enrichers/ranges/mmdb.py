@@ -29,6 +29,8 @@ from enrichers.ranges.table import Alias, RangeTable, build
 MAX_FILE_OCTETS = 1 << 30
 DECODE_LIMIT_S = 60.0
 """A record may be as costly as ``maxminddb`` allows (milliseconds); a hostile file may hold millions of them."""
+MAX_ALIASES = 16
+"""IPv6 prefixes that lead to IPv4. Real files have at most three."""
 
 _SEPARATOR = 16
 _RECORD_SIZES = (24, 28, 32)
@@ -132,20 +134,13 @@ def flatten(database: Database, reading: Reading) -> RangeTable:
     v4 = tree.walk(root4, 32) if depth4 == 96 else _constant(root4)
     v6 = tree.walk(0, 128, alias=root4 if depth4 == 96 else None) if database.ip_version == 6 else None
     pointers = np.concatenate([v4.pointer, v6.pointer]) if v6 else v4.pointer
-    distinct, first = tree.distinct(pointers)
-    facts = _decode(database, reading, [_address(database, v4, v6, i) for i in first.tolist()])
+    first, number = tree.distinct(pointers)
+    facts = _decode(database, reading, [_address(v4, v6, leaf) for leaf in first.tolist()])
     row_of, rows = _rows(facts, reading)
-    number = np.full(tree.data_octets + _SEPARATOR + 1, -1, np.int32)
-    number[distinct - database.node_count] = row_of
-    none = np.zeros(1, np.uint64)
-    return build(
-        ((v4.high).astype(np.uint32), number[v4.pointer - database.node_count]),
-        (v6.high, v6.low, number[v6.pointer - database.node_count])
-        if v6
-        else (none, none, np.full(1, -1, np.int32)),
-        rows,
-        v6.aliases if v6 else (),
-    )
+    row = np.append(row_of, np.int32(-1))[number]
+    n4, zero = len(v4.pointer), np.zeros(1, np.uint64)
+    starts6 = (v6.high, v6.low, row[n4:]) if v6 else (zero, zero, np.full(1, -1, np.int32))
+    return build((v4.high.astype(np.uint32), row[:n4]), starts6, rows, v6.aliases if v6 else ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +194,8 @@ class _Tree:
                 low[1::2] |= np.uint64(1 << (128 - depth))
             inner = child < self.nodes
             if alias is not None and (shared := inner & (child == alias)).any():
+                if depth > 96 or len(aliases) + int(shared.sum()) > MAX_ALIASES:
+                    raise self._broken("its IPv4 tree hangs in places where it cannot belong")
                 aliases += _aliases(high[shared], low[shared], depth)
                 child[shared] = self.nodes
                 inner &= ~shared
@@ -210,17 +207,14 @@ class _Tree:
             raise self._broken("its search tree is deeper than an address")
         return self._sorted(ends, tuple(aliases))
 
-    def distinct(self, pointers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Distinct pointers to data, and for each the index of one leaf that holds it."""
+    def distinct(self, pointers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """One leaf of each distinct record, and the number of each leaf's record (-1: no data)."""
         offset = pointers - self.nodes
-        bad = (offset > 0) & ((offset < _SEPARATOR) | (offset >= self.data_octets + _SEPARATOR))
-        if bad.any():
+        if ((offset > 0) & ((offset < _SEPARATOR) | (offset >= self.data_octets + _SEPARATOR))).any():
             raise self._broken("its search tree points outside its data")
-        first = np.full(self.data_octets + _SEPARATOR + 1, -1, np.int64)
-        first[offset[::-1]] = np.arange(len(offset))[::-1]
-        first[0] = -1
-        found = np.flatnonzero(first >= 0)
-        return found + self.nodes, first[found]
+        values, first, number = np.unique(offset, return_index=True, return_inverse=True)
+        empty = int(len(values) > 0 and values[0] == 0)
+        return first[empty:], (number - empty).astype(np.int32)
 
     def _sorted(
         self,
@@ -262,10 +256,10 @@ def _records(database: Database) -> NDArray[np.uint32]:
 def _aliases(high: NDArray[np.uint64], low: NDArray[np.uint64], depth: int) -> list[Alias]:
     """Prefixes that lead to IPv4; ::/96 and ::ffff:0:0/96 are left out, since tables always read them as IPv4."""
     prefixes = [h << 64 | lo for h, lo in zip(high.tolist(), low.tolist(), strict=True)]
-    return [Alias(p, depth) for p in prefixes if not (depth == 96 and p in (0, _MAPPED)) and depth <= 96]
+    return [Alias(p, depth) for p in prefixes if not (depth == 96 and p in (0, _MAPPED))]
 
 
-def _address(database: Database, v4: _Leaves, v6: _Leaves | None, leaf: int) -> IPv4Address | IPv6Address:
+def _address(v4: _Leaves, v6: _Leaves | None, leaf: int) -> IPv4Address | IPv6Address:
     if leaf < len(v4.pointer):
         return IPv4Address(int(v4.high[leaf]))
     assert v6 is not None

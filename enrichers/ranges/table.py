@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,9 +93,9 @@ class RangeTable:
     @property
     def octets(self) -> int:
         """Memory held by the arrays, without the dictionaries' texts."""
-        arrays = [self.v4_start, self.v4_row, self.v6_high, self.v6_low, self.v6_row]
-        facts = [f.codes if isinstance(f, Text) else f for f in self.rows.values()]
-        return sum(a.nbytes for a in [*arrays, *facts])
+        arrays: list[NDArray[Any]] = [self.v4_start, self.v4_row, self.v6_high, self.v6_low, self.v6_row]
+        arrays += [f.codes if isinstance(f, Text) else f for f in self.rows.values()]
+        return sum(a.nbytes for a in arrays)
 
     def find(self, addresses: Addresses) -> Rows:
         """The row id of each address; -1 where nothing is known, and for null addresses."""

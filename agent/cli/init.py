@@ -1,0 +1,97 @@
+"""``sekisho init``: commented settings and policy for this host, after a look at what listens."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from agent import config
+from agent.cli.common import Options, example
+from agent.core.errors import ConfigError, Fault
+from agent.listening import listening
+from agent.policy import load as policy_files
+
+SETTINGS = """\
+# Settings of sekisho on this host. Every value shown is the default unless it stands without `#`.
+# `sekisho config show --origin` says what is in force and why. Reload: systemctl reload, or kill -HUP.
+version: 1
+
+policy: [policy.yaml]
+# overrides: [overrides.yaml]     # what you know better about some networks (YAML or CSV)
+
+# language: en                    # or ja: language of alerts
+# time_zone: Asia/Tokyo           # zone in which people read times; default: this host's
+# state_dir: {state_dir}
+
+collectors:
+  af_packet: {{}}
+  #  interfaces: [eth0]           # default: every interface that is up, but lo
+  #  ring_mib: 16
+
+# Flows are kept as Parquet in state_dir/archive.
+# archive: true
+
+sinks: {{}}
+#  stdout:
+#    format: full
+#  ocsf:
+#    file: /var/log/sekisho/alerts.jsonl
+#  webhook:
+#    url: https://soc.example/hooks/sekisho
+#    secret_file: /etc/sekisho/webhook.secret
+"""
+
+
+@click.command(epilog=example("init"))
+@click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where to write. Default: /etc/sekisho for root, else the user's own settings folder.",
+)
+@click.option("--force", is_flag=True, help="Write over files that are there.")
+@click.option("--print", "only_print", is_flag=True, help="Print the policy and write nothing.")
+@click.pass_obj
+def command(options: Options, directory: Path | None, force: bool, only_print: bool) -> None:
+    """Look at what listens on this host and write commented settings and a policy to start from.
+
+    What looks like a data store becomes a store of the policy; you say what it holds. Nothing is sent anywhere.
+    """
+    found = listening()
+    text = policy_files.starter(found)
+    if only_print:
+        click.echo(text, nl=False)
+        return
+    target = directory or _default_dir()
+    files = {
+        target / "sekisho.yaml": SETTINGS.format(state_dir=config.default_state_dir()),
+        target / "policy.yaml": text,
+    }
+    there = [file for file in files if file.exists()]
+    if there and not force:
+        raise ConfigError(
+            [Fault(str(file), 0, "is there already", "--force writes over it") for file in there]
+        )
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for file, content in files.items():
+            file.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            Fault(str(target), 0, f"cannot be written: {error.strerror}", "choose another folder with --dir")
+        ) from None
+    policy = policy_files.load([target / "policy.yaml"], today=datetime.now(UTC).date())
+    for file in files:
+        click.echo(f"wrote {file}")
+    likely = [f"{fact.guess} on port {fact.port}" for fact in found if fact.guess]
+    click.echo(f"{len(found)} ports listen here; taken for data stores: {', '.join(likely) or 'none'}")
+    where = "" if directory is None else f" -c {target / 'sekisho.yaml'}"
+    click.echo(
+        f"next: say in {target / 'policy.yaml'} what your {len(policy.stores) or ''} stores hold; then `sekisho policy check`; then `sekisho{where} up`"
+    )
+
+
+def _default_dir() -> Path:
+    return config.default_config_files()[2 if config.is_root() else 1].parent
