@@ -29,6 +29,10 @@ PREFIX = "SEKISHO_"
 DEFAULT_ENRICHERS: Mapping[str, Any] = {"asset": {}, "geo": {}, "owner": {}}
 
 
+def _default_collectors() -> dict[str, dict[str, Any]]:
+    return {"af_packet": {}}
+
+
 class Settings(BaseModel):
     """Everything that is set for one run of sekisho."""
 
@@ -52,7 +56,7 @@ class Settings(BaseModel):
     )
     archive: bool = Field(True, description="Keep flows as Parquet in state_dir/archive")
     collectors: dict[str, dict[str, Any]] = Field(
-        default_factory=lambda: {"af_packet": {}}, description="Where flows come from"
+        default_factory=_default_collectors, description="Where flows come from"
     )
     enrichers: dict[str, dict[str, Any]] = Field(
         default_factory=lambda: dict(DEFAULT_ENRICHERS), description="What is added to them, in this order"

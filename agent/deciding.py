@@ -7,7 +7,7 @@ until it succeeds or the program stops; meanwhile no further rows are taken.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from agent import logs
@@ -18,6 +18,7 @@ from agent.core.finding import Event, Notice, NoticeKind
 from agent.core.flow import FlowBatch, concat
 from agent.detection.decision import Decision
 from agent.detection.detector import Detector
+from agent.store.cases import ActionKind
 from agent.store.state import Commit, State
 
 SNAPSHOT_EVERY = 256
@@ -48,7 +49,7 @@ class LocalDecide:
         """Take up where the last run of this state stopped."""
         restored = self.state.load()
         self.detector.restore(restored.snapshot, restored.deltas)
-        self._action = restored.last_action
+        self._hear_people()
 
     def take(self, batches: Sequence[FlowBatch], received_ns: int) -> None:
         """Decide and commit sealed batches. A batch that was taken before changes nothing and is counted."""
@@ -61,9 +62,9 @@ class LocalDecide:
         self._hear_people()
         if not fresh:
             return
-        rows = concat(fresh).with_header(versions=fresh[-1].header.versions)
-        decision = self.detector.take(rows, received_ns)
-        self._commit(decision, tuple((b.header.batch_id, None) for b in fresh), fresh[-1].header.position)
+        last = fresh[-1].header
+        decision = self.detector.take(concat(fresh).with_header(versions=last.versions), received_ns)
+        self._commit(decision, tuple((b.header.batch_id, None) for b in fresh), last.position, last.versions)
 
     def tick(self, now_ns: int) -> None:
         """Let time pass where no rows come."""
@@ -88,18 +89,23 @@ class LocalDecide:
         self._commit(change(self.detector), snapshot=True)
 
     def _hear_people(self) -> None:
-        for action in self.state.actions_after(self._action):
-            if action.kind == "close":
+        """Take up what people did since the last look. A snapshot keeps it in its place among the deltas."""
+        actions = self.state.cases.actions_after(self._action)
+        for action in actions:
+            if action.kind is ActionKind.CLOSE:
                 self.detector.case_closed(action.case_id)
-            elif action.kind == "ack":
+            else:
                 self.detector.case_acknowledged(action.case_id)
             self._action = action.id
+        if actions:
+            self._commit(Decision(), snapshot=True)
 
     def _commit(
         self,
         decision: Decision,
         batches: tuple[tuple[tuple[str, str, int, int], bytes | None], ...] = (),
         position: str = "",
+        versions: Mapping[str, str] | None = None,
         *,
         snapshot: bool = False,
     ) -> None:
@@ -113,7 +119,7 @@ class LocalDecide:
             position=position,
             now_ns=self.clock.now_ns(),
             notice_sinks=self.notice_sinks,
-            last_action=self._action,
+            versions=versions or {},
         )
         self._until_committed(work)
         if decision.notices or decision.cases:

@@ -22,8 +22,7 @@ def listening(proc: Path = Path("/proc")) -> list[Listening]:
     """
     inodes: dict[int, int] = {}
     for name in ("tcp", "tcp6"):
-        for port, inode in _sockets(proc / "net" / name):
-            inodes[inode] = port
+        inodes.update((inode, port) for port, inode in _sockets(proc / "net" / name))
     owners = _owners(proc, set(inodes))
     found: dict[int, Listening] = {}
     for inode, port in sorted(inodes.items(), key=lambda pair: pair[1]):

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import getpass
 import json
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, closing
+from dataclasses import asdict
 
 import click
 from rich.text import Text
 
 from agent.cli.common import Options, console, example, moment, size, span_ns, table
 from agent.cli.live import STYLE
+from agent.config import Settings
 from agent.core.clock import SystemClock
 from agent.core.finding import Case, CaseState, Notice, NoticeKind
+from agent.store.cases import Verdict
+from agent.store.state import State
 
-if TYPE_CHECKING:
-    from agent.config import Settings
-    from agent.store.state import State
-
-VERDICTS = ("true_positive", "benign", "approved", "test", "undetermined")
+VERDICTS = ("expected", "unexpected", "mistaken", "exercise", "unknown")
+OPEN = (CaseState.OPEN, CaseState.ACKNOWLEDGED, CaseState.STOPPED)
 
 
 @click.group(epilog=example("cases"))
@@ -39,8 +40,8 @@ def list_cases(
     """List cases, newest first."""
     settings = options.load().settings
     since_ns = SystemClock().now_ns() - span_ns(since) if since else None
-    with _state(settings, read_only=True) as state:
-        found = state.list_cases(open_only=open_only, store=store, since_ns=since_ns, limit=limit)
+    with _state(settings) as state:
+        found = state.cases.list_cases(OPEN if open_only else (), store=store, since_ns=since_ns, limit=limit)
     if as_json:
         for case in found:
             click.echo(case.model_dump_json())
@@ -72,14 +73,14 @@ def show(options: Options, case_id: str, as_json: bool, language: str | None) ->
     from agent.words.alert import render
 
     settings = options.load().settings
-    with _state(settings, read_only=True) as state:
-        case = state.get_case(case_id)
-        actions = state.case_actions(case.id)
-        deliveries = state.deliveries(case.id)
+    with _state(settings) as state:
+        case = state.cases.get_case(case_id)
+        actions = state.cases.actions_of(case.id)
+        deliveries = state.deliveries.of_case(case.id)
     if as_json:
         click.echo(
             json.dumps(
-                {"case": case.model_dump(mode="json"), "actions": [a.as_dict() for a in actions]},
+                {"case": case.model_dump(mode="json"), "actions": [asdict(a) for a in actions]},
                 ensure_ascii=False,
                 indent=2,
             )
@@ -95,7 +96,7 @@ def show(options: Options, case_id: str, as_json: bool, language: str | None) ->
         )
     for delivery in deliveries:
         click.echo(
-            f"to {delivery.sink}: {delivery.status}" + (f" ({delivery.error})" if delivery.error else "")
+            f"to {delivery.sink}: {delivery.state}" + (f" ({delivery.error})" if delivery.error else "")
         )
 
 
@@ -109,9 +110,8 @@ def show(options: Options, case_id: str, as_json: bool, language: str | None) ->
 def ack(options: Options, case_id: str, note: str, who: str) -> None:
     """Acknowledge a case: a person has it."""
     with _state(options.load().settings) as state:
-        case = state.get_case(case_id)
-        state.acknowledge(case.id, who=who, note=note)
-    click.echo(f"{case.id} acknowledged by {who}")
+        action = state.cases.acknowledge(case_id, who, note)
+    click.echo(f"{action.case_id} acknowledged by {who}")
 
 
 @command.command()
@@ -125,17 +125,13 @@ def ack(options: Options, case_id: str, note: str, who: str) -> None:
 def close(options: Options, case_id: str, verdict: str, note: str, who: str) -> None:
     """Close a case. Traffic that goes on, or begins again, opens a new one."""
     with _state(options.load().settings) as state:
-        case = state.get_case(case_id)
-        state.close_case(case.id, who=who, note=note, verdict=verdict)
-    click.echo(f"{case.id} closed by {who}: {verdict}")
+        action = state.cases.close(case_id, who, note, Verdict(verdict))
+    click.echo(f"{action.case_id} closed by {who}: {verdict}")
 
 
-def _state(settings: Settings, *, read_only: bool = False) -> State:
-    from agent.store.state import State
-
-    return State.open(
-        settings.state_dir / "state.db", clock=SystemClock(), create=False, read_only=read_only, people=True
-    )
+def _state(settings: Settings) -> AbstractContextManager[State]:
+    """The state beside a program that may be running."""
+    return closing(State.open(settings.state_dir / "state.db", clock=SystemClock(), read_only=True))
 
 
 def _as_notice(case: Case) -> Notice:

@@ -23,7 +23,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sekisho cases list --open",
         "sekisho cases show 2026-1118-07",
         'sekisho cases ack 2026-1118-07 --note "asked the data team"',
-        'sekisho cases close 2026-1118-07 --verdict benign --note "restore test, ticket 4412"',
+        'sekisho cases close 2026-1118-07 --verdict expected --note "restore test, ticket 4412"',
     ),
     "policy": ("sekisho policy check policy.yaml", "sekisho policy schema > policy.schema.json"),
     "db": (

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import numpy as np
+from numpy.typing import NDArray
 
 from agent.cli.common import Options, console, example, moment, place, point_ns, size, table
 from agent.core.clock import SystemClock
@@ -87,7 +88,7 @@ def command(
 
 
 def _add(sums: dict[tuple[Any, ...], list[int]], batch: FlowBatch, names: tuple[str, ...]) -> None:
-    parts = []
+    parts: list[NDArray[np.uint64]] = []
     for name in names:
         data = batch[name]
         parts += [data[:, 0], data[:, 1]] if data.ndim == 2 else [data.astype(np.uint64)]

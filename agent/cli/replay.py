@@ -147,7 +147,7 @@ class Replay:
                 state_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sekisho-replay-")))
             state_dir.mkdir(parents=True, exist_ok=True)
             run = stack.enter_context(self._runtime(loaded, state_dir))
-            for case in run.state.list_cases():
+            for case in run.state.cases.list_cases():
                 self.cases[case.id] = case
             started = time.monotonic()
             self._go(run)

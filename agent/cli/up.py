@@ -10,6 +10,7 @@ import click
 from rich.live import Live
 
 from agent import config, logs
+from agent.cli.cases import OPEN
 from agent.cli.common import Options, console, example
 from agent.cli.live import LiveView
 from agent.core.errors import SekishoError
@@ -71,7 +72,7 @@ def _with_live_view(run: Runtime, loaded: config.Loaded) -> None:
         screen,
         notes=tuple(_notes(run, loaded)),
     )
-    view.update(tuple(run.state.list_cases(open_only=True)))
+    view.update(tuple(run.state.cases.list_cases(OPEN)))
 
     def hear(decision: Decision) -> None:
         view.update(decision.cases)

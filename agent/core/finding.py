@@ -55,7 +55,9 @@ class OwnerFact(_Fact):
     organised_in: str | None = None
     """ISO country in which that organisation is organised; None if not on record."""
     owner: str = ""
-    """Ultimate owner on record."""
+    """Ultimate owner on record, by name."""
+    owner_id: str = ""
+    """Its id in the ownership table, which destination sets name; an override may say another."""
     owner_country: str | None = None
     """Country of the ultimate owner's head office."""
     share: str = ""
@@ -64,7 +66,9 @@ class OwnerFact(_Fact):
     checked: str = ""
     """ISO date."""
     mark: str = ""
-    """V, V2, N, S or K: how well the row was verified (see the ownership table's head)."""
+    """V, V2, N, S or K: how well the row was verified (see the ownership table's head); O: an operator's override."""
+    designations: tuple[str, ...] = ()
+    """Lists that name the owner, such as ``1260H from 2026-06-08``; ended ones with their end."""
     disputed: bool = False
     stale: bool = False
     """Older than twelve months at the time of use."""

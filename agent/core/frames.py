@@ -13,7 +13,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 HEAD: Final = struct.Struct("<II")
 LARGEST_BODY: Final = 64 * 2**20
@@ -76,18 +76,21 @@ def frames(path: Path) -> Iterator[bytes]:
             yield body
 
 
-def claim(path: Path) -> int | None:
+def claim(path: Path) -> BinaryIO | None:
     """Lock a file of frames that its writer left behind; None if the writer lives or the file is gone.
 
-    Gives a file descriptor; closing it gives the claim back. Raises ``OSError``.
+    Closing what is given ends the claim. Raises ``OSError``.
     """
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = path.open("rb")
     except FileNotFoundError:
         return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(file)
+        file.close()
+        return None
+    if os.fstat(file.fileno()).st_nlink == 0:  # its writer has turned it meanwhile
+        file.close()
         return None
     return file

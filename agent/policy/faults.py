@@ -12,12 +12,16 @@ from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from agent.core.errors import Fault
 
 if TYPE_CHECKING:
     from agent.policy.yamlfile import Document
+
+FEW = 6
+"""As many choices are shown whole, more give way to the nearest one."""
 
 _TEXT = "put it in quotes"
 _EXPECTED: Mapping[str, tuple[str, str]] = {
@@ -107,8 +111,10 @@ def _words(detail: ErrorDetails, model: type[BaseModel], loc: tuple[str | int, .
         about = _description(model, loc)
         return f"`{loc[-1]}` is missing", about and f"it says: {about[0].lower()}{about[1:]}"
     if kind in ("enum", "literal_error"):
-        choices = sorted(map(str, _choices(model, loc))) or [str(context.get("expected", ""))]
-        return f"{_show(value)} is none of the choices", nearest(str(value), choices, "choose one of")
+        choices = list(map(str, _choices(model, loc))) or [str(context.get("expected", ""))]
+        few = f"choose one of: {', '.join(choices)}"
+        advice = few if len(choices) <= FEW else nearest(str(value), choices, "choose one of")
+        return f"{_show(value)} is none of the choices", advice
     if kind == "string_pattern_mismatch":
         about = _description(model, loc)
         return f"{_show(value)} is not written as expected", about
@@ -182,14 +188,20 @@ def _choices(model: type[BaseModel], loc: Sequence[str | int]) -> Iterator[Any]:
 
 
 def _description(model: type[BaseModel], loc: Sequence[str | int]) -> str:
-    if not loc or not isinstance(loc[-1], str):
-        loc, last = loc[:-1], loc[-2:-1]
-        if not last or not isinstance(last[0], str):
-            return ""
-        loc = (*loc[:-1], last[0])
-    for owner in _models(model, loc[:-1]):
+    """What the field at ``loc`` (or around it, for a list item) says of itself."""
+    while loc and not isinstance(loc[-1], str):
+        loc = loc[:-1]
+    for owner in _models(model, loc[:-1]) if loc else ():
         if isinstance(owner, type) and issubclass(owner, BaseModel):
             found = owner.model_fields.get(str(loc[-1]))
-            if found is not None and found.description:
-                return found.description
+            if found is not None:
+                return found.description or _inner_description(found.annotation)
     return ""
+
+
+def _inner_description(annotation: Any) -> str:
+    if get_origin(annotation) is Annotated:
+        for extra in get_args(annotation)[1:]:
+            if isinstance(extra, FieldInfo) and extra.description:
+                return extra.description
+    return next((said for inner in get_args(annotation) if (said := _inner_description(inner))), "")

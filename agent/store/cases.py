@@ -23,8 +23,10 @@ from agent.store.database import Database
 class ActionKind(StrEnum):
     """What a person did."""
 
-    ACKNOWLEDGED = "acknowledged"
-    CLOSED = "closed"
+    ACK = "ack"
+    """A person has it."""
+    CLOSE = "close"
+    """It is done with."""
 
 
 class Verdict(StrEnum):
@@ -82,7 +84,10 @@ class Cases:
                 if not states or shown_state(CaseState(state), actions.get(id_, ())) in states
             ][:limit]
             bodies = [_body(connection, id_) for id_ in wanted]
-        return [shown(Case.model_validate_json(b), actions.get(i, ())) for i, b in zip(wanted, bodies, strict=True)]
+        return [
+            shown(Case.model_validate_json(b), actions.get(i, ()))
+            for i, b in zip(wanted, bodies, strict=True)
+        ]
 
     def get_case(self, id_or_prefix: str) -> Case:
         """One case by its id or an unambiguous beginning of it. Raises :class:`StateError` for none or several."""
@@ -92,11 +97,11 @@ class Cases:
 
     def acknowledge(self, id_or_prefix: str, who: str, note: str = "") -> Action:
         """Say that a person has it. Raises :class:`StateError` for an unknown or a closed case."""
-        return self._act(id_or_prefix, ActionKind.ACKNOWLEDGED, who, note, None)
+        return self._act(id_or_prefix, ActionKind.ACK, who, note, None)
 
     def close(self, id_or_prefix: str, who: str, note: str, verdict: Verdict) -> Action:
         """Say that it is done with. Raises :class:`StateError` for an unknown or a closed case."""
-        return self._act(id_or_prefix, ActionKind.CLOSED, who, note, verdict)
+        return self._act(id_or_prefix, ActionKind.CLOSE, who, note, verdict)
 
     def actions_of(self, case_id: str) -> list[Action]:
         """What people did about a case, first to last."""
@@ -145,9 +150,9 @@ class Cases:
 def shown_state(content: CaseState, actions: Sequence[Action]) -> CaseState:
     """The state people see: a closing wins, an acknowledgement only over ``open``."""
     kinds = {action.kind for action in actions}
-    if ActionKind.CLOSED in kinds or content is CaseState.CLOSED:
+    if ActionKind.CLOSE in kinds or content is CaseState.CLOSED:
         return CaseState.CLOSED
-    if ActionKind.ACKNOWLEDGED in kinds and content is CaseState.OPEN:
+    if ActionKind.ACK in kinds and content is CaseState.OPEN:
         return CaseState.ACKNOWLEDGED
     return content
 
@@ -158,7 +163,7 @@ def shown(case: Case, actions: Sequence[Action]) -> Case:
         return case
     update: dict[str, Any] = {"state": shown_state(case.state, actions)}
     for action in actions:
-        if action.kind is ActionKind.ACKNOWLEDGED:
+        if action.kind is ActionKind.ACK:
             update["acknowledged_by"] = action.who
         else:
             update |= {"closed_by": action.who, "closing_note": action.note}
@@ -216,12 +221,15 @@ def _find(connection: sa.Connection, id_or_prefix: str) -> str:
         raise StateError(f"no case {id_or_prefix!r}; `sekisho cases list` shows those there are")
     if len(found) > 1:
         more = ", …" if len(found) > 5 else ""
-        raise StateError(f"{id_or_prefix!r} begins several cases: {', '.join(found[:5])}{more}; give more of the id")
+        raise StateError(
+            f"{id_or_prefix!r} begins several cases: {', '.join(found[:5])}{more}; give more of the id"
+        )
     return str(found[0])
 
 
 def _body(connection: sa.Connection, id_: str) -> str:
-    return connection.execute(sa.select(schema.cases.c.body).where(schema.cases.c.id == id_)).scalar_one()
+    question = sa.select(schema.cases.c.body).where(schema.cases.c.id == id_)
+    return str(connection.execute(question).scalar_one())
 
 
 def _shown_case(connection: sa.Connection, id_: str) -> Case:

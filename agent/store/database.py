@@ -26,7 +26,9 @@ APPLICATION_ID: Final = 0x53454B49
 
 _MAGIC: Final = b"SQLite format 3\0"
 _WAL_LIMIT: Final = 64 * 2**20
-_RESTORE = "stop sekisho, keep the file aside, put a copy of it back, or start without it: history begins anew"
+_RESTORE = (
+    "stop sekisho, keep the file aside, put a copy of it back, or start without it: history begins anew"
+)
 
 
 class RuntimeLock:
@@ -61,6 +63,7 @@ class Database:
     def __init__(self, path: Path, *, busy_timeout_s: float) -> None:
         """``path`` must be an SQLite file already, be it empty (see :func:`open_database`)."""
         self.path = path
+        self.read_only = False
         self._busy_timeout_s = busy_timeout_s
         self._lock = threading.Lock()
         self._writing = self._engine("BEGIN IMMEDIATE")
@@ -72,6 +75,8 @@ class Database:
 
         Raises :class:`StateError`; then nothing was written and the same may be tried again.
         """
+        if self.read_only:
+            raise StateError(f"{self.path}: opened for reading only")
         with self._lock:
             try:
                 with translated(self.path), self._writing.begin() as connection:
@@ -223,6 +228,7 @@ def _make_tables(database: Database, now_ns: int) -> None:
                 "epoch": 0,
                 "commit_no": 0,
                 "position": "",
+                "last_action": 0,
                 "created_ns": now_ns,
             },
         )

@@ -125,7 +125,16 @@ class Deliveries:
         n, d = schema.notices.c, schema.deliveries.c
         question = (
             sa.select(
-                d.id, n.key, n.case_id, d.sink, d.state, d.attempts, n.created_ns, d.due_ns, d.done_ns, d.error
+                d.id,
+                n.key,
+                n.case_id,
+                d.sink,
+                d.state,
+                d.attempts,
+                n.created_ns,
+                d.due_ns,
+                d.done_ns,
+                d.error,
             )
             .join(schema.notices, n.id == d.notice)
             .where(where)
@@ -133,7 +142,7 @@ class Deliveries:
         )
         with self._database.read() as connection:
             rows = connection.execute(question).all()
-        return [Delivery(r[0], r[1], r[2], r[3], DeliveryState(r[4]), *r[5:]) for r in rows]
+        return [Delivery(**{**row._mapping, "state": DeliveryState(row.state)}) for row in rows]
 
     def _update(self, delivery: Delivery, **values: Any) -> None:
         change = sa.update(schema.deliveries).where(schema.deliveries.c.id == delivery.id).values(values)
@@ -149,9 +158,7 @@ def key_of(notice: Notice) -> str:
     return f"{notice.id}:{hashlib.sha256(detail.encode()).hexdigest()[:12]}"
 
 
-def queue(
-    connection: sa.Connection, notices: Iterable[Notice], sinks: Sequence[str], now_ns: int
-) -> None:
+def queue(connection: sa.Connection, notices: Iterable[Notice], sinks: Sequence[str], now_ns: int) -> None:
     """Put notices into the outbox, once per sink; what is queued already stays as it is."""
     for notice in notices:
         row = {
@@ -160,7 +167,9 @@ def queue(
             "created_ns": now_ns,
             "body": notice.as_json(),
         }
-        statement = schema.insert(connection, schema.notices).on_conflict_do_nothing(index_elements=["key"])
+        statement = schema.insert(connection.dialect.name, schema.notices).on_conflict_do_nothing(
+            index_elements=["key"]
+        )
         connection.execute(statement, row)
         number = connection.execute(
             sa.select(schema.notices.c.id).where(schema.notices.c.key == row["key"])
@@ -178,11 +187,11 @@ def queue(
             for sink in sinks
         ]
         if rows:
-            statement = schema.insert(connection, schema.deliveries)
+            statement = schema.insert(connection.dialect.name, schema.deliveries)
             connection.execute(statement.on_conflict_do_nothing(index_elements=["notice", "sink"]), rows)
 
 
-def prune(connection: sa.Connection, before_ns: int) -> None:
+def forget_events(connection: sa.Connection, before_ns: int) -> None:
     """Forget notices made before ``before_ns`` that wait nowhere and belong to no case."""
     n, d = schema.notices.c, schema.deliveries.c
     waits = sa.select(d.notice).where(d.state == DeliveryState.WAITING.value)

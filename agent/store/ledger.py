@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Final
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -89,7 +90,8 @@ class Ledger:
         if entity is not None:
             question = question.where(table.entity == entity)
         with self._database.read() as connection:
-            return connection.execute(question).scalar_one()
+            day: int | None = connection.execute(question).scalar_one()
+        return day
 
     def rows(self, *, since_day: int = 0, store: str | None = None) -> list[LedgerRow]:
         """The rows themselves, in the order of their key."""
@@ -104,12 +106,16 @@ class Ledger:
 
 def add_rows(connection: sa.Connection, rows: Sequence[LedgerRow]) -> None:
     """Add the sums of rows to those of the same key."""
-    if not rows:
-        return
-    statement = schema.insert(connection, schema.ledger)
-    new = statement.excluded
-    statement = statement.on_conflict_do_update(
+    if rows:
+        values = [{name: getattr(row, name) for name in (*LEDGER_KEY, *LEDGER_SUMS)} for row in rows]
+        connection.execute(_adding(connection.dialect.name), values)
+
+
+@cache
+def _adding(dialect: str) -> Any:
+    """Building the statement takes longer than running it, so it is built once."""
+    statement = schema.insert(dialect, schema.ledger)
+    return statement.on_conflict_do_update(
         index_elements=list(LEDGER_KEY),
-        set_={name: schema.ledger.c[name] + new[name] for name in LEDGER_SUMS},
+        set_={name: schema.ledger.c[name] + statement.excluded[name] for name in LEDGER_SUMS},
     )
-    connection.execute(statement, [asdict(row) for row in rows])

@@ -6,6 +6,7 @@ the JSON of :mod:`agent.core.finding`; the columns beside them exist to be searc
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -42,6 +43,7 @@ head = _table(
     _int("epoch"),
     _int("commit_no"),
     _text("position"),
+    _int("last_action"),
     _int("created_ns"),
 )
 """One row: which shape the tables have, who may write (fencing epoch), and how far the input was taken."""
@@ -180,22 +182,23 @@ deliveries = _table(
 """The outbox: one row per notice and sink; ``state`` is waiting, sent or dead."""
 
 
-def insert(connection: sa.Connection, table: sa.Table) -> Any:
-    """An INSERT that knows ``on_conflict_do_update`` in the connection's dialect."""
-    return (postgresql if connection.dialect.name == "postgresql" else sqlite).insert(table)
+def insert(dialect: str, table: sa.Table) -> Any:
+    """An INSERT that knows ``on_conflict_do_update`` in that dialect."""
+    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
 
 
 def put(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
-    """Insert rows, or replace those of the same primary key; where both have a revision, never by an older one."""
-    if not rows:
-        return
-    statement = insert(connection, table)
-    keys = [column.name for column in table.primary_key]
-    new = statement.excluded
-    newer = new.revision >= table.c.revision if "revision" in table.c else None
-    statement = statement.on_conflict_do_update(
+    """Insert whole rows, or replace those of the same primary key; where there is a revision, never by an older one."""
+    if rows:
+        connection.execute(_putting(connection.dialect.name, table), rows)
+
+
+@cache
+def _putting(dialect: str, table: sa.Table) -> Any:
+    statement = insert(dialect, table)
+    keys, new = [column.name for column in table.primary_key], statement.excluded
+    return statement.on_conflict_do_update(
         index_elements=keys,
-        set_={name: new[name] for name in rows[0] if name not in keys},
-        where=newer,
+        set_={column.name: new[column.name] for column in table.c if column.name not in keys},
+        where=new.revision >= table.c.revision if "revision" in table.c else None,
     )
-    connection.execute(statement, rows)

@@ -6,7 +6,7 @@ Batches may come in any order and more than once; a set of intervals stays as sm
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Self
 
 BatchId = tuple[str, str, int, int]
@@ -115,7 +115,7 @@ class Sequences:
         """Replace the sets of some streams."""
         self._sets.update(sets)
 
-    def drop(self, streams: Iterator[Stream]) -> None:
+    def drop(self, streams: Iterable[Stream]) -> None:
         """Forget some streams."""
         for stream in streams:
             self._sets.pop(stream, None)

@@ -21,10 +21,11 @@ from agent.core.errors import StateError
 from agent.core.faults import faultpoint
 from agent.detection.decision import Decision
 from agent.store import deliveries, schema
-from agent.store.cases import Cases, put_cases, put_findings
+from agent.store.cases import Action, Cases, put_cases, put_findings
 from agent.store.database import Database, RuntimeLock, open_database, translated
 from agent.store.deliveries import Deliveries
 from agent.store.ledger import Ledger, add_rows
+from agent.store.retention import Retention, begin_day
 from agent.store.sequences import BatchId, Intervals, Sequences, Stream
 
 BUSY_TIMEOUT_S: Final = 5.0
@@ -36,7 +37,7 @@ class Commit:
 
     decision: Decision
     position: str
-    """Where in its input the program stands after this; in the collector's own words."""
+    """Where in its input the program stands after this, in the collector's own words; empty: as before."""
     now_ns: int
     """Wall clock at the commit."""
     batches: tuple[tuple[BatchId, bytes | None], ...] = ()
@@ -46,7 +47,9 @@ class Commit:
     notice_sinks: tuple[str, ...] = ()
     """Names of the sinks that get each notice."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Name -> version and hash of everything that the decision rests on."""
+    """Name -> version and hash of everything that the decision rests on; empty: as before."""
+    last_action: int = 0
+    """Id of the newest action on a case that the detector has heard of; 0: as before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,27 +64,19 @@ class Restored:
     number: int
     """Of the last commit; 0 if there was none."""
     last_action: int
-    """Id of the newest action on a case."""
-
-
-@dataclass(frozen=True, slots=True)
-class Retention:
-    """How long things are kept, in days on which something was committed."""
-
-    sequences: int = 40
-    digests: int = 7
-    ledger: int = 400
-    events: int = 40
-    """Delivered notices that belong to no case."""
+    """Id of the newest action on a case that the detector had heard of."""
 
 
 class State:
     """The state database. Thread-safe; every method may block on the disk and raise :class:`StateError`."""
 
-    def __init__(self, database: Database, lock: RuntimeLock | None, clock: Clock, epoch: int) -> None:
+    def __init__(
+        self, database: Database, lock: RuntimeLock | None, clock: Clock, keep: Retention, epoch: int
+    ) -> None:
+        """For :meth:`open` only."""
         self._database = database
         self._lock = lock
-        self._clock = clock
+        self._keep = keep
         self._epoch = epoch
         self._taken = Sequences()
         self._number = 0
@@ -99,21 +94,24 @@ class State:
         clock: Clock,
         create: bool = True,
         read_only: bool = False,
+        people: bool = False,
+        keep: Retention | None = None,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
     ) -> Self:
-        """Open the state file. Whoever opens must close.
+        """Open the state file as the runtime. Whoever opens must close.
 
-        ``read_only`` is for commands beside a running program: it takes no role, commits nothing and makes no file;
-        people's actions on cases work all the same. Raises :class:`StateError`, which names the file and what to do,
-        if the file is missing (and not to be made), damaged, foreign, newer than this program, or in use by another
-        runtime.
+        ``people`` and ``read_only`` are for commands beside a running program: they take no role, commit nothing and
+        make no file; with ``people`` alone, actions on cases may be added. Raises :class:`StateError`, which names
+        the file and what to do, if the file is missing (and not to be made), damaged, foreign, newer than this
+        program, or in use by another runtime.
         """
-        now_ns = clock.now_ns()
-        if read_only:
+        keep, now_ns = keep or Retention(), clock.now_ns()
+        if read_only or people:
             database = open_database(
                 path, create=False, whole=False, now_ns=now_ns, busy_timeout_s=busy_timeout_s
             )
-            return cls._loaded(database, None, clock, -1)
+            database.read_only = read_only
+            return cls._loaded(database, None, clock, keep, -1)
         with translated(path):
             if create:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +121,7 @@ class State:
                 path, create=create, whole=True, now_ns=now_ns, busy_timeout_s=busy_timeout_s
             )
             try:
-                return cls._loaded(database, lock, clock, _take_epoch(database))
+                return cls._loaded(database, lock, clock, keep, _take_epoch(database))
             except BaseException:
                 database.close()
                 raise
@@ -132,16 +130,22 @@ class State:
             raise
 
     @classmethod
-    def _loaded(cls, database: Database, lock: RuntimeLock | None, clock: Clock, epoch: int) -> Self:
-        state = cls(database, lock, clock, epoch)
+    def _loaded(
+        cls, database: Database, lock: RuntimeLock | None, clock: Clock, keep: Retention, epoch: int
+    ) -> Self:
+        state = cls(database, lock, clock, keep, epoch)
         table = schema.sequences.c
         with database.read() as connection:
             state._number = connection.execute(sa.select(schema.head.c.commit_no)).scalar_one()
+            newest = sa.select(schema.versions.c.body).order_by(schema.versions.c.commit_no.desc()).limit(1)
+            state._versions = connection.execute(newest).scalar_one_or_none() or ""
             rows = connection.execute(sa.select(table.agent_id, table.run_id, table.lane, table.intervals))
             try:
                 state._taken = Sequences({(a, r, n): Intervals.parse(text) for a, r, n, text in rows})
             except ValueError as error:
-                raise StateError(f"{database.path}: the table of batch sequences is damaged: {error}") from error
+                raise StateError(
+                    f"{database.path}: the table of batch sequences is damaged: {error}"
+                ) from error
         return state
 
     @property
@@ -158,13 +162,14 @@ class State:
         """What the last commit left behind."""
         head, snapshots, deltas = schema.head.c, schema.snapshots.c, schema.deltas.c
         with self._database.read() as connection:
-            number, position = connection.execute(sa.select(head.commit_no, head.position)).one()
+            number, position, action = connection.execute(
+                sa.select(head.commit_no, head.position, head.last_action)
+            ).one()
             snapshot = connection.execute(
                 sa.select(snapshots.body).order_by(snapshots.commit_no.desc()).limit(1)
             ).scalar_one_or_none()
             steps = connection.execute(sa.select(deltas.body).order_by(deltas.commit_no)).scalars().all()
-            action = connection.execute(sa.select(sa.func.max(schema.case_actions.c.id))).scalar_one()
-        return Restored(snapshot, tuple(steps), self._taken.copy(), position, number, action or 0)
+        return Restored(snapshot, tuple(steps), self._taken.copy(), position, number, action)
 
     def taken(self, batch_id: BatchId, digest: bytes | None) -> Literal["new", "duplicate", "conflict"]:
         """Whether a batch was committed before: ``conflict`` is the same id with other bytes.
@@ -189,51 +194,47 @@ class State:
         if self._lock is None:
             raise StateError(f"{self.path}: opened for reading; only the runtime commits")
         touched = self._add(work)
-        number = self._number + 1
-        day = work.now_ns // DAY_NS
-        versions = json.dumps(dict(work.versions), sort_keys=True, ensure_ascii=False)
+        number, day = self._number + 1, work.now_ns // DAY_NS
+        forgotten: list[Stream] = []
+        versions = (
+            json.dumps(dict(work.versions), sort_keys=True, ensure_ascii=False) if work.versions else ""
+        )
         faultpoint("commit.before_begin")
         with self._database.write() as connection:
-            self._fence(connection, number, work.position)
+            self._fence(connection, number)
             faultpoint("commit.after_fence")
-            _put_sequences(connection, touched, work, day)
             if day != self._day:
-                schema_day = schema.insert(connection, schema.run_days).on_conflict_do_nothing()
-                connection.execute(schema_day, {"day": day})
+                forgotten = begin_day(connection, day, self._keep)
+            _put_sequences(connection, touched, work, day)
             faultpoint("commit.after_sequences")
             _put_detector(connection, number, work)
-            if versions != self._versions:
+            if versions and versions != self._versions:
                 row = {"commit_no": number, "time_ns": work.now_ns, "body": versions}
                 connection.execute(schema.versions.insert(), row)
             faultpoint("commit.after_detector")
             _put_decision(connection, work)
+            _put_position(connection, work)
             faultpoint("commit.after_position")
         faultpoint("commit.after_commit")
+        self._taken.drop(forgotten)
         self._taken.put(touched)
-        self._number, self._day, self._versions = number, day, versions
+        self._number, self._day, self._versions = number, day, versions or self._versions
 
-    def prune(self, keep: Retention | None = None) -> None:
-        """Forget what is older than ``keep`` says. Ages are days on which something was committed, never the clock's."""
-        keep = keep or Retention()
-        table, old = schema.sequences.c, []
-        with self._database.write() as connection:
-            if (before := _day_before(connection, keep.sequences)) is not None:
-                streams = sa.select(table.agent_id, table.run_id, table.lane).where(table.day < before)
-                old = [(agent, run, lane) for agent, run, lane in connection.execute(streams)]
-                connection.execute(sa.delete(schema.sequences).where(table.day < before))
-            if (before := _day_before(connection, keep.digests)) is not None:
-                connection.execute(sa.delete(schema.digests).where(schema.digests.c.day < before))
-            if (before := _day_before(connection, keep.ledger)) is not None:
-                connection.execute(sa.delete(schema.ledger).where(schema.ledger.c.day < before))
-            if (before := _day_before(connection, keep.events)) is not None:
-                deliveries.prune(connection, before * DAY_NS)
-        self._taken.drop(iter(old))
+    def actions_after(self, number: int) -> list[Action]:
+        """What people did to cases after action ``number``; see :attr:`Commit.last_action`."""
+        return self.cases.actions_after(number)
 
     def close(self) -> None:
         """Let go of the file and of the role. Closing twice is harmless."""
         self._database.close()
         if self._lock is not None:
             self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
 
     def _add(self, work: Commit) -> dict[Stream, Intervals]:
         touched: dict[Stream, Intervals] = {}
@@ -244,10 +245,10 @@ class State:
                 raise StateError(f"batch {batch_id} was committed before; leave duplicates out of a commit")
         return touched
 
-    def _fence(self, connection: sa.Connection, number: int, position: str) -> None:
+    def _fence(self, connection: sa.Connection, number: int) -> None:
         head = schema.head
         mine = sa.and_(head.c.epoch == self._epoch, head.c.commit_no == number - 1)
-        changed = connection.execute(sa.update(head).where(mine).values(commit_no=number, position=position))
+        changed = connection.execute(sa.update(head).where(mine).values(commit_no=number))
         if changed.rowcount != 1:
             raise StateError(
                 f"{self.path}: another sekisho has taken this state over since this one opened it; "
@@ -259,7 +260,7 @@ def _take_epoch(database: Database) -> int:
     head = schema.head
     with database.write() as connection:
         connection.execute(sa.update(head).values(epoch=head.c.epoch + 1))
-        return connection.execute(sa.select(head.c.epoch)).scalar_one()
+        return int(connection.execute(sa.select(head.c.epoch)).scalar_one())
 
 
 def _put_sequences(
@@ -300,8 +301,11 @@ def _put_decision(connection: sa.Connection, work: Commit) -> None:
     faultpoint("commit.after_outbox")
 
 
-def _day_before(connection: sa.Connection, days: int) -> int | None:
-    """The first of the newest ``days`` days on which something was committed; None if there are fewer."""
-    day = schema.run_days.c.day
-    newest = sa.select(day).order_by(day.desc()).offset(days - 1).limit(1)
-    return connection.execute(newest).scalar_one_or_none()
+def _put_position(connection: sa.Connection, work: Commit) -> None:
+    change: dict[str, str | int] = {}
+    if work.position:
+        change["position"] = work.position
+    if work.last_action:
+        change["last_action"] = work.last_action
+    if change:
+        connection.execute(sa.update(schema.head).values(change))

@@ -6,9 +6,19 @@ phrases("ja")("summary.cases", n=2)                                          a p
 
 from __future__ import annotations
 
-from agent.words.alert import span
+from agent.words.alert import Detail, render
 from agent.words.escape import shown
 from agent.words.phrases import LANGUAGES, Language, Phrases, phrases
-from agent.words.render import Detail, render
+from agent.words.view import harmless, span
 
-__all__ = ["LANGUAGES", "Detail", "Language", "Phrases", "phrases", "render", "shown", "span"]
+__all__ = [
+    "LANGUAGES",
+    "Detail",
+    "Language",
+    "Phrases",
+    "harmless",
+    "phrases",
+    "render",
+    "shown",
+    "span",
+]

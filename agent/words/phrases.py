@@ -55,11 +55,12 @@ class Phrases:
 
 
 @cache
-def phrases(language: Language) -> Phrases:
-    """The phrases of ``en`` or ``ja``, read once."""
-    if language not in LANGUAGES:
+def phrases(language: str) -> Phrases:
+    """The phrases of ``en`` or ``ja``, read once. Raises ``ValueError`` for another language."""
+    known = next((known for known in LANGUAGES if known == language), None)
+    if known is None:
         raise ValueError(f"no words in language {language!r}: expected one of {', '.join(LANGUAGES)}")
-    return Phrases(language)
+    return Phrases(known)
 
 
 @cache

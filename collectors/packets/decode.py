@@ -25,36 +25,6 @@ CHUNK: Final = 16_384
 PAD: Final = 128
 """Octets of a buffer that must follow the start of every frame; a shorter buffer is copied first."""
 
-# LINKTYPE_ numbers of the pcap registry; 12 and 14 are DLT_RAW of some systems.
-NULL, ETHERNET, RAW, LOOP, SLL, IPV4, IPV6, SLL2 = 0, 1, 101, 108, 113, 228, 229, 276
-
-# What a frame turned out to be, in one octet.
-_NOT_IP, _ODD, _CUT, _BAD, _V4, _TAG, _V6, _LLC = range(8)
-_REASON: Final[Mapping[int, str]] = {_NOT_IP: "not_ip", _CUT: "truncated", _BAD: "undecodable"}
-NO_LOSS: Final = frozenset({"not_ip"})
-"""Reasons of ``Decoded.skipped`` that lose nothing: the frame was read, and it carries no IP."""
-
-# IEEE 802 numbers of protocols that never carry IP: WoL, ARP, RARP, AppleTalk, IPX, slow protocols, PPPoE discovery,
-# EAPOL, PROFINET, EtherCAT, GOOSE, LLDP, HomePlug, MRP, PTP, CFM, FCoE, RoCE, loopback.
-_NEVER_IP: Final = (
-    (0x0842, 0x0806, 0x8035, 0x809B, 0x80F3, 0x8137, 0x8809, 0x8863, 0x888E, 0x8892, 0x88A4, 0x88B8, 0x88B9, 0x88BA)
-    + (0x88CC, 0x887B, 0x88E1, 0x88E3, 0x88F5, 0x88F6, 0x88F7, 0x8902, 0x8906, 0x8914, 0x8915, 0x9000)
-)  # fmt: skip
-_ETHERTYPE: Final = np.full(65536, _ODD, np.uint8)
-_ETHERTYPE[:1501] = _LLC
-_ETHERTYPE[list(_NEVER_IP)] = _NOT_IP
-_ETHERTYPE[[0x8100, 0x88A8, 0x9100]] = _TAG
-_ETHERTYPE[0x0800], _ETHERTYPE[0x86DD] = _V4, _V6
-_AFTER_TAGS: Final = 2
-
-_FAMILY: Final = {2: _V4, 10: _V6, 24: _V6, 28: _V6, 30: _V6}
-"""AF_INET, and AF_INET6 as Linux, NetBSD, FreeBSD and Darwin number it."""
-_NETLINK: Final = 824
-_OUTGOING: Final = 4
-
-_VERSION: Final = np.full(16, _BAD, np.uint8)
-_VERSION[4], _VERSION[6] = _V4, _V6
-
 _HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _NO_NEXT, _OPTIONS = 0, 43, 44, 51, 59, 60
 _EXTENSION: Final = np.zeros(256, bool)
 _EXTENSION[[_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _OPTIONS]] = True
@@ -79,26 +49,6 @@ class Decoded:
     ``undecodable`` (an IP header that contradicts itself)."""
     repaired: Mapping[str, int] = field(default_factory=dict)
     """Packets counted although their header is wrong: ``length_over_wire`` claim more octets than the frame had."""
-
-
-class _View:
-    """Big-endian numbers at any offset of a buffer, without copying it."""
-
-    def __init__(self, data: Bytes) -> None:
-        n = len(data)
-        self.u8 = data
-        self._u16 = np.ndarray((n - 1,), ">u2", data, 0, (1,))
-        self._u32 = np.ndarray((n - 3,), ">u4", data, 0, (1,))
-        self._u64 = np.ndarray((n - 7,), ">u8", data, 0, (1,))
-
-    def u16(self, at: Offsets) -> NDArray[np.uint16]:
-        return self._u16[at].astype(np.uint16)
-
-    def u32(self, at: Offsets) -> NDArray[np.uint32]:
-        return self._u32[at].astype(np.uint32)
-
-    def u64(self, at: Offsets) -> NDArray[np.uint64]:
-        return self._u64[at].astype(np.uint64)
 
 
 @dataclass(slots=True)
@@ -144,7 +94,7 @@ def decode(
         return Decoded(_no_packets(), np.zeros(0, np.int64), np.zeros(0, np.int64))
     if int((starts + captured).max()) > len(data) or int(starts.min()) < 0 or int(captured.min()) < 0:
         raise ValueError("a frame does not lie in the buffer")
-    if link not in _LINKS:
+    if link not in LINKS:
         return Decoded(_no_packets(), np.zeros(0, np.int64), np.arange(n))
     view, starts = _padded(data, starts, captured)
     parts = []
@@ -165,16 +115,16 @@ def decode(
     return parts[0][1] if len(parts) == 1 else _joined(parts)
 
 
-def _padded(data: Bytes, starts: Offsets, captured: Offsets) -> tuple[_View, Offsets]:
+def _padded(data: Bytes, starts: Offsets, captured: Offsets) -> tuple[View, Offsets]:
     need = max(int(starts.max()) + PAD, int((starts + captured).max()) + 16)
     if need <= len(data):
-        return _View(data), starts
+        return View(data), starts
     first = int(starts.min())
-    return _View(np.concatenate([data[first:], np.zeros(PAD, np.uint8)])), starts - first
+    return View(np.concatenate([data[first:], np.zeros(PAD, np.uint8)])), starts - first
 
 
 def _decode(
-    view: _View,
+    view: View,
     starts: Offsets,
     captured: Offsets,
     length: Offsets,
@@ -187,14 +137,14 @@ def _decode(
     n = len(starts)
     length = np.maximum(length, captured)
     end, wire_end = starts + captured, starts + length
-    kind, at, direction = _LINKS[link](view, starts, end)
-    kind[at > end] = _CUT
-    four, six = kind == _V4, kind == _V6
-    kind[four & (at + 20 > end)] = _CUT
-    kind[six & (at + 40 > end)] = _CUT
+    kind, at, direction = LINKS[link](view, starts, end)
+    kind[at > end] = CUT
+    four, six = kind == V4, kind == V6
+    kind[four & (at + 20 > end)] = CUT
+    kind[six & (at + 40 > end)] = CUT
     network = _network(view, kind, at, end, wire_end)
-    kind[network.bad] = _BAD
-    good = (kind == _V4) | (kind == _V6)
+    kind[network.bad] = BAD
+    good = (kind == V4) | (kind == V6)
     source_port, target_port, flags, header = _transport(view, network, end)
     octets = network.octets
     content = np.maximum(octets - network.header - header, 0)
@@ -223,101 +173,23 @@ def _decode(
         return Decoded(all_packets, np.arange(n), np.zeros(0, np.int64), {}, repaired)
     order = np.flatnonzero(good)
     return Decoded(
-        all_packets.take(order), order, np.flatnonzero(kind == _ODD), _skipped(kind, length), repaired
+        all_packets.take(order), order, np.flatnonzero(kind == ODD), _skipped(kind, length), repaired
     )
 
 
 def _skipped(kind: NDArray[np.uint8], length: Offsets) -> dict[str, tuple[int, int]]:
     found = {}
-    for code, reason in _REASON.items():
+    for code, reason in REASON.items():
         rows = kind == code
         if frames := int(np.count_nonzero(rows)):
             found[reason] = (frames, int(length[rows].sum()))
     return found
 
 
-# Link layers: (kind of each frame, offset of what follows the link header, whether this host sent it).
-_Link = tuple[NDArray[np.uint8], Offsets, NDArray[np.int8] | None]
-
-
-def _ethernet(view: _View, starts: Offsets, end: Offsets) -> _Link:
-    kind, at = _ethertype(view, view.u16(starts + 12), starts + 14)
-    return kind, at, None
-
-
-def _cooked(view: _View, starts: Offsets, end: Offsets) -> _Link:
-    kind, at = _ethertype(view, view.u16(starts + 14), starts + 16)
-    kind[view.u16(starts + 2) == _NETLINK] = _NOT_IP
-    return kind, at, (view.u16(starts) == _OUTGOING).astype(np.int8)
-
-
-def _cooked2(view: _View, starts: Offsets, end: Offsets) -> _Link:
-    kind, at = _ethertype(view, view.u16(starts), starts + 20)
-    kind[view.u16(starts + 8) == _NETLINK] = _NOT_IP
-    return kind, at, (view.u8[starts + 10] == _OUTGOING).astype(np.int8)
-
-
-def _raw(view: _View, starts: Offsets, end: Offsets) -> _Link:
-    kind = _VERSION[view.u8[starts] >> 4]
-    kind[starts >= end] = _CUT
-    return kind, starts, None
-
-
-def _only(version: int) -> Callable[[_View, Offsets, Offsets], _Link]:
-    def read(view: _View, starts: Offsets, end: Offsets) -> _Link:
-        return np.full(len(starts), version, np.uint8), starts, None
-
-    return read
-
-
-def _loopback(view: _View, starts: Offsets, end: Offsets) -> _Link:
-    family = view.u32(starts)
-    # The header is in the byte order of the host that captured; no address family needs more than 16 bits.
-    family = np.where(family > 0xFFFF, family.byteswap(), family)
-    kind = np.full(len(starts), _NOT_IP, np.uint8)
-    for number, code in _FAMILY.items():
-        kind[family == number] = code
-    return kind, starts + 4, None
-
-
-_LINKS: Final[Mapping[int, Callable[[_View, Offsets, Offsets], _Link]]] = {
-    ETHERNET: _ethernet,
-    SLL: _cooked,
-    SLL2: _cooked2,
-    NULL: _loopback,
-    LOOP: _loopback,
-    **dict.fromkeys((RAW, 12, 14), _raw),
-    IPV4: _only(_V4),
-    IPV6: _only(_V6),
-}
-FAST_LINKS: Final = frozenset(_LINKS)
-"""Link types that :func:`decode` knows; frames of any other are all odd."""
-
-
-def _ethertype(view: _View, number: NDArray[np.uint16], at: Offsets) -> tuple[NDArray[np.uint8], Offsets]:
-    """Kind of each frame by its ethertype, past VLAN tags and SNAP headers."""
-    kind = _ETHERTYPE[number]
-    for _ in range(_AFTER_TAGS):
-        tagged = np.flatnonzero(kind == _TAG)
-        if not len(tagged):
-            break
-        at[tagged] += 4
-        kind[tagged] = _ETHERTYPE[view.u16(at[tagged] - 2)]
-    rows = np.flatnonzero(kind == _LLC)
-    if len(rows):
-        snap = view.u64(at[rows])
-        inner = _ETHERTYPE[(snap & np.uint64(0xFFFF)).astype(np.uint16)]
-        is_ip = (snap >> np.uint64(16) == 0xAAAA03000000) & ((inner == _V4) | (inner == _V6))
-        kind[rows] = np.where(is_ip, inner, _NOT_IP)
-        at[rows[is_ip]] += 8
-    kind[kind == _TAG] = _ODD
-    return kind, at
-
-
-def _network(view: _View, kind: NDArray[np.uint8], at: Offsets, end: Offsets, wire_end: Offsets) -> _Network:
+def _network(view: View, kind: NDArray[np.uint8], at: Offsets, end: Offsets, wire_end: Offsets) -> _Network:
     """IP layer of every frame; of frames that carry none the values mean nothing."""
     n = len(at)
-    four, six = np.flatnonzero(kind == _V4), np.flatnonzero(kind == _V6)
+    four, six = np.flatnonzero(kind == V4), np.flatnonzero(kind == V6)
     if len(four) == n:
         return _ipv4(view, at, wire_end)
     if len(six) == n:
@@ -337,7 +209,7 @@ def _network(view: _View, kind: NDArray[np.uint8], at: Offsets, end: Offsets, wi
     return whole
 
 
-def _ipv4(view: _View, at: Offsets, wire_end: Offsets) -> _Network:
+def _ipv4(view: View, at: Offsets, wire_end: Offsets) -> _Network:
     # RFC 791: version, header length, -, total length, identification, flags and fragment offset, in one read.
     first = view.u64(at).view(np.int64)
     header = (first >> 54) & 0x3C
@@ -364,7 +236,7 @@ def _ipv4(view: _View, at: Offsets, wire_end: Offsets) -> _Network:
     )
 
 
-def _ipv6(view: _View, at: Offsets, end: Offsets, wire_end: Offsets) -> _Network:
+def _ipv6(view: View, at: Offsets, end: Offsets, wire_end: Offsets) -> _Network:
     # RFC 8200 section 3. Payload length 0 with a next header is a jumbogram (RFC 2675) or an offload frame.
     n = len(at)
     first = view.u64(at).view(np.int64)
@@ -395,7 +267,7 @@ def _ipv6(view: _View, at: Offsets, end: Offsets, wire_end: Offsets) -> _Network
     return network
 
 
-def _walk_extensions(view: _View, network: _Network, rows: Offsets, limit: Offsets) -> None:
+def _walk_extensions(view: View, network: _Network, rows: Offsets, limit: Offsets) -> None:
     """Move ``protocol``, ``transport`` and ``header`` of ``rows`` past the extension headers that can be read."""
     extended = rows
     for _ in range(_MOST_EXTENSIONS):
@@ -416,7 +288,7 @@ def _walk_extensions(view: _View, network: _Network, rows: Offsets, limit: Offse
     network.transport[extended] = np.minimum(network.transport[extended], limit[extended])
 
 
-def _transport(view: _View, network: _Network, end: Offsets) -> tuple[Any, Any, Any, Offsets]:
+def _transport(view: View, network: _Network, end: Offsets) -> tuple[Any, Any, Any, Offsets]:
     """(source port, target port, TCP flags, transport header octets) where they were captured and belong to the packet."""
     at = network.transport
     room = np.minimum(end, network.at + network.octets) - at

@@ -18,17 +18,15 @@ from agent.core.flow import FlowBatch
 from collectors.packets import rows as rowlib
 from collectors.packets.cuts import (
     AFTER_IDLE,
-    ANSWERS,
     FACTS,
-    FIN_A,
     GOES_ON,
-    OPENS,
     REUSES,
     Carried,
     Sorted,
     cut,
 )
 from collectors.packets.packet import Packets
+from collectors.packets.pieces import Piece, group, keys
 from collectors.packets.rows import ACTIVE, FINISHED, FORCED, IDLE, RESOURCES, Rows
 from collectors.packets.table import (
     AMOUNTS,
@@ -141,12 +139,12 @@ class FlowTable:
         clock = np.maximum.accumulate(packets.time_ns)
         np.maximum(clock, self._clock, out=clock)
         self._clock = int(clock[-1])
-        key, from_b = _keys(packets)
+        key, from_b = keys(packets)
         hashes = self._hash(key)
-        order, starts = _group(hashes, key)
+        order, starts = group(hashes, key)
         heads = order[starts]
         slots, fresh = self._slots.upsert(hashes[heads], np.ascontiguousarray(key[:, heads].T))
-        old = np.ascontiguousarray(self._slots.cells[slots, CLOCK : BODY.stop].T)
+        old = np.ascontiguousarray(self._slots.cells.take(slots, axis=0)[:, CLOCK : BODY.stop].T)
         carried = Carried(
             fresh, self._slots.last[slots], old[0], ~fresh & (old[1 + FLOW] & rowlib.CLOSED != 0)
         )
@@ -156,11 +154,11 @@ class FlowTable:
         facts = FACTS[by_b * 257 + 1 + flags]
         ready = Sorted(starts, packets.time_ns[order], clock[order], facts)
         kind, closed = cut(ready, carried, self._idle_ns)
-        piece = _Piece(ready, kind, closed, carried, by_b, order, old[1:], self._active_ns)
+        piece = Piece(ready, kind, closed, carried, by_b, order, old[1:], self._active_ns)
         self._begin(piece, packets, heads, key)
         return self._merge(piece, packets, slots)
 
-    def _begin(self, piece: _Piece, packets: Packets, heads: Numbers, key: Words) -> None:
+    def _begin(self, piece: Piece, packets: Packets, heads: Numbers, key: Words) -> None:
         """Work out the standing of every flow of the piece, new ones from their first packet."""
         key_of_flow = piece.key_of_run[piece.flow_runs]
         first = piece.run_starts[piece.flow_runs]
@@ -180,7 +178,7 @@ class FlowTable:
         standing |= (piece.packets.times[first] - (self._first or 0) >= self._idle_ns) * rowlib.BEGUN
         piece.flow_standing = np.where(new, standing, piece.old[FLOW, key_of_flow] & ~rowlib.CLOSED)
 
-    def _merge(self, piece: _Piece, packets: Packets, slots: Numbers) -> list[Rows]:
+    def _merge(self, piece: Piece, packets: Packets, slots: Numbers) -> list[Rows]:
         """Sum the runs, give out those that are over, put each key's last one into the table."""
         body = piece.body(packets)
         captured = rowlib.amounts(body)
@@ -190,25 +188,21 @@ class FlowTable:
         last_run = np.append(first_run[1:], body.shape[1]) - 1
         kept = ~piece.carried.fresh
         goes_on = kept & ~piece.row_begins[piece.packets.starts]
-        keys = self._slots.cells[slots, KEY].view(np.uint64)
+        key = self._slots.cells.take(slots, axis=0)[:, KEY].view(np.uint64)
         out: list[Rows] = []
         if (over := np.flatnonzero(kept & ~goes_on)).size:
             reason = _reason(piece.kind[piece.packets.starts[over]], piece.old[FLOW, over])
-            out.append(Rows(keys[over], piece.old[:, over], reason))
-        into, source = first_run[goes_on], piece.old[:, goes_on]
-        body[AMOUNTS, into] += source[AMOUNTS]
-        body[START, into] = np.minimum(body[START, into], source[START])
-        body[END, into] = np.maximum(body[END, into], source[END])
-        body[ROW, into] = source[ROW] | (body[ROW, into] & 0x1FF)
+            out.append(Rows(key[over], piece.old[:, over], reason))
+        _go_on(body, first_run, piece.old, goes_on)
         leaves = np.ones(body.shape[1], bool)
         leaves[last_run] = False
         if (over := np.flatnonzero(leaves)).size:
             reason = _reason(piece.kind[piece.run_starts[over + 1]], body[FLOW, over])
-            out.append(Rows(keys[piece.key_of_run[over]], body[:, over], reason))
+            out.append(Rows(key[piece.key_of_run[over]], body[:, over], reason))
         self._slots.last[slots] = piece.newest(body, last_run)
         keep = np.empty((1 + len(body), len(slots)), np.int64)
         keep[0] = piece.packets.clocks[piece.packets.ends() - 1]
-        keep[1:] = body[:, last_run]
+        keep[1:] = body if body.shape[1] == len(slots) else body.take(last_run, axis=1)
         keep[1 + FLOW] |= piece.closed * rowlib.CLOSED
         self._slots.cells[slots, CLOCK : BODY.stop] = keep.T
         return out
@@ -250,136 +244,14 @@ class FlowTable:
         return batch
 
 
-class _Piece:
-    """Sorted packets cut into flows and runs; a run is what goes into one row."""
-
-    def __init__(
-        self,
-        packets: Sorted,
-        kind: NDArray[np.int8],
-        closed: Flags,
-        carried: Carried,
-        by_b: Flags,
-        order: Numbers,
-        old: Numbers,
-        active_ns: int,
-    ) -> None:
-        self.packets, self.kind, self.closed, self.carried = packets, kind, closed, carried
-        self.by_b, self.order, self.old = by_b, order, old
-        starts = packets.starts
-        minute = packets.times // active_ns
-        begins = kind != GOES_ON
-        begins[1:] |= minute[1:] != minute[:-1]
-        # Next to another key the comparison above says nothing: there the row that the key had decides.
-        begins[starts] = (kind[starts] != GOES_ON) | (minute[starts] != old[START] // active_ns)
-        self.row_begins = begins
-        """Where a packet begins a row."""
-        run = begins.copy()
-        run[starts] = True
-        self.run_starts = np.flatnonzero(run)
-        self.run_ends = np.append(self.run_starts[1:], len(kind))
-        first_of_key = np.zeros(len(kind), bool)
-        first_of_key[starts] = True
-        heads = first_of_key[self.run_starts]
-        self.key_of_run = np.cumsum(heads) - 1
-        flow_heads = heads | (kind[self.run_starts] != GOES_ON)
-        self.flow_runs = np.flatnonzero(flow_heads)
-        """First run of each flow."""
-        self.flow_of_run = np.cumsum(flow_heads) - 1
-        self.flow_standing: Numbers = np.zeros(0, np.int64)
-
-    def run_of(self, places: Numbers) -> Numbers:
-        """The run that each packet is in."""
-        return np.searchsorted(self.run_starts, places, "right") - 1
-
-    def body(self, packets: Packets) -> Numbers:
-        """(10, runs): see ``table.BODY``."""
-        starts, by_b = self.run_starts, self.by_b
-        body = np.empty((10, len(starts)), np.int64)
-        body[START] = np.minimum.reduceat(self.packets.times, starts)
-        body[END] = np.maximum.reduceat(self.packets.times, starts)
-        place = AMOUNTS.start
-        for column in (packets.octets, packets.packets, packets.content_octets):
-            values = column[self.order]
-            from_b = np.add.reduceat(values * by_b, starts)
-            np.subtract(np.add.reduceat(values, starts), from_b, out=body[place])
-            body[place + 1] = from_b
-            place += 2
-        facts = np.bitwise_or.reduceat(self.packets.facts, starts)
-        interface = packets.interface[self.order[starts]].astype(np.int64) << rowlib.INTERFACE_SHIFT
-        body[ROW] = facts & 0x1FF | interface
-        body[ROW] |= (self.kind[starts] != GOES_ON) * rowlib.BEGAN
-        body[FLOW] = self._standing(facts)
-        return body
-
-    def newest(self, body: Numbers, last_run: Numbers) -> Numbers:
-        """Newest packet of each key's last flow."""
-        times = np.maximum.reduceat(body[END], self.flow_runs)[self.flow_of_run[last_run]]
-        unbroken = self.kind[self.run_starts[self.flow_runs[self.flow_of_run[last_run]]]] == GOES_ON
-        return np.where(unbroken, np.maximum(times, self.carried.last), times)
-
-    def _standing(self, facts: Numbers) -> Numbers:
-        """The standing of each run's flow, as known at the end of the run."""
-        ends = np.bitwise_or.reduceat(facts, self.flow_runs) // FIN_A & 7
-        standing = (self.flow_standing | ends * rowlib.ENDED_A)[self.flow_of_run]
-        for fact, a, b, swap in (
-            (OPENS, rowlib.SYN_A, rowlib.SYN_B, False),
-            (ANSWERS, rowlib.ACK_A, rowlib.ACK_B, True),
-        ):
-            if len(where := np.flatnonzero(self.packets.facts & fact)):
-                first = np.full(len(self.flow_runs), len(self.kind))
-                first[self.flow_of_run[self.run_of(where[::-1])]] = where[::-1]
-                first = first[self.flow_of_run]
-                known = (first < self.run_ends) & (standing & (a | b) == 0)
-                by_b = self.by_b[np.minimum(first, len(self.kind) - 1)] ^ swap
-                standing[known] |= np.where(by_b, b, a)[known]
-        return standing
-
-
-def _keys(packets: Packets) -> tuple[Words, Flags]:
-    """Keys of shape (5, n), and whether the packet was sent by end b."""
-    n = len(packets)
-    source, target = packets.source, packets.target
-    source_high, source_low = np.ascontiguousarray(source[:, 0]), np.ascontiguousarray(source[:, 1])
-    target_high, target_low = np.ascontiguousarray(target[:, 0]), np.ascontiguousarray(target[:, 1])
-    later_port = packets.source_port > packets.target_port
-    later_low = (source_low > target_low) | ((source_low == target_low) & later_port)
-    by_b = (source_high > target_high) | ((source_high == target_high) & later_low)
-    key = np.empty((5, n), np.uint64)
-    key[0] = np.where(by_b, target_high, source_high)
-    key[1] = np.where(by_b, target_low, source_low)
-    key[2] = np.where(by_b, source_high, target_high)
-    key[3] = np.where(by_b, source_low, target_low)
-    port_a = np.where(by_b, packets.target_port, packets.source_port)
-    port_b = np.where(by_b, packets.source_port, packets.target_port)
-    key[4] = rowlib.pack_ports(port_a, port_b, packets.protocol).view(np.uint64)
-    return key, by_b
-
-
-def _group(hashes: Words, key: Words) -> tuple[Numbers, Numbers]:
-    """Order of packets by key, capture order kept within a key, and where each key starts.
-
-    Sorts the upper hash bits with the packet's number below them, then checks that equal hashes are equal keys.
-    """
-    n = len(hashes)
-    low = np.uint64((1 << n.bit_length()) - 1)
-    mixed = (hashes & ~low) | np.arange(n, dtype=np.uint64)
-    mixed.sort()
-    order = (mixed & low).view(np.int64)
-    upper = mixed & ~low
-    same = upper[1:] == upper[:-1]
-    differs = _differs(key[:, order])
-    if (differs & same).any():
-        order = np.lexsort((np.arange(n), *key))
-        differs = _differs(key[:, order])
-    return order, np.concatenate((np.zeros(1, np.int64), np.flatnonzero(differs) + 1))
-
-
-def _differs(key: Words) -> Flags:
-    differs = key[0, 1:] != key[0, :-1]
-    for word in key[1:]:
-        differs |= word[1:] != word[:-1]
-    return differs
+def _go_on(body: Numbers, first_run: Numbers, old: Numbers, goes_on: Flags) -> None:
+    """Add the rows that keys had to their first runs, in place, where those go on with them."""
+    into, source = first_run[goes_on], old if goes_on.all() else old.compress(goes_on, axis=1)
+    for column in range(AMOUNTS.start, AMOUNTS.stop):
+        body[column][into] += source[column]
+    body[START][into] = np.minimum(body[START][into], source[START])
+    body[END][into] = np.maximum(body[END][into], source[END])
+    body[ROW][into] = source[ROW] | (body[ROW][into] & 0x1FF)
 
 
 def _reason(kind: NDArray[np.int8], flow: Numbers) -> NDArray[np.int32]:

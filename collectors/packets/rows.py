@@ -133,7 +133,7 @@ def _order(rows: Rows, index: Numbers, mirrored: Flags) -> Numbers:
         words = rows.key.T
         columns = [mirrored, *(word[index] for word in words), rows.body[START, index], end]
         order = np.lexsort(columns)
-    return order
+    return np.asarray(order)
 
 
 def _columns(rows: Rows, mirrored: Flags, vantage: str, interfaces: tuple[str, ...]) -> FlowBatch:
@@ -150,7 +150,7 @@ def _columns(rows: Rows, mirrored: Flags, vantage: str, interfaces: tuple[str, .
     marks = np.where(flow & TRANSIT, int(Mark.TRANSIT), 0) | np.where(midstream, int(Mark.MIDSTREAM), 0)
 
     def side(first: int, second: int) -> Numbers:
-        return np.where(mirrored, body[second], body[first])
+        return np.asarray(np.where(mirrored, body[second], body[first]))
 
     def address(first: slice, second: slice) -> Addresses:
         return np.where(mirrored[:, None], rows.key[:, second], rows.key[:, first])
@@ -194,5 +194,3 @@ def _opener(flow: Numbers, protocol: Numbers, port_a: Numbers, port_b: Numbers) 
     other = np.where((protocol != _TCP) & (flow & BEGUN != 0), first, guess)
     answered = np.where(flow & ACK_A, 1, np.where(flow & ACK_B, -1, other))
     return np.where(flow & SYN_A, 1, np.where(flow & SYN_B, -1, answered))
-
-

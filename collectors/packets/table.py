@@ -106,10 +106,11 @@ class Slots:
             found = self._index[place]
             hit = found >= 0
             seen = np.flatnonzero(hit)
-            same = self.cells[found[seen], HASH] == signed[todo[seen]]
+            there, here = self.cells.take(found[seen], axis=0), todo[seen]
+            same = there[:, HASH] == signed[here]
+            for word in range(KEY.start, KEY.stop):
+                same &= there[:, word] == wanted[here, word]
             hit[seen] = same
-            seen = seen[same]
-            hit[seen] = (self.cells[found[seen], KEY] == wanted[todo[seen]]).all(axis=1)
             slots[todo[hit]] = found[hit]
             won = self._claim(np.flatnonzero(found == _EMPTY), place, todo)
             if len(won):
@@ -142,7 +143,7 @@ class Slots:
             return free
         marks = (-3 - todo[free]).astype(np.int32)
         self._index[place[free]] = marks
-        return free[self._index[place[free]] == marks]
+        return np.asarray(free[self._index[place[free]] == marks])
 
     def _allocate(self, n: int) -> Numbers:
         again = min(n, self._n_freed)

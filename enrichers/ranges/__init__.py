@@ -9,9 +9,10 @@ files, :mod:`~enrichers.ranges.cache` keeps built tables on disk.
 
 from enrichers.ranges.cache import cached
 from enrichers.ranges.mmdb import Database, Reading, flatten, look_up, open_database
-from enrichers.ranges.table import Alias, RangeTable, from_networks, merge, recast
+from enrichers.ranges.table import SIX_TO_FOUR, Alias, RangeTable, from_networks, merge, recast
 
 __all__ = [
+    "SIX_TO_FOUR",
     "Alias",
     "Database",
     "RangeTable",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -77,6 +78,18 @@ class Database:
     ip_version: int
     node_count: int
     record_size: int
+
+    @property
+    def name(self) -> str:
+        """Its type in lower case, such as ``dbip-country-lite``."""
+        return (
+            re.sub(r"[^a-z0-9]+", "-", self.database_type.lower().partition(" (")[0]).strip("-") or "unnamed"
+        )
+
+    @property
+    def version(self) -> str:
+        """Name, day and hash: ``dbip-country-lite 2026-09-01 sha256:d284ae2e7427``."""
+        return f"{self.name} {self.built or 'undated'} sha256:{self.sha256[:12]}"
 
     @property
     def built(self) -> date | None:

@@ -65,6 +65,10 @@ class Alias:
         return high | np.uint64(self.prefix >> 64), low | np.uint64(self.prefix & NULL_HALF)
 
 
+SIX_TO_FOUR = Alias(0x2002 << 112, 16)
+"""The IPv4 address in it is the far end's own (RFC 3056); in Teredo's 2001::/32 it is only a server's (RFC 4380)."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class RangeTable:
     """Which row of facts an address has. Each family's intervals begin at 0 and leave no gap.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from agent.core.clock import HOUR_NS, MINUTE_NS, SECOND_NS
 from agent.core.finding import (
@@ -24,6 +25,7 @@ from agent.core.finding import (
     finding_id,
 )
 
+TOKYO = ZoneInfo("Asia/Tokyo")
 START_NS = int(datetime(2026, 11, 17, 16, 12, tzinfo=UTC).timestamp()) * SECOND_NS
 END_NS = START_NS + 3 * HOUR_NS + 2 * MINUTE_NS
 
@@ -38,6 +40,7 @@ OWNER = OwnerFact(
     source="annual report 2025",
     checked="2026-09-30",
     mark="V2",
+    designations=("List A from 2026-06-08",),
 )
 
 
@@ -164,11 +167,12 @@ def opening() -> Notice:
         content_octets_out=1_000_800_000,
         last_ns=START_NS + 4 * MINUTE_NS + 24 * SECOND_NS,
     )
+    one = (Share(value="203.0.113.77", content_octets_out=1_000_800_000),)
     facts = finding(
         content_octets_out=1_000_800_000, provisional=True, last_bucket_ns=START_NS + 4 * MINUTE_NS
     )
     return notice(
-        case=case(traffic=early, findings=(facts,), destination=destination(addresses=(), address_count=0)),
+        case=case(traffic=early, findings=(facts,), destination=destination(addresses=one, address_count=1)),
         account={"captured": 1_420_004_117, "dropped": 0, "excluded": 1_204},
     )
 

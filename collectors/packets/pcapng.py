@@ -1,178 +1,20 @@
-"""The pcap and pcapng containers, without I/O: octets in, frames as columns out.
-
-A container is handed the octets it has not used yet, as often as there are more; it gives the whole records among them.
-Sources: draft-ietf-opsawg-pcap (classic pcap), draft-ietf-opsawg-pcapng, and libpcap's sf-pcap.c for the limits.
-"""
+"""pcapng, without I/O (draft-ietf-opsawg-pcapng; limits as libpcap's sf-pcapng.c has them)."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final, Protocol
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.errors import DecodeError
-from collectors.packets.decode import Bytes, Offsets
+from collectors.packets.frames import MOST_SECONDS, MOST_SNAPSHOT, SECOND_NS, Frames
+from collectors.packets.links import Bytes, Offsets
 
-MOST_CAPTURED: Final = 262_144
-"""Octets of one frame that a capture may hold unless its own snapshot length says more (libpcap's limit)."""
-MOST_SNAPSHOT: Final = 256 << 20
 MOST_BLOCK: Final = 16 << 20
-"""Octets of a pcapng block (libpcap's limit)."""
-_SECOND_NS: Final = 1_000_000_000
-_MOST_SECONDS: Final = (1 << 63) // _SECOND_NS
-
-
-@dataclass(frozen=True, slots=True)
-class Frames:
-    """Frames of one link type. ``data`` is the reader's own buffer: gone when the next frames are asked for."""
-
-    data: Bytes
-    starts: Offsets
-    captured: Offsets
-    length: Offsets
-    """Octets on the wire."""
-    time_ns: Offsets
-    link: NDArray[np.int32] | int
-    """LINKTYPE_ number, of each frame where they differ."""
-    interface: NDArray[np.int32] | int = -1
-    """Index into the container's ``interfaces``."""
-    sent: NDArray[np.int8] | None = None
-    """1 sent, 0 received, -1 unknown; None: the container does not tell."""
-    lost: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Reason -> (frames, octets) left out of these columns."""
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-
-class Container(Protocol):
-    """A capture format."""
-
-    interfaces: list[str]
-    """Names of the interfaces seen so far; grows."""
-    offset: int
-    """Octets used since the beginning: where the next record begins."""
-
-    def take(self, data: Bytes, filled: int) -> tuple[Frames, int]:
-        """Frames of the whole records that ``data[:filled]`` begins with, and how many octets they fill.
-
-        Records before a fault are given first; the next call, which finds the fault in front, raises
-        :class:`~agent.core.errors.DecodeError`.
-        """
-
-    def torn(self, rest: bytes) -> tuple[int, int]:
-        """(frames, octets on the wire, 0 if unknown) of the incomplete record that the source ended with."""
-
-
-def recognise(head: bytes, source: str) -> Container:
-    """The container that ``head``, the first 24 octets or all there are, belongs to. Raises ``DecodeError``."""
-    if not head:
-        raise DecodeError("is empty; expected a pcap or pcapng capture", source=source, offset=0)
-    if head[:4] == b"\x0a\x0d\x0d\x0a":
-        return Pcapng(source)
-    for order in "<>":
-        if (magic := struct.unpack_from(order + "I", head.ljust(4, b"\0"))[0]) in Classic.MAGIC:
-            if len(head) < 24:
-                raise DecodeError(
-                    f"ends inside the file header; expected 24 octets, found {len(head)}; copy the file again",
-                    source=source,
-                    offset=len(head),
-                )
-            return Classic(source, magic, order, head)
-    raise DecodeError(
-        f"begins with {head[:4].hex(' ')}, which is no pcap or pcapng capture; "
-        "convert it (editcap -F pcapng) or leave the file out",
-        source=source,
-        offset=0,
-    )
-
-
-class Classic:
-    """Classic pcap: one link type, one interface, records of 16 (or, with Kuznetzov's change, 24) octets of header."""
-
-    MAGIC: Final = {0xA1B2C3D4: (1000, 16), 0xA1B23C4D: (1, 16), 0xA1B2CD34: (1000, 24)}
-    """Magic -> (nanoseconds of a fraction unit, octets of a record header)."""
-
-    def __init__(self, source: str, magic: int, order: str, head: bytes) -> None:
-        self._source, self._order = source, order
-        self._unit, self._header = self.MAGIC[magic]
-        major, minor, _, _, snapshot, link = struct.unpack_from(order + "HHIIII", head, 4)
-        if major != 2:
-            raise DecodeError(f"is pcap version {major}.{minor}; expected 2.x", source=source, offset=4)
-        self._link = link & 0xFFFF
-        self._most = max(MOST_CAPTURED, snapshot) if snapshot <= MOST_SNAPSHOT else MOST_CAPTURED
-        self.interfaces: list[str] = []
-        self.offset = 24
-
-    def take(self, data: Bytes, filled: int) -> tuple[Frames, int]:
-        """See :meth:`Container.take`."""
-        records = self._records(data, filled)
-        u32 = np.ndarray((max(filled - 3, 0),), self._order + "u4", data, 0, (1,))
-        captured = u32[records + 8].astype(np.int64)
-        used = int(records[-1] + self._header + captured[-1]) if len(records) else 0
-        if not used and filled >= self._header and (claim := int(u32[8])) > self._most:
-            raise DecodeError(
-                f"a record claims {claim} captured octets; expected at most {self._most}; what came before it was read",
-                source=self._source,
-                offset=self.offset,
-            )
-        # A fraction of a second or more is corrupt: it must not move the frame into the next.
-        fraction = np.minimum(u32[records + 4].astype(np.int64) * self._unit, _SECOND_NS - 1)
-        self.offset += used
-        frames = Frames(
-            data=data,
-            starts=records + self._header,
-            captured=captured,
-            length=u32[records + 12].astype(np.int64),
-            time_ns=u32[records].astype(np.int64) * _SECOND_NS + fraction,
-            link=self._link,
-        )
-        return frames, used
-
-    def _records(self, data: Bytes, filled: int) -> Offsets:
-        """Offsets of the whole records."""
-        low, high, top = (8, 9, 10) if self._order == "<" else (11, 10, 8)
-        upper = np.ndarray((max(filled - 1, 0),), "u2", data, 0, (1,))
-        octets = memoryview(data)[:filled].cast("B") if filled else memoryview(b"")
-        found: list[Offsets] = []
-        at, last = 0, filled - self._header
-        while at <= last:
-            # Two octets of the length are the fastest that Python can add up; the other two are checked at once after.
-            chain = []
-            add, header = chain.append, self._header
-            while at <= last:
-                add(at)
-                at += header + octets[at + low] + (octets[at + high] << 8)
-            piece = np.array(chain, np.int64)
-            large = np.flatnonzero(upper[piece + top])
-            if not len(large):
-                found.append(piece)
-                break
-            found.append(piece[: large[0] + 1])
-            big = int(piece[large[0]])
-            size = struct.unpack_from(self._order + "I", data, big + 8)[0]
-            at = big + header + size
-            if size > self._most:
-                found[-1] = found[-1][:-1]
-                break
-        records = np.concatenate(found) if found else np.zeros(0, np.int64)
-        return self._whole(data, filled, records)
-
-    def _whole(self, data: Bytes, filled: int, records: Offsets) -> Offsets:
-        """Without the last record if it is not all there."""
-        if not len(records):
-            return records
-        last = int(records[-1])
-        size = struct.unpack_from(self._order + "I", data, last + 8)[0]
-        return records if last + self._header + size <= filled else records[:-1]
-
-    def torn(self, rest: bytes) -> tuple[int, int]:
-        """See :meth:`Container.torn`."""
-        return (1, struct.unpack_from(self._order + "I", rest, 12)[0] if len(rest) >= 16 else 0)
+"""Octets of a block (libpcap's limit)."""
 
 
 @dataclass(slots=True)
@@ -378,17 +220,17 @@ def _nanoseconds(ticks: NDArray[np.uint64], interface: _Interface) -> tuple[Offs
     seconds = ticks // whole if whole else np.zeros_like(ticks)
     rest = ticks % whole if whole else ticks
     if units <= 1 << 34:
-        nanoseconds = rest * np.uint64(_SECOND_NS) // np.uint64(units)
+        nanoseconds = rest * np.uint64(SECOND_NS) // np.uint64(units)
     else:
         # Finer than the product has room for: ticks that are far below a nanosecond are given up first.
-        step = units // _SECOND_NS
+        step = units // SECOND_NS
         nanoseconds = rest // np.uint64(step) if step < 1 << 64 else np.zeros_like(rest)
-        nanoseconds = np.minimum(nanoseconds, np.uint64(_SECOND_NS - 1))
+        nanoseconds = np.minimum(nanoseconds, np.uint64(SECOND_NS - 1))
     fits = seconds < np.uint64(1 << 40)
-    offset = max(-_MOST_SECONDS, min(_MOST_SECONDS, interface.offset_s))
+    offset = max(-MOST_SECONDS, min(MOST_SECONDS, interface.offset_s))
     moved = np.where(fits, seconds, 0).astype(np.int64) + offset
-    fits &= np.abs(moved) < _MOST_SECONDS
-    return np.where(fits, moved, 0) * _SECOND_NS + nanoseconds.astype(np.int64), fits
+    fits &= np.abs(moved) < MOST_SECONDS
+    return np.where(fits, moved, 0) * SECOND_NS + nanoseconds.astype(np.int64), fits
 
 
 def _without(frames: Frames, lost: NDArray[np.bool_]) -> Frames:

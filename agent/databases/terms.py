@@ -1,0 +1,62 @@
+"""What ``default.yaml`` says: which databases are the default, and under which terms known ones come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+
+import yaml
+from pydantic import BaseModel, ConfigDict
+
+from enrichers.ranges.facts import Kind
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Package(_Row):
+    """The Python package that carries the files."""
+
+    name: str
+    version: str
+    sha256: str
+    size: str
+
+
+class Member(_Row):
+    """One file in the package."""
+
+    member: str
+    sha256: str
+    """Of the file taken out of its container."""
+    canaries: Mapping[str, str | int]
+    """Addresses whose answer is known."""
+
+
+class Terms(_Row):
+    """What a database's maker asks for."""
+
+    licence: str = ""
+    attribution: str = ""
+
+
+class Default(_Row):
+    """The file."""
+
+    version: int
+    package: Package
+    files: Mapping[Kind, Member]
+    terms: Mapping[str, Terms]
+
+    def terms_of(self, name: str) -> Terms:
+        """The terms of a database by its name; empty if it is none of those known."""
+        return next((t for beginning, t in self.terms.items() if name.startswith(beginning)), Terms())
+
+
+@cache
+def default() -> Default:
+    """The file in the package."""
+    text = (resources.files(__package__) / "default.yaml").read_text(encoding="utf-8")
+    return Default.model_validate(yaml.safe_load(text))

@@ -1,0 +1,141 @@
+"""What of a batch the detector reads: the rows of stores to external ends, each with the watermark just before it.
+
+A :class:`Step` is all that one call does to the detector's state, as columns; packed, it is the call's delta. Whoever
+takes the same steps in the same order has the same state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.core.errors import StateError
+from agent.core.flow import FlowBatch, Mark, Text
+from agent.detection.keys import Bools, Ints
+from agent.detection.pack import pack, unpack
+from agent.detection.sources import SUSPECT_NS, Sources
+from agent.detection.windows import BASE_NS
+
+TEXTS: Final = (
+    "tenant",
+    "store",
+    "basis",
+    "initiator",
+    "process",
+    "vantage",
+    "remote_country",
+    "remote_as_org",
+    "remote_provider",
+    "remote_owner",
+    "remote_owner_country",
+    "location_confidence",
+    "owner_confidence",
+)
+NUMBERS: Final = ("remote_asn", "protocol", "local_port", "remote_port")
+AMOUNTS: Final = ("flows", "octets_out", "packets_out", "octets_in", "packets_in", "content_octets_out")
+LATEST_NS: Final = 2**62 - 1
+"""In the year 2116."""
+_OUTSIDE_RULES: Final = np.uint16(Mark.SELF | Mark.TRANSIT)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that happened: ``take``, ``tick``, ``finish``, ``policy``, ``closed`` or ``acknowledged``."""
+
+    kind: str
+    meta: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def text(self, name: str) -> Text:
+        """A text column of a take."""
+        return Text(self.arrays[name].astype(np.int32), tuple(self.meta["texts"][name]))
+
+    @property
+    def rows(self) -> int:
+        """Rows of a take."""
+        return len(self.arrays["end_ns"])
+
+    @property
+    def late(self) -> Bools:
+        """Rows that ended before the watermark had been when they came."""
+        return np.asarray(self.arrays["end_ns"] < self.arrays["before_ns"])
+
+
+def admit(batch: FlowBatch, received_ns: int, sources: Sources, *, replay: bool) -> Step:
+    """The step of a batch. Moves the sources' watermarks."""
+    ends = np.clip(batch["end_ns"], 0, LATEST_NS)
+    suspect = np.zeros(len(batch), bool) if replay else ends > received_ns + SUSPECT_NS
+    ends = np.where(suspect, received_ns, ends)
+    header = batch.header
+    source = f"{header.agent_id}|{header.host}"
+    before, after = sources.observe(source, ends, ~suspect, received_ns)
+    inside = (batch["store"] >= 0) & ((batch["marks"] & _OUTSIDE_RULES) == 0)
+    read = np.flatnonzero(inside & batch.text("remote_scope").where("external"))
+    ends_read = ends[read]
+    starts = np.clip(batch["start_ns"][read], 0, ends_read)
+    arrays: dict[str, NDArray[Any]] = {
+        "start_ns": np.where(suspect[read], ends_read, starts),
+        "end_ns": ends_read,
+        "before_ns": before[read],
+        "estimated": ((batch["marks"][read] & np.uint16(Mark.ESTIMATED)) != 0).astype(np.int64),
+        "local": batch["local_address"][read],
+        "remote": batch["remote_address"][read],
+    }
+    arrays |= {name: batch[name][read].astype(np.int64) for name in (*NUMBERS, *AMOUNTS)}
+    texts: dict[str, list[str]] = {}
+    for name in TEXTS:
+        column = batch.text(name).take(read).compact()
+        arrays[name], texts[name] = column.codes.astype(np.int64), list(column.values)
+    step = Step("take", {"texts": texts}, arrays)
+    step.meta.update(
+        received=received_ns,
+        after=after,
+        sources=sources.state(),
+        versions=dict(header.versions),
+        seen=_stores_seen(batch, ends, np.flatnonzero(inside)),
+        reasons={
+            "rows_read": len(read),
+            "rows_short_path": len(batch) - len(read),
+            "rows_clock_suspect": int(suspect.sum()),
+            "rows_late": int(step.late.sum()),
+            "rows_spread": int((arrays["end_ns"] - arrays["start_ns"] > BASE_NS).sum()),
+        },
+    )
+    return step
+
+
+def _stores_seen(batch: FlowBatch, ends: Ints, inside: Ints) -> list[list[Any]]:
+    """[tenant, store, end of its first row] for each store in the batch, whatever the other end is."""
+    tenant, store = batch.text("tenant").take(inside), batch.text("store").take(inside)
+    both = store.codes.astype(np.int64) * (len(tenant.values) + 1) + tenant.codes
+    _, first = np.unique(both, return_index=True)
+    return [
+        [
+            tenant.values[tenant.codes[i]] if tenant.codes[i] >= 0 else "",
+            store.values[store.codes[i]],
+            int(ends[inside[i]]),
+        ]
+        for i in sorted(first.tolist())
+    ]
+
+
+def packed(steps: list[Step]) -> bytes:
+    """Steps as bytes."""
+    meta = [{"kind": s.kind, "meta": s.meta, "arrays": list(s.arrays)} for s in steps]
+    arrays = {f"{i}.{name}": array for i, s in enumerate(steps) for name, array in s.arrays.items()}
+    return pack({"steps": meta}, arrays)
+
+
+def unpacked(data: bytes) -> list[Step]:
+    """The steps of :func:`packed`. Raises :class:`StateError` for anything else."""
+    meta, arrays = unpack(data)
+    try:
+        return [
+            Step(s["kind"], s["meta"], {name: arrays[f"{i}.{name}"] for name in s["arrays"]})
+            for i, s in enumerate(meta["steps"])
+        ]
+    except (KeyError, TypeError) as error:
+        raise StateError(f"these bytes are no step of the detector: {error}") from error

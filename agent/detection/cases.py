@@ -1,0 +1,186 @@
+"""Findings to cases, cases to notices. One open case for each (tenant, store, destination entity).
+
+People are told when a case opens, when it grows more severe, when another pack joins, and when its traffic has
+stopped: nothing else. A case of medium severity or more is closed by a person only; until then it is ``stopped`` and
+opens again if the traffic comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from agent.core.clock import when
+from agent.core.finding import (
+    Case,
+    CaseState,
+    Destination,
+    Finding,
+    FindingState,
+    Notice,
+    NoticeKind,
+    Severity,
+    StoreFact,
+    Traffic,
+)
+
+MERGED: Final = "merged"
+"""Reason of a finding that became part of an older one."""
+
+Key = tuple[str, str, str]
+Told = tuple[StoreFact, Destination, Traffic]
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """A finding of which something changed, and what."""
+
+    finding: Finding
+    what: str
+    """open, grow, close, merge or severity."""
+    time_ns: int
+
+
+class Cases:
+    """All cases that are not closed. ``facts`` gives what is told of a key, looking back to a time."""
+
+    def __init__(self, facts: Callable[[Key, int], Told], host: str, *, simulated: bool) -> None:
+        self._facts = facts
+        self._host = host
+        self._simulated = simulated
+        self.open: dict[Key, Case] = {}
+        self._since: dict[Key, int] = {}
+        """From when each case counts: the beginning of the first window that was passed."""
+        self._numbers: dict[str, int] = {}
+
+    def since(self, key: Key) -> int | None:
+        """From when the case of a key counts; None if there is no case."""
+        return self._since.get(key)
+
+    def rule(self, rulings: list[Ruling]) -> tuple[dict[str, Case], list[Notice]]:
+        """Take findings in the order of events; gives the cases that changed (latest only) and the notices."""
+        changed: dict[str, Case] = {}
+        notices: list[Notice] = []
+        for ruling in rulings:
+            case, kind = self._take(ruling)
+            if case is None:
+                continue
+            changed[case.id] = case
+            if kind is not None:
+                notices.append(self._notice(case, kind, ruling.time_ns))
+        return changed, notices
+
+    def _take(self, ruling: Ruling) -> tuple[Case | None, NoticeKind | None]:
+        finding = ruling.finding
+        key = (finding.tenant, finding.store, finding.entity)
+        before = self.open.get(key)
+        if before is None:
+            if ruling.what != "open":
+                return None, None
+            return self._opened(key, ruling), NoticeKind.OPENED
+        findings = {f.id: f for f in before.findings} | {finding.id: finding}
+        if ruling.what == "merge":
+            del findings[finding.id]
+        after = self._revised(key, before, tuple(findings.values()), ruling)
+        kind = self._kind(before, after, finding)
+        if after.state is CaseState.CLOSED:
+            self._forget(key)
+        else:
+            self.open[key] = after
+        return after, kind
+
+    def _opened(self, key: Key, ruling: Ruling) -> Case:
+        finding = ruling.finding
+        self._since[key] = finding.window_from_ns
+        store, destination, traffic = self._facts(key, finding.window_from_ns)
+        case = Case(
+            id=self._number(ruling.time_ns),
+            severity=finding.severity,
+            tenant=finding.tenant,
+            store=store,
+            destination=destination,
+            traffic=traffic,
+            findings=(finding,),
+            opened_ns=ruling.time_ns,
+            updated_ns=ruling.time_ns,
+        )
+        self.open[key] = case
+        return case
+
+    def _revised(self, key: Key, before: Case, findings: tuple[Finding, ...], ruling: Ruling) -> Case:
+        since = self._since[key] = min(self._since[key], ruling.finding.window_from_ns)
+        store, destination, traffic = self._facts(key, since)
+        severity = max([before.severity, *(f.severity for f in findings)])
+        return before.model_copy(
+            update={
+                "revision": before.revision + 1,
+                "state": _state(before.state, severity, findings, ruling.what),
+                "severity": severity,
+                "store": store,
+                "destination": destination,
+                "traffic": traffic,
+                "findings": findings,
+                "updated_ns": max(before.updated_ns, ruling.time_ns),
+            }
+        )
+
+    def _kind(self, before: Case, after: Case, finding: Finding) -> NoticeKind | None:
+        """Why people are told, if they are."""
+        over = (CaseState.STOPPED, CaseState.CLOSED)
+        if after.state in over and before.state not in over:
+            return NoticeKind.CLOSED
+        if before.state in over and after.state not in over:
+            return NoticeKind.OPENED
+        if after.severity > before.severity:
+            return NoticeKind.SEVERITY
+        return NoticeKind.PACK if finding.pack not in before.packs else None
+
+    def _notice(self, case: Case, kind: NoticeKind, time_ns: int) -> Notice:
+        return Notice(kind=kind, time_ns=time_ns, host=self._host, case=case, simulated=self._simulated)
+
+    def _number(self, time_ns: int) -> str:
+        day = when(time_ns).strftime("%Y-%m%d")
+        self._numbers[day] = self._numbers.get(day, 0) + 1
+        return f"{day}-{self._numbers[day]:02d}"
+
+    def _forget(self, key: Key) -> None:
+        self.open.pop(key, None)
+        self._since.pop(key, None)
+
+    # what people do
+
+    def closed(self, case_id: str) -> None:
+        """A person closed it: the next finding of its key opens another."""
+        for key in [k for k, case in self.open.items() if case.id == case_id]:
+            self._forget(key)
+
+    def acknowledged(self, case_id: str) -> None:
+        """A person has it."""
+        for key, case in self.open.items():
+            if case.id == case_id and case.state is CaseState.OPEN:
+                self.open[key] = case.model_copy(update={"state": CaseState.ACKNOWLEDGED})
+
+    def state(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        cases = [
+            {"case": case.model_dump(mode="json"), "since": self._since[key]} for key, case in self.open.items()
+        ]
+        return {"cases": cases, "numbers": self._numbers}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`state` gave."""
+        self._numbers = state["numbers"]
+        self.open, self._since = {}, {}
+        for entry in state["cases"]:
+            case = Case.model_validate(entry["case"])
+            key = (case.tenant, case.store.id, case.destination.entity)
+            self.open[key], self._since[key] = case, entry["since"]
+
+
+def _state(before: CaseState, severity: Severity, findings: tuple[Finding, ...], what: str) -> CaseState:
+    if all(f.state is FindingState.CLOSED for f in findings):
+        return CaseState.STOPPED if severity >= Severity.MEDIUM else CaseState.CLOSED
+    if before is CaseState.STOPPED and what == "open":
+        return CaseState.OPEN
+    return before

@@ -1,0 +1,253 @@
+"""Stage 1: rows to keys. A row's path is all that a rule may ask of it; its detail is all that a person may ask.
+
+    pair    (tenant, store, destination entity)           what findings and cases are about
+    path    pair and network facts, initiator, ...        what rules read, the key of the windows
+    detail  path and basis, process, vantage, service, local address    what facts and the ledger are made of
+
+Every table is bounded. Past the limit a path loses its AS and place (its entity is then ``other`` unless an owner or
+provider is known), a detail loses all but its path; both are counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.core.address import NetworkSet
+from agent.core.finding import OwnerFact
+from agent.detection.admit import Step
+from agent.detection.keys import NONE, Ints, Keys, Names, grown
+from agent.detection.rules import Hit, PathFact, Rulebook, networks_key
+from agent.detection.spans import Spans
+
+PATHS: Final = 65_536
+DETAILS: Final = 262_144
+UNBOUNDED: Final = 2**31 - 1
+COLLAPSED: Final = -2
+"""In place of an AS number past the limit."""
+NEVER_NS: Final = 2**62
+_PATH: Final = (
+    "tenant",
+    "store",
+    "initiator",
+    "shared",
+    "estimated",
+    "remote_country",
+    "remote_asn",
+    "remote_as_org",
+    "remote_provider",
+    "remote_owner",
+    "remote_owner_country",
+    "location_confidence",
+    "owner_confidence",
+    "override",
+    "sets",
+)
+_NUMBERS: Final = frozenset(("shared", "estimated", "remote_asn", "sets"))
+_LOST_PAST_LIMIT: Final = ("remote_country", "remote_as_org", "location_confidence", "owner_confidence")
+_SERVICE_PORTS: Final = 2**17
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where the rows of a step belong. Each shape (n,)."""
+
+    path: Ints
+    pair: Ints
+    detail: Ints
+
+
+@dataclass
+class Cube:
+    """The keys, and what is known of each."""
+
+    book: Rulebook
+    names: Names = field(default_factory=Names)
+    pairs: Keys = field(default_factory=lambda: Keys(3, UNBOUNDED))
+    paths: Keys = field(default_factory=lambda: Keys(len(_PATH), PATHS))
+    details: Keys = field(default_factory=lambda: Keys(7, DETAILS))
+    pair_of: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))
+    """By path."""
+    first_ns: Ints = field(default_factory=lambda: np.full(1024, NEVER_NS, np.int64))
+    """By pair: when it was first seen."""
+    set_keys: list[str] = field(default_factory=list)
+    """Destination sets with networks that were ever in force; a path's ``sets`` has a bit for each."""
+    facts: list[PathFact] = field(default_factory=list)
+    owners: list[OwnerFact] = field(default_factory=list)
+    hits: list[dict[int, Hit]] = field(default_factory=list)
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.use(self.book)
+
+    def use(self, book: Rulebook) -> None:
+        """Judge all paths by another rulebook."""
+        self.book = book
+        codes = [(o.network, self.names.code(o.model_dump_json())) for o in book.policy.overrides]
+        self._overrides = Spans.of(codes)
+        self._nets: list[tuple[int, NetworkSet]] = []
+        for destinations in book.policy.destinations:
+            if destinations.networks and (bit := self._bit(networks_key(destinations))) is not None:
+                self._nets.append((bit, NetworkSet(destinations.networks)))
+        self.owners = [book.owner(fact) for fact in self.facts]
+        self.hits = [book.hits(f, o) for f, o in zip(self.facts, self.owners, strict=True)]
+        self.rule_reads = {w.index: np.zeros(len(self.pair_of), bool) for w in book.watches}
+        self.pair_rules: list[set[int]] = [set() for _ in range(self.pairs.count)]
+        for path, hits in enumerate(self.hits):
+            self._note_hits(path, hits)
+
+    def place(self, step: Step) -> Placed:
+        """Paths, pairs and details of a step's rows; gives numbers to new ones."""
+        columns = {name: self.names.codes(step.text(name)) for name in step.meta["texts"]}
+        columns |= {name: step.arrays[name] for name in ("remote_asn", "estimated")}
+        shared = [self.names.code(b) for b in ("same_host", "same_pod")]
+        columns["shared"] = np.isin(columns["basis"], shared).astype(np.int64)
+        columns["override"] = self._overrides.values(step.arrays["remote"])
+        columns["sets"] = self._sets(step)
+        path = self._paths([columns[name] for name in _PATH], step.arrays["end_ns"])
+        pair = self.pair_of[path]
+        self.first_ns = grown(self.first_ns, self.pairs.count, NEVER_NS)
+        local = step.arrays["local"].view(np.int64)
+        detail = [columns["basis"], columns["process"], columns["vantage"], self._service(step, columns["initiator"])]
+        return Placed(path, pair, self._details([path, *detail, local[:, 0], local[:, 1]]))
+
+    def pair(self, pair: int) -> tuple[str, str, str]:
+        """(tenant, store, entity) of a pair."""
+        tenant, store, entity = self.pairs.columns[:, pair].tolist()
+        return self.names.text(tenant), self.names.text(store), self.names.text(entity)
+
+    def paths_of(self, pair: int, *, before: int | None = None) -> list[int]:
+        """Paths of a pair; only those with a number under ``before``."""
+        known = self.paths.count if before is None else before
+        return [int(p) for p in np.flatnonzero(self.pair_of[:known] == pair)]
+
+    def _paths(self, key: list[Ints], ends: Ints) -> Ints:
+        known = self.paths.count
+        ids = self.paths.ids(key)
+        if len(full := np.flatnonzero(ids < 0)):
+            self._count("rows_past_path_limit", len(full))
+            lost = {_PATH.index(name): NONE for name in _LOST_PAST_LIMIT} | {
+                _PATH.index("remote_asn"): COLLAPSED
+            }
+            rest = [
+                np.full(len(full), lost[i], np.int64) if i in lost else column[full]
+                for i, column in enumerate(key)
+            ]
+            self.paths.limit = UNBOUNDED
+            ids[full] = self.paths.ids(rest)
+            self.paths.limit = PATHS
+        if self.paths.count > known:
+            new, first = np.unique(ids, return_index=True)
+            for path, row in zip(new.tolist(), first.tolist(), strict=True):
+                if path >= known:
+                    self._learn(path, int(ends[row]))
+        return ids
+
+    def _learn(self, path: int, born_ns: int) -> None:
+        fact = self._fact(path, born_ns)
+        owner = self.book.owner(fact)
+        entity = self.book.entity(fact, owner)
+        key = [self.names.code(text) for text in (fact.tenant, fact.store, entity)]
+        pair = int(self.pairs.ids([np.array([code], np.int64) for code in key])[0])
+        self.pair_of = grown(self.pair_of, path + 1)
+        self.pair_of[path] = pair
+        self._remember(fact, owner)
+        self._note_hits(path, self.hits[path])
+
+    def _remember(self, fact: PathFact, owner: OwnerFact) -> None:
+        self.facts.append(fact)
+        self.owners.append(owner)
+        self.hits.append(self.book.hits(fact, owner))
+
+    def _note_hits(self, path: int, hits: dict[int, Hit]) -> None:
+        pair = int(self.pair_of[path])
+        while len(self.pair_rules) <= pair:
+            self.pair_rules.append(set())
+        self.pair_rules[pair].update(hits)
+        for rule in hits:
+            reads = self.rule_reads[rule] = grown(self.rule_reads[rule], path + 1)
+            reads[path] = True
+
+    def _fact(self, path: int, born_ns: int) -> PathFact:
+        key = dict(zip(_PATH, self.paths.columns[:, path].tolist(), strict=True))
+        text = {name: self.names.text(code) for name, code in key.items() if name not in _NUMBERS}
+        return PathFact(
+            tenant=text["tenant"],
+            store=text["store"],
+            initiator=text["initiator"],
+            shared=bool(key["shared"]),
+            estimated=bool(key["estimated"]),
+            country=text["remote_country"],
+            asn=key["remote_asn"],
+            as_org=text["remote_as_org"],
+            provider=text["remote_provider"],
+            owner=text["remote_owner"],
+            owner_country=text["remote_owner_country"],
+            location_confidence=text["location_confidence"],
+            owner_confidence=text["owner_confidence"],
+            override=text["override"],
+            networks=frozenset(k for bit, k in enumerate(self.set_keys) if key["sets"] >> bit & 1),
+            born_ns=born_ns,
+        )
+
+    def _details(self, key: list[Ints]) -> Ints:
+        ids = self.details.ids(key)
+        if len(full := np.flatnonzero(ids < 0)):
+            self._count("rows_past_detail_limit", len(full))
+            self.details.limit = UNBOUNDED
+            nothing = np.full(len(full), NONE, np.int64)
+            ids[full] = self.details.ids([key[0][full], *[nothing] * (len(key) - 1)])
+            self.details.limit = DETAILS
+        return ids
+
+    def _service(self, step: Step, initiator: Ints) -> Ints:
+        """protocol and port of the end that accepted; -1 where its port or the initiator is not known."""
+        by_local = initiator == self.names.code("local")
+        port = np.where(by_local, step.arrays["remote_port"], step.arrays["local_port"])
+        known = (port >= 0) & (by_local | (initiator == self.names.code("remote")))
+        return np.where(known, step.arrays["protocol"] * _SERVICE_PORTS + port, NONE)
+
+    def _sets(self, step: Step) -> Ints:
+        bits = np.zeros(step.rows, np.int64)
+        for bit, networks in self._nets:
+            bits |= networks.contains(step.arrays["remote"]).astype(np.int64) << bit
+        return bits
+
+    def _bit(self, key: str) -> int | None:
+        if key not in self.set_keys:
+            if len(self.set_keys) >= 62:
+                self._count("destination_sets_past_limit", 1)
+                return None
+            self.set_keys.append(key)
+        return self.set_keys.index(key)
+
+    def _count(self, reason: str, n: int) -> None:
+        self.reasons[reason] = self.reasons.get(reason, 0) + n
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """All of it as plain values and arrays."""
+        meta = {"names": self.names.values, "sets": self.set_keys}
+        return meta, {
+            "pairs": self.pairs.columns,
+            "paths": self.paths.columns,
+            "details": self.details.columns,
+            "pair_of": self.pair_of[: self.paths.count],
+            "first_ns": self.first_ns[: self.pairs.count],
+            "born_ns": np.array([fact.born_ns for fact in self.facts], np.int64),
+        }
+
+    def set_state(self, meta: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
+        """Take back what :meth:`state` gave."""
+        self.names = Names(meta["names"])
+        self.set_keys = list(meta["sets"])
+        self.pairs = Keys.of(arrays["pairs"], UNBOUNDED)
+        self.paths = Keys.of(arrays["paths"], UNBOUNDED)
+        self.details = Keys.of(arrays["details"], UNBOUNDED)
+        self.paths.limit, self.details.limit = PATHS, DETAILS
+        self.pair_of = grown(arrays["pair_of"], 1024)
+        self.first_ns = grown(arrays["first_ns"], 1024, NEVER_NS)
+        self.facts = [self._fact(path, born) for path, born in enumerate(arrays["born_ns"].tolist())]
+        self.use(self.book)

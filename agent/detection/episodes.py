@@ -1,0 +1,313 @@
+"""Tracks and episodes: the exact look at one rule and one pair.
+
+A track is made when the bound of its pair passes the rule's threshold, and holds the exact series of buckets. It is
+fed the rows of its pair in order of arrival, each after the buckets that the watermark had closed before that row. So
+what it says does not depend on where batches end. Between two buckets at which the sum can change, nothing is looked
+at: an empty year costs as much as an empty minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from agent.detection.keys import Bools, Ints
+from agent.detection.rules import Watch
+from agent.detection.windows import Cells
+
+_STEP_BY_STEP: Final = 64
+
+
+@dataclass(slots=True)
+class Episode:
+    """Exceedance buckets less than quiet apart."""
+
+    first: int
+    last: int
+    """Buckets."""
+    peak: int
+    """Largest sum of a window."""
+    id: str = ""
+    revision: int = 0
+    told: int = 0
+    """The peak when it was last told."""
+    severity: int = 0
+    opened: dict[str, Any] = field(default_factory=dict)
+    """What was true when it opened and never changes: window, crossing, tests."""
+    provisional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How an episode opened."""
+
+    bucket: int
+    amount: int
+    crossed_ns: int
+    provisional: bool
+    first_seen: bool
+    share: float | None
+    paths: frozenset[int]
+
+
+Emit = Callable[["Track", Episode, str, int, int | None, Opening | None], None]
+"""Told of each change: track, episode, what (open, grow, close, merge), when, at which row (None: between rows)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """The rows of a pair (of its whole store, where a rule asks for a share), in order of arrival."""
+
+    cells: Cells
+    """Of the track's window; ``row`` counts within the feed."""
+    own: Bools
+    """By row: read by the rule and of the pair."""
+    of_pair: Bools
+    late: Bools
+    ends: Ints
+    seen_ns: Ints
+    """When each row counts as seen first: where the first of its octets counts."""
+    paths: Ints
+    due: Ints
+    """By row: the last bucket that was due just before it."""
+    step_rows: Ints
+    """By row: its place in the step."""
+
+
+class Track:
+    """One rule, one pair."""
+
+    def __init__(self, watch: Watch, pair: int, due: int | None, series: dict[int, int]) -> None:
+        self.watch = watch
+        self.pair = pair
+        self.at = due
+        """The last bucket evaluated; None before the first."""
+        self.series = series
+        self.store_series: dict[int, int] = {}
+        """The same for all that left the store; kept only for a rule that asks for a share."""
+        self.first_ns = 0
+        self.paths: set[int] = set()
+        """Paths that the rule read, as far as the rows were fed."""
+        self.episodes: list[Episode] = []
+        self.sum = 0 if due is None else self.window_sum(due)
+
+    def window_sum(self, bucket: int, series: dict[int, int] | None = None) -> int:
+        """The sum at a bucket."""
+        values = self.series if series is None else series
+        low = bucket - self.watch.window.n
+        if len(values) <= self.watch.window.n:
+            return sum(v for b, v in values.items() if low <= b <= bucket)
+        return sum(values.get(b, 0) for b in range(low, bucket + 1))
+
+    # feeding
+
+    def feed(self, feed: Feed, emit: Emit) -> None:
+        """Take rows, evaluating what became due before each."""
+        if not len(feed.due):
+            return
+        edges = np.flatnonzero(np.diff(feed.due)) + 1
+        lows, highs = [0, *edges.tolist()], [*edges.tolist(), len(feed.due)]
+        cell_edges = np.searchsorted(feed.cells.row, [*lows, len(feed.due)]).tolist()
+        for i, (low, high) in enumerate(zip(lows, highs, strict=True)):
+            self.advance(int(feed.due[low]), emit)
+            self._stretch(feed, slice(low, high), slice(cell_edges[i], cell_edges[i + 1]), emit)
+
+    def _stretch(self, feed: Feed, rows: slice, cells: slice, emit: Emit) -> None:
+        """Rows between which no bucket becomes due."""
+        first_before, paths_before = self.first_ns, frozenset(self.paths)
+        self._look_at_rows(feed, rows)
+        part = feed.cells.take(cells)
+        if self.watch.rule.any_of.share_of_store is not None:
+            _add(self.store_series, part.bucket, part.amount)
+        mine = part.take(feed.own[part.row])
+        added = _add(self.series, mine.bucket, mine.amount)
+        closed = [b for b in added if self.at is not None and b <= self.at]
+        if closed and self.at is not None:
+            self.sum += sum(added[b] for b in closed if b >= self.at - self.watch.window.n)
+            self._extend_back(min(closed), self.at)
+        touched = [b for b in added if (self.at is None or b > self.at) and not self._covers(b)]
+        if any(self.window_sum(b) > self.watch.over for b in touched):
+            self._open_on_arrival(feed, mine, added, (first_before, paths_before), emit)
+
+    def _look_at_rows(self, feed: Feed, rows: slice) -> None:
+        of_pair = feed.of_pair[rows]
+        if of_pair.any():
+            self.first_ns = min(self.first_ns, int(feed.seen_ns[rows][of_pair].min()))
+        self.paths.update(np.unique(feed.paths[rows][feed.own[rows]]).tolist())
+
+    def _open_on_arrival(
+        self,
+        feed: Feed,
+        cells: Cells,
+        added: dict[int, int],
+        before: tuple[int, frozenset[int]],
+        emit: Emit,
+    ) -> None:
+        """Find the row that passed the threshold first: add the rows again, one by one."""
+        n, over = self.watch.window.n, self.watch.over
+        first_ns, paths = before[0], set(before[1])
+        if self.watch.is_tested and not self._can_pass_on_arrival(min(added), first_ns):
+            return
+        then = {b: v - added.get(b, 0) for b, v in self.series.items()}
+        sums = {b: self.window_sum(b, then) for b in added}
+        last_of_row = np.r_[cells.row[1:] != cells.row[:-1], True].tolist()
+        whole = feed.of_pair.nonzero()[0]
+        seen = 0
+        for row, bucket, amount, ends_row in zip(
+            cells.row.tolist(), cells.bucket.tolist(), cells.amount.tolist(), last_of_row, strict=True
+        ):
+            for b in sums:
+                if bucket <= b <= bucket + n:
+                    sums[b] += amount
+            while seen < len(whole) and whole[seen] <= row:
+                first_ns = min(first_ns, int(feed.seen_ns[whole[seen]]))
+                seen += 1
+            paths.add(int(feed.paths[row]))
+            if not ends_row or feed.late[row] or sums[bucket] <= over or self._covers(bucket):
+                continue
+            if self.at is not None and bucket <= self.at:
+                continue
+            is_first = first_ns >= self.watch.window.bounds(bucket)[0]
+            if self.watch.is_tested and not (self.watch.rule.any_of.first_seen and is_first):
+                continue
+            opening = Opening(bucket, sums[bucket], int(feed.ends[row]), True, is_first, None, frozenset(paths))
+            self._open(bucket, bucket, opening, emit, opening.crossed_ns, int(feed.step_rows[row]))
+
+    def _can_pass_on_arrival(self, bucket: int, first_ns: int) -> bool:
+        """A share is judged at the ends of buckets only: on arrival it would depend on the rows of other pairs."""
+        return self.watch.rule.any_of.first_seen and first_ns >= self.watch.window.bounds(bucket)[0]
+
+    def _extend_back(self, low: int, at: int) -> None:
+        """Late rows raised sums that were evaluated: an open episode may have begun earlier or gone higher."""
+        n, grain = self.watch.window.n, self.watch.window.grain_ns
+        low = max(low, at - n)
+        total = self.window_sum(low)
+        for j in range(low, at + 1):
+            if j > low:
+                total += self.series.get(j, 0) - self.series.get(j - n - 1, 0)
+            if total <= self.watch.over:
+                continue
+            for episode in self.episodes:
+                if j <= episode.last and (episode.first - j) * grain < self.watch.quiet_ns:
+                    episode.first = min(episode.first, j)
+                    episode.peak = max(episode.peak, total)
+
+    # evaluating
+
+    def advance(self, to: int, emit: Emit) -> None:
+        """Evaluate every bucket up to ``to``."""
+        if self.at is None:
+            self.at = min([to, *(b - 1 for b in self.series)])
+            self.sum = 0
+        if to <= self.at:
+            return
+        for j, until in self._stretches(self.at, to):
+            self.sum += self.series.get(j, 0) - self.series.get(j - self.watch.window.n - 1, 0)
+            if self.sum > self.watch.over:
+                self._exceed(j, until, emit)
+        self.at = to
+        for values in (self.series, self.store_series):
+            for bucket in [b for b in values if b < to - 2 * self.watch.window.n]:
+                del values[bucket]
+
+    def _stretches(self, at: int, to: int) -> Iterable[tuple[int, int]]:
+        """(first, last) of each run of buckets over which neither the sum nor the store's can change."""
+        if to - at <= _STEP_BY_STEP:
+            return [(j, j) for j in range(at + 1, to + 1)]
+        width = self.watch.window.n + 1
+        values = [*self.series, *self.store_series]
+        points = {p for b in values for p in (b, b + width) if at < p <= to} | {at + 1}
+        starts = sorted(points)
+        return zip(starts, [*(s - 1 for s in starts[1:]), to], strict=True)
+
+    def _exceed(self, j: int, until: int, emit: Emit) -> None:
+        grain = self.watch.window.grain_ns
+        self.close_until((j + 1) * grain, emit)
+        for episode in self.episodes:
+            if self._joins(episode, j, until):
+                episode.first = min(episode.first, j)
+                episode.last = max(episode.last, until)
+                episode.peak = max(episode.peak, self.sum)
+                self._merge(emit, (j + 1) * grain)
+                self._tell_growth(episode, emit, (j + 1) * grain)
+                return
+        share = self._share(j)
+        is_first = self.first_ns >= self.watch.window.bounds(j)[0]
+        if self.watch.is_tested and not self._passes(share, is_first):
+            return
+        due = (j + 1) * grain
+        opening = Opening(j, self.sum, due, False, is_first, share, frozenset(self.paths))
+        self._open(j, until, opening, emit, due, None)
+
+    def _passes(self, share: float | None, is_first: bool) -> bool:
+        asked = self.watch.rule.any_of
+        if asked.first_seen and is_first:
+            return True
+        return asked.share_of_store is not None and share is not None and share >= asked.share_of_store
+
+    def _share(self, j: int) -> float | None:
+        if self.watch.rule.any_of.share_of_store is None:
+            return None
+        whole = self.window_sum(j, self.store_series)
+        return self.sum / whole if whole else None
+
+    def _joins(self, episode: Episode, j: int, until: int) -> bool:
+        grain = self.watch.window.grain_ns
+        return (j - episode.last) * grain < self.watch.quiet_ns and (
+            episode.first - until
+        ) * grain < self.watch.quiet_ns
+
+    def _covers(self, bucket: int) -> bool:
+        """Whether an exceedance here would belong to an open episode, so that no row can open another."""
+        return any(self._joins(episode, bucket, bucket) for episode in self.episodes)
+
+    def _open(
+        self, j: int, until: int, opening: Opening, emit: Emit, when_ns: int, row: int | None
+    ) -> None:
+        episode = Episode(j, until, opening.amount, provisional=opening.provisional)
+        self.episodes.append(episode)
+        emit(self, episode, "open", when_ns, row, opening)
+        episode.told = episode.peak
+
+    def _tell_growth(self, episode: Episode, emit: Emit, when_ns: int) -> None:
+        if episode in self.episodes and episode.peak >= 2 * episode.told > 0:
+            episode.provisional = False
+            emit(self, episode, "grow", when_ns, None, None)
+            episode.told = episode.peak
+
+    def _merge(self, emit: Emit, when_ns: int) -> None:
+        """Episodes that have met become the older one."""
+        for other in self.episodes[1:]:
+            oldest = self.episodes[0]
+            if self._joins(oldest, other.first, other.last):
+                oldest.first = min(oldest.first, other.first)
+                oldest.last = max(oldest.last, other.last)
+                oldest.peak = max(oldest.peak, other.peak)
+                self.episodes.remove(other)
+                emit(self, other, "merge", when_ns, None, None)
+                self._tell_growth(oldest, emit, when_ns)
+
+    def close_until(self, watermark_ns: int, emit: Emit) -> None:
+        """Close the episodes whose quiet has passed."""
+        for episode in list(self.episodes):
+            due = (episode.last + 1) * self.watch.window.grain_ns + self.watch.quiet_ns
+            if due <= watermark_ns and (self.at is None or self.at >= episode.last or due <= watermark_ns):
+                self.episodes.remove(episode)
+                episode.provisional = False
+                emit(self, episode, "close", due, None, None)
+
+
+def _add(series: dict[int, int], buckets: Ints, amounts: Ints) -> dict[int, int]:
+    """Add cells to a series; gives what was added to each bucket."""
+    if not len(buckets):
+        return {}
+    distinct, place = np.unique(buckets, return_inverse=True)
+    sums = np.zeros(len(distinct), np.int64)
+    np.add.at(sums, place, amounts)
+    added = dict(zip(distinct.tolist(), sums.tolist(), strict=True))
+    for bucket, amount in added.items():
+        series[bucket] = series.get(bucket, 0) + amount
+    return added

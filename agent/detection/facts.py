@@ -1,0 +1,301 @@
+"""What is told of a transfer: totals, shares and addresses of a pair since a base, and the ledger's rows.
+
+Counted per detail for every pair, from its first row on, so that a case can look back. Addresses are bounded: when
+the table is full, each pair keeps those that took most.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.core.address import text_of
+from agent.core.clock import DAY_NS
+from agent.core.finding import Confidence, Destination, OwnerFact, Share, Traffic
+from agent.detection.admit import AMOUNTS, Step
+from agent.detection.cube import _SERVICE_PORTS as SERVICE_PORTS
+from agent.detection.cube import Cube, Placed
+from agent.detection.decision import LedgerRow
+from agent.detection.keys import Ints, Keys, grown
+from agent.detection.tally import NEVER_NS, Base, Tally, grouped
+
+MEASURES: Final = (*AMOUNTS, "late_octets", "estimated_octets")
+CONTENT: Final = MEASURES.index("content_octets_out")
+LATE: Final = MEASURES.index("late_octets")
+SHARES_SHOWN: Final = 20
+ADDRESSES: Final = 131_072
+ADDRESSES_COUNTED: Final = 1_000
+_KEPT_OF_A_PAIR: Final = (500, 100, SHARES_SHOWN)
+UNKNOWN: Final = "?"
+_PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 33: "dccp", 58: "icmpv6", 132: "sctp"}
+
+
+@dataclass(frozen=True, slots=True)
+class CaseBase:
+    """What a case leaves out: all that was counted before its day."""
+
+    details: Base
+    addresses: dict[tuple[int, int], int]
+
+
+class Facts:
+    """Tallies of every pair, and ledger rows that are not given out yet."""
+
+    def __init__(self, cube: Cube) -> None:
+        self._cube = cube
+        self._details = Tally(len(MEASURES))
+        self._keys = Keys(3, ADDRESSES)
+        self._addresses = Tally(1)
+        self._distinct: Ints = np.zeros(1024, np.int64)
+        self._waiting: list[tuple[Ints, Ints, Ints]] = []
+        """(day, detail, sums) for the ledger."""
+
+    def add(self, step: Step, placed: Placed) -> None:
+        """Count a step's rows."""
+        if not step.rows:
+            return
+        content, late = step.arrays["content_octets_out"], step.late
+        columns = np.stack(
+            [*(step.arrays[name] for name in AMOUNTS), np.where(late, content, 0), content * step.arrays["estimated"]]
+        )
+        starts, ends = step.arrays["start_ns"], step.arrays["end_ns"]
+        days = ends // DAY_NS
+        newest = int(days.max())
+        ids, order, sums = grouped(placed.detail, columns)
+        groups = np.searchsorted(placed.detail[order], ids)
+        first = np.minimum.reduceat(starts[order], groups)
+        last = np.maximum.reduceat(ends[order], groups)
+        self._details.add(ids, sums, first, last, newest)
+        if int(days.min()) == newest:
+            self._waiting.append((np.full(len(ids), newest, np.int64), ids, sums))
+        else:
+            for day in np.unique(days).tolist():
+                some = days == day
+                day_ids, _, day_sums = grouped(placed.detail[some], columns[:, some])
+                self._waiting.append((np.full(len(day_ids), day, np.int64), day_ids, day_sums))
+        self._add_addresses(step, placed, content, newest)
+
+    def _add_addresses(self, step: Step, placed: Placed, content: Ints, day: int) -> None:
+        if self._keys.count > ADDRESSES // 2:
+            self._prune()
+        remote = step.arrays["remote"].view(np.int64)
+        known = self._keys.count
+        ids = self._keys.ids([placed.pair, remote[:, 0], remote[:, 1]])
+        self._distinct = grown(self._distinct, self._cube.pairs.count)
+        np.add.at(self._distinct, self._keys.columns[0, known:], 1)
+        kept = ids >= 0
+        distinct, _, sums = grouped(ids[kept], content[None, kept])
+        nothing = np.zeros(len(distinct), np.int64)
+        self._addresses.add(distinct, sums, nothing, nothing, day)
+
+    def _prune(self) -> None:
+        for most in _KEPT_OF_A_PAIR:
+            totals = grown(self._addresses.totals, self._keys.count)[0, : self._keys.count]
+            pairs = self._keys.columns[0]
+            order = np.lexsort((-totals, pairs))
+            in_order = pairs[order]
+            starts = np.r_[0, np.flatnonzero(np.diff(in_order)) + 1]
+            rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+            kept = np.sort(order[rank < most])
+            self._addresses.totals = grown(self._addresses.totals, self._keys.count)
+            self._addresses.last_ns = grown(self._addresses.last_ns, self._keys.count)
+            self._addresses.keep(kept)
+            self._keys = Keys.of(np.ascontiguousarray(self._keys.columns[:, kept]), ADDRESSES)
+            if len(kept) <= ADDRESSES // 4:
+                return
+
+    # cases
+
+    def base(self, pair: int, since_ns: int) -> CaseBase:
+        """What a case of this pair leaves out, if its window began at ``since_ns``."""
+        ids = self._address_ids(pair)
+        found = self._addresses.base(ids, since_ns).totals
+        columns = self._keys.columns
+        addresses = {(int(columns[1, i]), int(columns[2, i])): v[0] for i, v in found.items()}
+        return CaseBase(self._details.base(self._detail_ids(pair), since_ns), addresses)
+
+    def traffic(self, pair: int, base: CaseBase) -> Traffic:
+        """What was measured of the pair since the base."""
+        ids, sums = self._since(pair, base)
+        totals = dict(zip(MEASURES, sums.sum(axis=1).tolist(), strict=True))
+        estimated = totals.pop("estimated_octets") > 0
+        path, basis, process, vantage, service, high, low = self._cube.details.columns[:, ids].tolist()
+        names, content = self._cube.names, sums[CONTENT].tolist()
+        later = int(self._details.last_ns[ids].max(initial=0))
+        return Traffic(
+            **totals,
+            first_ns=base.details.first_ns if base.details.first_ns != NEVER_NS else 0,
+            last_ns=later,
+            initiators=shares([self._cube.facts[p].initiator for p in path], content),
+            bases=shares(map(names.text, basis), content),
+            processes=shares(map(names.text, process), content),
+            services=shares(map(_service, service), content),
+            local_addresses=shares([_address(h, lo) for h, lo in zip(high, low, strict=True)], content),
+            vantages=shares(map(names.text, vantage), content),
+            estimated=estimated,
+        )
+
+    def destination(self, pair: int, base: CaseBase, sources: tuple[str, ...]) -> Destination:
+        """Who and where the other end is, since the base."""
+        ids, sums = self._since(pair, base)
+        content = sums[CONTENT].tolist()
+        paths = self._cube.details.columns[0, ids].tolist()
+        weight: Counter[int] = Counter()
+        for path, octets in zip(paths, content, strict=True):
+            weight[path] += octets
+        known = self._cube.paths_of(pair)
+        main = max(known, key=lambda p: (weight[p], -p))
+        fact, owner = self._cube.facts[main], self._cube.owners[main]
+        addresses, count = self._top_addresses(pair, base)
+        facts = [self._cube.facts[p] for p in paths]
+        return Destination(
+            entity=self._cube.pair(pair)[2],
+            label=_label(self._cube.pair(pair)[2], owner, fact.as_org),
+            owner=owner,
+            countries=shares([f.country for f in facts], content),
+            networks=shares([f"AS{f.asn} {f.as_org}".strip() if f.asn >= 0 else "" for f in facts], content),
+            addresses=addresses,
+            address_count=count,
+            location_confidence=_confidence(fact.location_confidence),
+            owner_confidence=_confidence(fact.owner_confidence),
+            location_sources=sources,
+        )
+
+    def _since(self, pair: int, base: CaseBase) -> tuple[Ints, Ints]:
+        ids = self._detail_ids(pair)
+        sums = self._details.since(ids, base.details)
+        moved = sums.any(axis=0)
+        return ids[moved], sums[:, moved]
+
+    def _detail_ids(self, pair: int) -> Ints:
+        paths = self._cube.details.columns[0]
+        return np.flatnonzero(self._cube.pair_of[paths] == pair)
+
+    def _address_ids(self, pair: int) -> Ints:
+        return np.flatnonzero(self._keys.columns[0] == pair)
+
+    def _top_addresses(self, pair: int, base: CaseBase) -> tuple[tuple[Share, ...], int]:
+        ids = self._address_ids(pair)
+        columns = self._keys.columns[:, ids].tolist()
+        totals = self._addresses.totals[0, ids].tolist()
+        left = {
+            (high, low): total - base.addresses.get((high, low), 0)
+            for high, low, total in zip(columns[1], columns[2], totals, strict=True)
+        }
+        left = {
+            address: octets
+            for address, octets in left.items()
+            if octets > 0 or address not in base.addresses
+        }
+        was_pruned = int(self._distinct[pair]) > len(ids)
+        count = int(self._distinct[pair]) if was_pruned else len(left)
+        top = sorted(left.items(), key=lambda item: (-item[1], item[0]))[:SHARES_SHOWN]
+        named = tuple(Share(value=_address(*address), content_octets_out=octets) for address, octets in top)
+        return named, min(count, ADDRESSES_COUNTED)
+
+    # the ledger
+
+    def ledger(self) -> tuple[LedgerRow, ...]:
+        """The rows since the last call."""
+        waiting, self._waiting = self._waiting, []
+        sums: dict[tuple[Any, ...], Ints] = {}
+        detail_columns = self._cube.details.columns
+        for days, details, amounts in waiting:
+            for place, (day, detail) in enumerate(zip(days.tolist(), details.tolist(), strict=True)):
+                path, _, process, vantage = detail_columns[:4, detail].tolist()
+                key = (day, path, process, vantage)
+                before = sums.get(key)
+                sums[key] = amounts[:, place] if before is None else before + amounts[:, place]
+        rows: dict[tuple[Any, ...], Ints] = {}
+        for (day, path, process, vantage), total in sums.items():
+            full = self._ledger_key(day, path, process, vantage)
+            rows[full] = rows[full] + total if full in rows else total
+        return tuple(LedgerRow(*key, *total[: LATE + 1].tolist()) for key, total in sorted(rows.items()))
+
+    def _ledger_key(self, day: int, path: int, process: int, vantage: int) -> tuple[Any, ...]:
+        fact, names = self._cube.facts[path], self._cube.names
+        return (
+            day,
+            fact.tenant,
+            fact.store,
+            ",".join(self._cube.book.categories(fact.store)),
+            self._cube.pair(int(self._cube.pair_of[path]))[2],
+            max(fact.asn, -1),
+            fact.as_org,
+            fact.provider,
+            fact.owner,
+            fact.country,
+            names.text(process),
+            fact.initiator,
+            names.text(vantage),
+        )
+
+    # state
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """All of it as plain values and arrays."""
+        detail_days, details = self._details.arrays(self._cube.details.count)
+        address_days, addresses = self._addresses.arrays(self._keys.count)
+        nothing = np.zeros(0, np.int64)
+        waiting = {
+            "days": np.concatenate([nothing, *(d for d, _, _ in self._waiting)]),
+            "ids": np.concatenate([nothing, *(i for _, i, _ in self._waiting)]),
+            "sums": np.concatenate([np.zeros((len(MEASURES), 0), np.int64), *(s for _, _, s in self._waiting)], axis=1),
+        }
+        arrays = {f"details.{k}": v for k, v in details.items()}
+        arrays |= {f"addresses.{k}": v for k, v in addresses.items()}
+        arrays |= {f"waiting.{k}": v for k, v in waiting.items()}
+        arrays |= {"address_keys": self._keys.columns, "distinct": self._distinct}
+        return {"detail_days": detail_days, "address_days": address_days}, arrays
+
+    def set_state(self, meta: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
+        """Take back what :meth:`state` gave."""
+        self._details.set_arrays(meta["detail_days"], _under("details.", arrays))
+        self._addresses.set_arrays(meta["address_days"], _under("addresses.", arrays))
+        self._keys = Keys.of(arrays["address_keys"], ADDRESSES)
+        self._distinct = arrays["distinct"]
+        waiting = _under("waiting.", arrays)
+        self._waiting = [(waiting["days"], waiting["ids"], waiting["sums"])] if waiting["ids"].size else []
+
+
+def shares(values: Sequence[str] | Any, octets: Sequence[int]) -> tuple[Share, ...]:
+    """Octets by value, most first; ``?`` for what is not known."""
+    sums: Counter[str] = Counter()
+    for value, amount in zip(values, octets, strict=True):
+        sums[value or UNKNOWN] += amount
+    top = sorted(sums.items(), key=lambda item: (-item[1], item[0]))[:SHARES_SHOWN]
+    return tuple(Share(value=value, content_octets_out=amount) for value, amount in top)
+
+
+def _under(prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _service(code: int) -> str:
+    if code < 0:
+        return ""
+    protocol, port = divmod(code, SERVICE_PORTS)
+    return f"{_PROTOCOLS.get(protocol, protocol)}/{port}"
+
+
+def _address(high: int, low: int) -> str:
+    return text_of(high % 2**64, low % 2**64) or ""
+
+
+def _confidence(text: str) -> Confidence:
+    return Confidence(text) if text in Confidence.__members__.values() else Confidence.NONE
+
+
+def _label(entity: str, owner: OwnerFact, as_org: str) -> str:
+    kind, _, value = entity.partition(":")
+    by_kind: dict[str, Callable[[], str]] = {
+        "owner": lambda: owner.owner or value,
+        "provider": lambda: owner.provider_name or value,
+        "as": lambda: as_org or owner.organisation or f"AS{value}",
+    }
+    return by_kind[kind]() if kind in by_kind else "unknown network" if entity == "unknown" else entity

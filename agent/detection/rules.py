@@ -1,0 +1,210 @@
+"""Rules against paths: which rule reads which rows, and how severe what it finds may be.
+
+A path is everything about a row that a rule may ask for. Each is judged once for each policy, so thirty rules cost
+nothing per row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from agent.core.clock import SECOND_NS
+from agent.core.finding import OwnerFact, Severity
+from agent.detection.windows import WINDOWS, Window
+from agent.policy.match import OWNER_LINES, Match, restricts
+from agent.policy.model import DestinationSet, Override, Policy, Rule, Store
+from agent.policy.ownership import Ownership
+
+_LARGEST_QUIET_NS = 24 * 3600 * SECOND_NS
+
+
+@dataclass(frozen=True, slots=True)
+class PathFact:
+    """What one path stands for; empty texts and -1 are unknown."""
+
+    tenant: str
+    store: str
+    initiator: str
+    shared: bool
+    """It belongs to its store only by its place."""
+    estimated: bool
+    country: str
+    asn: int
+    as_org: str
+    provider: str
+    owner: str
+    owner_country: str
+    location_confidence: str
+    owner_confidence: str
+    override: str
+    """The override in force, as JSON."""
+    networks: frozenset[str]
+    """Destination sets whose networks hold the address, as :func:`networks_key` names them."""
+    born_ns: int
+    """When it was first seen: staleness of ownership is judged then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A rule reads a path."""
+
+    severity: Severity
+    reasons: tuple[str, ...]
+    """What lowered it."""
+    destinations: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A rule, ready for use."""
+
+    index: int
+    pack: str
+    rule: Rule
+    window: Window
+    quiet_ns: int
+    since_ns: int | None
+    """When it came by a reload; None if it was there from the start."""
+
+    @property
+    def over(self) -> int:
+        """Its threshold."""
+        return self.rule.over
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether amount alone is not enough."""
+        return self.rule.any_of.first_seen or self.rule.any_of.share_of_store is not None
+
+
+def networks_key(destinations: DestinationSet) -> str:
+    """The name of a set's networks: another id when they change."""
+    return " ".join([destinations.id, *sorted(map(str, destinations.networks))])
+
+
+class Rulebook:
+    """A policy and an ownership table, asked path by path."""
+
+    def __init__(
+        self, policy: Policy, ownership: Ownership | None, lateness_ns: int, since: dict[str, int] | None = None
+    ) -> None:
+        self.policy = policy
+        self.ownership = ownership
+        self._stores = {s.id: s for s in policy.stores}
+        self._sets = {d.id: d for d in policy.destinations}
+        self.watches = tuple(
+            Watch(i, pack, rule, WINDOWS[rule.window], _quiet(rule, lateness_ns), (since or {}).get(rule.id))
+            for i, (pack, rule) in enumerate(policy.rules)
+            if rule.enabled
+        )
+
+    def store(self, store_id: str) -> Store | None:
+        """The register's entry."""
+        return self._stores.get(store_id)
+
+    def categories(self, store_id: str) -> tuple[str, ...]:
+        """Categories of a store, sorted."""
+        store = self._stores.get(store_id)
+        return tuple(sorted(store.categories)) if store else ()
+
+    def owner(self, path: PathFact) -> OwnerFact:
+        """What is on record of the network at the path's end."""
+        asn = path.asn if path.asn >= 0 else None
+        if self.ownership is None:
+            return OwnerFact(
+                provider=path.provider,
+                organisation=path.as_org,
+                owner=path.owner,
+                owner_id=path.owner,
+                owner_country=path.owner_country or None,
+            )
+        fact = self.ownership.fact(
+            asn=asn,
+            as_org=path.as_org or None,
+            provider=path.provider or None,
+            owner=path.owner or None,
+            today=datetime.fromtimestamp(path.born_ns // SECOND_NS, UTC).date(),
+            override=Override.model_validate_json(path.override) if path.override else None,
+        )
+        if fact.owner_country is None and path.owner_country:
+            fact = fact.model_copy(update={"owner_country": path.owner_country})
+        return fact
+
+    def entity(self, path: PathFact, owner: OwnerFact) -> str:
+        """Who is at the other end: the owner if it is beyond doubt, else the provider, else the network."""
+        if path.owner and not owner.disputed and not owner.review:
+            return f"owner:{path.owner}"
+        if path.provider:
+            return f"provider:{path.provider}"
+        if path.asn >= 0:
+            return f"as:{path.asn}"
+        return "unknown" if path.asn == -1 else "other"
+
+    def hits(self, path: PathFact, owner: OwnerFact) -> dict[int, Hit]:
+        """Rule index -> hit, for every rule that reads this path."""
+        found = {w.index: self._hit(w, path, owner) for w in self.watches}
+        return {index: hit for index, hit in found.items() if hit is not None}
+
+    def _hit(self, watch: Watch, path: PathFact, owner: OwnerFact) -> Hit | None:
+        rule = watch.rule
+        if not self._reads(rule, path):
+            return None
+        if any(self._match(name, path, owner).hit for name in rule.except_destinations):
+            return None
+        matched = {name: self._match(name, path, owner) for name in rule.destinations}
+        matched = {name: match for name, match in matched.items() if match.hit}
+        if rule.destinations and not matched:
+            return None
+        severity, reasons = _severity(rule, path, owner, tuple(matched.values()))
+        return Hit(severity, reasons, tuple(matched))
+
+    def _reads(self, rule: Rule, path: PathFact) -> bool:
+        store = self._stores.get(path.store)
+        if store is None or not self.policy.reads(rule, path.store, "same_host" if path.shared else "port"):
+            return False
+        if rule.initiator != "any":
+            return path.initiator == rule.initiator
+        return not (store.public_service and path.initiator == "remote")
+
+    def _match(self, set_id: str, path: PathFact, owner: OwnerFact) -> Match:
+        destinations = self._sets.get(set_id)
+        if destinations is None:
+            return Match(False, (), False)
+        return restricts(
+            destinations,
+            owner.provider or path.provider,
+            owner.owner_id or path.owner,
+            owner.owner_country,
+            owner.organised_in,
+            path.asn if path.asn >= 0 else None,
+            path.country,
+            owner.disputed,
+            owner.review,
+            in_network=bool(destinations.networks) and networks_key(destinations) in path.networks,
+        )
+
+
+def _severity(
+    rule: Rule, path: PathFact, owner: OwnerFact, matches: tuple[Match, ...]
+) -> tuple[Severity, tuple[str, ...]]:
+    """The rule's severity, lowered by what it rests on, and the words keys of why."""
+    by = {line for match in matches for line in match.by} - {"country"}
+    caps: list[tuple[str, Severity]] = []
+    if by and by <= OWNER_LINES | {"organised_in"}:
+        if owner.mark == "K":
+            caps.append(("owner_mark_k", Severity.MEDIUM))
+        if owner.disputed:
+            caps.append(("owner_disputed", Severity.LOW))
+        if owner.stale:
+            caps.append(("owner_stale", Severity.LOW))
+    if matches and all(match.review for match in matches) and not owner.disputed:
+        caps.append(("owner_review", Severity.LOW))
+    if path.estimated:
+        caps.append(("estimated", Severity.MEDIUM))
+    lowered = tuple(reason for reason, cap in caps if cap < rule.severity)
+    return min([rule.severity, *(cap for _, cap in caps)]), lowered
+
+
+def _quiet(rule: Rule, lateness_ns: int) -> int:
+    return max(rule.quiet or max(WINDOWS[rule.window].span_ns, _LARGEST_QUIET_NS), lateness_ns)

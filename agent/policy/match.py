@@ -1,0 +1,98 @@
+"""Whether a network belongs to a destination set. Place, operator and owner are asked one by one and never mixed.
+
+Called once per distinct network, not per row; only ``networks`` of a set needs the address itself
+(:func:`in_networks`, over columns).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.core.address import Addresses, NetworkSet
+from agent.core.finding import OwnerFact
+from agent.policy.model import DestinationSet
+
+OWNER_LINES = frozenset({"owner", "owner_country"})
+"""Lines that rest on who the ultimate owner is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """How a network matches a destination set."""
+
+    hit: bool
+    """Whether it belongs to the set."""
+    by: tuple[str, ...]
+    """Lines that match: owner, owner_country, organised_in, provider, asn, network, country. ``country`` is told, but
+    alone is no hit."""
+    review: bool
+    """Something other than the place matches, but the record is disputed or does not decide by itself."""
+
+
+def restricts(
+    destinations: DestinationSet,
+    provider: str | None,
+    owner: str | None,
+    owner_country: str | None,
+    organised_in: str | None,
+    asn: int | None,
+    country: str | None,
+    disputed: bool = False,
+    review: bool = False,
+    *,
+    in_network: bool = False,
+) -> Match:
+    """How one network matches. ``owner`` is an id. None and empty text are unknown and match nothing.
+
+    Lines on the owner count only if the record is not ``disputed``, and not for ``review`` unless the set says
+    ``review_counts``; what the set names itself (provider, AS, network) and where the holder is organised stand
+    whatever is said of the owner.
+    """
+    asked = (
+        ("owner", owner, destinations.owners),
+        ("owner_country", owner_country, destinations.owner_countries),
+        ("organised_in", organised_in, destinations.organised_in),
+        ("provider", provider, destinations.providers),
+        ("country", country, destinations.countries),
+    )
+    by = [line for line, value, wanted in asked if value and value in wanted]
+    if asn is not None and asn in destinations.asns:
+        by.append("asn")
+    if in_network:
+        by.append("network")
+    owner_decides = not disputed and (not review or destinations.review_counts)
+    hit = any(line != "country" and (owner_decides or line not in OWNER_LINES) for line in by)
+    return Match(hit, tuple(by), (disputed or review) and any(line != "country" for line in by))
+
+
+def matches(
+    destinations: DestinationSet,
+    fact: OwnerFact,
+    *,
+    asn: int | None,
+    country: str | None,
+    in_network: bool = False,
+) -> Match:
+    """:func:`restricts` for an owner fact. A stale fact still counts; the alert says that it is stale."""
+    return restricts(
+        destinations,
+        fact.provider,
+        fact.owner_id,
+        fact.owner_country,
+        fact.organised_in,
+        asn,
+        country,
+        fact.disputed,
+        fact.review,
+        in_network=in_network,
+    )
+
+
+def in_networks(destinations: DestinationSet, addresses: Addresses) -> NDArray[np.bool_]:
+    """Where the address lies in a network that the set names. Shape (n,)."""
+    if not destinations.networks:
+        return np.zeros(len(addresses), bool)
+    return NetworkSet(destinations.networks).contains(addresses)

@@ -1,0 +1,57 @@
+"""How long the state is kept.
+
+Ages are counted in days on which something was committed, never in days of the clock: a clock that jumps ten years
+ahead would else empty the ledger and forget which batches were taken. What pauses, keeps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from agent.core.clock import DAY_NS
+from agent.store import deliveries, schema
+from agent.store.sequences import Stream
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Days for which things are kept. Findings, cases and what people did about them are kept for good."""
+
+    sequences: int = 40
+    """Batch ids: longer than any queue or spool may bring a batch again."""
+    digests: int = 7
+    """SHA-256 of batches; later, the same id counts as a duplicate whatever its bytes."""
+    ledger: int = 400
+    events: int = 40
+    """Notices that belong to no case and wait nowhere."""
+
+
+def begin_day(connection: sa.Connection, day: int, keep: Retention) -> list[Stream]:
+    """Note that something is committed on ``day``; if it is the first time, forget what has grown too old.
+
+    Gives the streams whose sequences were forgotten.
+    """
+    noted = schema.insert(connection.dialect.name, schema.run_days).on_conflict_do_nothing()
+    if connection.execute(noted, {"day": day}).rowcount != 1:
+        return []
+    table, forgotten = schema.sequences.c, []
+    if (before := _day_before(connection, keep.sequences)) is not None:
+        old = sa.select(table.agent_id, table.run_id, table.lane).where(table.day < before)
+        forgotten = [(agent, run, lane) for agent, run, lane in connection.execute(old)]
+        connection.execute(sa.delete(schema.sequences).where(table.day < before))
+    if (before := _day_before(connection, keep.digests)) is not None:
+        connection.execute(sa.delete(schema.digests).where(schema.digests.c.day < before))
+    if (before := _day_before(connection, keep.ledger)) is not None:
+        connection.execute(sa.delete(schema.ledger).where(schema.ledger.c.day < before))
+    if (before := _day_before(connection, keep.events)) is not None:
+        deliveries.forget_events(connection, before * DAY_NS)
+    return forgotten
+
+
+def _day_before(connection: sa.Connection, days: int) -> int | None:
+    """The first of the newest ``days`` days on which something was committed; None if there are fewer."""
+    day = schema.run_days.c.day
+    newest = sa.select(day).order_by(day.desc()).offset(days - 1).limit(1)
+    return connection.execute(newest).scalar_one_or_none()

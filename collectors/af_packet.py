@@ -1,0 +1,272 @@
+"""Live capture of this host's own traffic through a packet socket: every packet it sends or is sent, once.
+
+Each packet is counted where it leaves or reaches the host: packet type "outgoing" or "to us", not at the ports of a
+bridge or bond (the bridge or bond sees it too), not on a VLAN's parent. Interfaces that come later are seen by
+themselves. Only headers are ever copied (``snap``). What the kernel drops is counted as ``ring_full``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from ipaddress import IPv4Network, IPv6Network
+from typing import ClassVar, Final, Literal
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from pydantic import Field
+
+from agent.core.accounts import Accounts
+from agent.core.address import NetworkSet
+from agent.core.clock import SECOND_NS, Clock
+from agent.core.errors import CaptureError
+from agent.core.flow import FlowBatch
+from agent.core.stages import Collector, CollectorSettings, Context
+from collectors.packets.decode import Decoded, decode
+from collectors.packets.flows import FlowTable
+from collectors.packets.host import Host, HostWatch
+from collectors.packets.links import ETHERNET, NO_LOSS, RAW
+from collectors.packets.odd import merge
+from collectors.packets.packet import Packets
+from collectors.packets.ring import MOST_AT_ONCE, OUTGOING, Frames, Ring
+
+_LOG: Final = structlog.get_logger("af_packet")
+
+_LATE_NS: Final = SECOND_NS
+"""A packet may reach the ring this long after its time stamp: flows are called idle this much later."""
+_TICK_NS: Final = SECOND_NS * 7 // 10
+"""With one quiet pause this is less than the second that is promised between batches."""
+_BUSY_FRAMES: Final = 256
+_BUSY_PAUSE_S: Final = 0.02
+_QUIET_PAUSE_S: Final = 0.2
+"""Waking up costs more than a few packets do. At 16 MiB the ring holds 0.2 s of 300,000 packets/s."""
+_MOST_GONE: Final = 1000
+_IPV4, _IPV6 = 0x0800, 0x86DD
+_TAGS: Final = (0x8100, 0x88A8)
+_ARPHRD_ETHER: Final = 1
+_LOOPBACK: Final = IPv4Network("127.0.0.0/8")
+
+
+class Settings(CollectorSettings):
+    """Capture this host's traffic from the kernel (needs root or CAP_NET_RAW)."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"cap_net_raw"})
+
+    interfaces: tuple[str, ...] | Literal["all"] = Field(
+        "all",
+        description="Interfaces to watch by name, or `all`: every one on which the host's packets are seen once",
+    )
+    loopback: bool = Field(False, description="Also count traffic within the host (interface lo)")
+    own_networks: tuple[IPv4Network | IPv6Network, ...] = Field(
+        (), description="Further networks that are this host's own, such as those of pods routed through it"
+    )
+    ring_mib: int = Field(16, ge=1, le=4096, description="Memory shared with the kernel, in MiB")
+    snap: int = Field(128, ge=96, le=1024, description="Octets kept of each frame: headers, no content")
+    max_flows: int = Field(
+        1_000_000, ge=1000, description="Live flows held in memory (200 octets each) before the idlest leave"
+    )
+
+    def build(self, context: Context) -> Collector:
+        """The collector; opens nothing yet."""
+        return AfPacket(self, context.accounts, context.clock)
+
+
+class AfPacket:
+    """The collector. ``collect`` works in the network namespace of the thread that runs it."""
+
+    name = "af_packet"
+    live = True
+
+    def __init__(self, settings: Settings, accounts: Accounts, clock: Clock) -> None:
+        self._settings = settings
+        self._accounts = accounts
+        self._clock = clock
+
+    def progress(self) -> None:
+        """None: there is no end."""
+        return
+
+    def collect(self, stop: threading.Event) -> Iterator[FlowBatch]:
+        """Rows as they end, and a batch at least once a second, until ``stop``; then the ring and the table emptied.
+
+        Raises :class:`CaptureError` without permission, memory, or one of the named interfaces.
+        """
+        settings = self._settings
+        with HostWatch() as watch, Ring(mib=settings.ring_mib, snap=settings.snap) as ring:
+            yield from _Capture(settings, self._accounts, self._clock, watch, ring).run(stop)
+
+
+class _Capture:
+    """One run of the collector over an open ring."""
+
+    def __init__(
+        self, settings: Settings, accounts: Accounts, clock: Clock, watch: HostWatch, ring: Ring
+    ) -> None:
+        self._settings, self._accounts, self._clock = settings, accounts, clock
+        self._watch, self._ring = watch, ring
+        self._host = Host()
+        self._own = NetworkSet()
+        self._names: list[str] = []
+        self._places: dict[int, int] = {}
+        """Interface index -> its place in ``_names``, -1 where it is not watched. Those that are gone stay for a while,
+        for frames of theirs may still wait in the ring."""
+        self._doubled: NDArray[np.int64] = np.zeros(0, np.int64)
+        named = settings.interfaces
+        self._all = named == "all"
+        self._table = FlowTable(
+            local=lambda addresses: self._own.contains(addresses),
+            vantage="af_packet:" + ("all" if named == "all" else "+".join(named)),
+            interfaces=self._names,
+            accounts=accounts,
+            max_flows=settings.max_flows,
+        )
+        self._waiting = 0
+        """Frames of the last reading."""
+
+    def run(self, stop: threading.Event) -> Iterator[FlowBatch]:
+        """See ``AfPacket.collect``."""
+        self._look()
+        self._require_named()
+        _LOG.info("capture_started", interfaces=sorted(self._names), ring_mib=self._settings.ring_mib)
+        yield from self._watch_traffic(stop)
+        # What is in the ring now, and not what goes on coming.
+        for _ in range(0, self._ring.slots, MOST_AT_ONCE):
+            if not len(batch := self._read()) and not self._waiting:
+                break
+            yield batch
+        self._count_lost()
+        yield self._table.flush()
+
+    def _watch_traffic(self, stop: threading.Event) -> Iterator[FlowBatch]:
+        tick_ns = self._clock.monotonic_ns()
+        while not stop.is_set():
+            if self._watch.changed():
+                self._look()
+            now_ns = self._clock.now_ns()
+            batch = self._read()
+            # With frames left in the ring the present is not known yet; the packets' own times move the table.
+            caught_up = self._waiting < MOST_AT_ONCE
+            if len(batch):
+                yield batch
+            if self._clock.monotonic_ns() >= tick_ns:
+                tick_ns = self._clock.monotonic_ns() + _TICK_NS
+                self._count_lost()
+                yield self._table.expire(now_ns - _LATE_NS) if caught_up else FlowBatch.empty()
+            if caught_up:
+                stop.wait(_BUSY_PAUSE_S if self._waiting >= _BUSY_FRAMES else _QUIET_PAUSE_S)
+
+    def _look(self) -> None:
+        """Take up which interfaces and addresses the host has now."""
+        before = {i.name: i.up for i in self._host.interfaces.values()}
+        self._host = host = self._watch.read()
+        settings = self._settings
+        if self._all:
+            chosen = host.vantages(loopback=settings.loopback)
+            doubled = host.vlans()
+        else:
+            chosen = [i for i in host.interfaces.values() if i.name in settings.interfaces]
+            doubled = set()
+        places = {i.index: self._place(i.name) for i in chosen}
+        gone = {index: place for index, place in self._places.items() if index not in host.interfaces}
+        self._places = {index: places.get(index, -1) for index in host.interfaces}
+        self._places |= dict(list(gone.items())[-_MOST_GONE:])
+        self._ring.leave_out(host.interfaces.keys() - places.keys())
+        self._doubled = np.array(sorted(index << 12 | vlan for index, vlan in doubled), np.int64)
+        own = (*host.addresses, *settings.own_networks, *((_LOOPBACK,) if settings.loopback else ()))
+        self._own = NetworkSet(own)
+        for interface in chosen:
+            if before and before.get(interface.name) != interface.up:
+                what = "interface_came_up" if interface.up else "interface_went_down"
+                _LOG.info(what, interface=interface.name)
+
+    def _place(self, name: str) -> int:
+        """The number of an interface in ``Packets.interface``: one for each name, also when it comes again."""
+        if name not in self._names:
+            self._names.append(name)
+        return self._names.index(name)
+
+    def _require_named(self) -> None:
+        if self._all:
+            return
+        there = {i.name for i in self._host.interfaces.values()}
+        if absent := [name for name in self._settings.interfaces if name not in there]:
+            raise CaptureError(
+                f"no interface is called {', '.join(absent)}; there are {', '.join(sorted(there))}. "
+                "Change interfaces in the settings of af_packet, or set it to all"
+            )
+
+    def _read(self) -> FlowBatch:
+        """Rows that ended because of what waited in the ring."""
+        frames = self._ring.read()
+        self._waiting = 0 if frames is None else len(frames)
+        if frames is None:
+            return FlowBatch.empty()
+        packets = self._packets(frames)
+        self._ring.release()
+        return self._table.add(packets)
+
+    def _packets(self, frames: Frames) -> Packets:
+        interface, wanted = self._interfaces(frames)
+        plain = (frames.ethertype == _IPV4) | (frames.ethertype == _IPV6)
+        parts = [self._decode(frames, interface, np.flatnonzero(wanted & plain), RAW, frames.network)]
+        # A tag that the kernel left in the frame; only Ethernet has them.
+        tagged = np.isin(frames.ethertype, _TAGS) & wanted & (frames.hardware == _ARPHRD_ETHER)
+        if tagged.any():
+            parts.append(self._decode(frames, interface, np.flatnonzero(tagged), ETHERNET, frames.link))
+        for part in parts:
+            for reason, (lost, octets) in part.skipped.items():
+                if reason not in NO_LOSS:
+                    self._accounts.lose_frames(reason, lost, octets)
+        whole = parts[0] if len(parts) == 1 else merge(parts, odd=np.zeros(0, np.int64))
+        return whole.packets
+
+    def _decode(
+        self,
+        frames: Frames,
+        interface: NDArray[np.int32],
+        rows: NDArray[np.int64],
+        link: int,
+        starts: NDArray[np.int64],
+    ) -> Decoded:
+        head = (frames.network - starts)[rows]
+        part = decode(
+            frames.data,
+            starts[rows],
+            frames.captured[rows] + head,
+            frames.length[rows] + head,
+            frames.time_ns[rows],
+            link,
+            interface[rows],
+            (frames.packet_type[rows] == OUTGOING).astype(np.int8),
+            frames.segment[rows],
+        )
+        if len(part.odd):
+            octets = int(frames.length[rows[part.odd]].sum())
+            self._accounts.lose_frames("undecodable", len(part.odd), octets)
+        return Decoded(part.packets, rows[part.order], rows[part.odd], part.skipped, part.repaired)
+
+    def _interfaces(self, frames: Frames) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """The place of each frame's interface (-1 unknown), and whether the frame is to be counted there."""
+        indexes, which = np.unique(frames.index, return_inverse=True)
+        seen = indexes.tolist()
+        if not self._places.keys() >= set(seen):
+            self._look()
+        # An interface that came and went before it could be asked for is counted without its name.
+        strangers = [self._all and index not in self._places for index in seen]
+        places = np.array([self._places.get(index, -1) for index in seen], np.int32)
+        wanted = ((places >= 0) | np.array(strangers))[which]
+        if len(self._doubled):
+            wanted &= ~np.isin(frames.index << 12 | frames.vlan, self._doubled)
+        if self._settings.loopback:
+            # Within the host a packet passes lo twice: sent, then received.
+            inside = [i.index for i in self._host.interfaces.values() if i.loopback]
+            wanted &= ~(np.isin(frames.index, inside) & (frames.packet_type == OUTGOING))
+        return places[which], wanted
+
+    def _count_lost(self) -> None:
+        if error := self._ring.error():
+            _LOG.warning("packet_socket_failed", errno=error)
+        if lost := self._ring.lost():
+            self._accounts.lose_frames("ring_full", lost)
+            _LOG.warning("frames_dropped", reason="ring_full", frames=lost, advice="raise af_packet.ring_mib")

@@ -1,0 +1,205 @@
+"""This host's interfaces and addresses, asked of the kernel over rtnetlink(7), with word of every change.
+
+No library for it is among the dependencies, and the three messages needed are short. Reads the network namespace of
+the calling thread, which /sys does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+from agent.core.address import Network
+from agent.core.errors import CaptureError
+
+# linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/if_addr.h
+_HEADER: Final = struct.Struct("=IHHII")
+_ATTRIBUTE: Final = struct.Struct("=HH")
+_DUMP: Final = 0x0301  # NLM_F_REQUEST | NLM_F_DUMP
+_ERROR, _DONE = 2, 3
+_NEWLINK, _GETLINK, _NEWADDR, _GETADDR = 16, 18, 20, 22
+_GROUPS: Final = 0x1 | 0x10 | 0x100  # RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
+_IFNAME, _LINK, _MASTER, _LINKINFO = 3, 5, 10, 18
+_INFO_KIND, _INFO_DATA, _VLAN_ID = 1, 2, 1
+_ADDRESS, _LOCAL = 1, 2
+_NESTED: Final = 0x3FFF
+_IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """One network interface."""
+
+    index: int
+    name: str
+    up: bool
+    loopback: bool
+    kind: str = ""
+    """Such as bridge, bond, vlan, veth; empty for hardware."""
+    master: int = 0
+    """Index of the bridge, bond or VRF that it is a port of; 0 for none."""
+    parent: int = 0
+    """Index of the interface that it lies upon, such as a VLAN's; 0 for none."""
+    vlan: int = -1
+    """VLAN id; -1 where it is no VLAN interface."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Interfaces by index, and the host's own addresses, at one moment."""
+
+    interfaces: dict[int, Interface] = field(default_factory=dict)
+    addresses: tuple[Network, ...] = ()
+
+    def vantages(self, *, loopback: bool = False) -> list[Interface]:
+        """The interfaces on which each packet of this host is seen once.
+
+        A port of a bridge or bond is left out, for its packets are seen at the bridge or bond too; so is a VRF, whose
+        packets are seen at its ports.
+        """
+        out = []
+        for interface in self.interfaces.values():
+            master = self.interfaces.get(interface.master)
+            is_port = interface.master != 0 and not (master is not None and master.kind == "vrf")
+            if interface.kind != "vrf" and not is_port and (loopback or not interface.loopback):
+                out.append(interface)
+        return out
+
+    def vlans(self) -> set[tuple[int, int]]:
+        """(interface index, VLAN id) of tagged frames that are seen at a VLAN interface too."""
+        return {(i.parent, i.vlan) for i in self.interfaces.values() if i.vlan >= 0 and i.parent}
+
+
+class HostWatch:
+    """Reads the host's interfaces and addresses, and tells when they may have changed. Close it."""
+
+    def __init__(self) -> None:
+        self._news: socket.socket | None = None
+
+    def __enter__(self) -> Self:
+        self._news = _netlink(_GROUPS)
+        self._news.setblocking(False)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._news is not None:
+            self._news.close()
+
+    def changed(self) -> bool:
+        """Whether anything was heard since the last call. Does not block."""
+        assert self._news is not None
+        heard = False
+        while True:
+            try:
+                self._news.recv(65536)
+            except BlockingIOError:
+                return heard
+            except OSError as error:
+                # More was said than the socket could hold: that is news enough.
+                if error.errno != errno.ENOBUFS:
+                    raise
+            heard = True
+
+    def read(self) -> Host:
+        """The state now. Raises :class:`CaptureError` where the kernel does not answer."""
+        links = (_interface(body) for kind, body in _dump(_GETLINK) if kind == _NEWLINK)
+        addresses = (_own(body) for kind, body in _dump(_GETADDR) if kind == _NEWADDR)
+        return Host(
+            {i.index: i for i in links}, tuple(sorted({a for a in addresses if a is not None}, key=str))
+        )
+
+
+def _netlink(groups: int = 0) -> socket.socket:
+    try:
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        opened.bind((0, groups))
+    except OSError as error:
+        raise CaptureError(
+            f"cannot ask the kernel for interfaces and addresses (rtnetlink): {error.strerror}; "
+            "a sandbox may forbid AF_NETLINK sockets"
+        ) from error
+    return opened
+
+
+def _dump(request: int) -> list[tuple[int, bytes]]:
+    """All messages (type, body) that answer a dump request."""
+    out: list[tuple[int, bytes]] = []
+    with contextlib.closing(_netlink()) as asked:
+        asked.settimeout(5)
+        body = struct.pack("=BxHiII", 0, 0, 0, 0, 0)  # struct ifinfomsg; the longest head of the two requests
+        try:
+            asked.send(_HEADER.pack(_HEADER.size + len(body), request, _DUMP, 1, 0) + body)
+            while True:
+                for kind, message in _messages(asked.recv(1 << 20)):
+                    if kind == _DONE:
+                        return out
+                    if kind == _ERROR:
+                        code = -struct.unpack_from("=i", message)[0]
+                        raise OSError(code, errno.errorcode.get(code, str(code)))
+                    out.append((kind, message))
+        except OSError as error:
+            raise CaptureError(f"the kernel did not list interfaces and addresses: {error}") from error
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at + _HEADER.size <= len(data):
+        size, kind, *_ = _HEADER.unpack_from(data, at)
+        if size < _HEADER.size:
+            return
+        yield kind, data[at + _HEADER.size : at + size]
+        at += size + 3 & ~3
+
+
+def _attributes(data: bytes) -> dict[int, bytes]:
+    out: dict[int, bytes] = {}
+    at = 0
+    while at + _ATTRIBUTE.size <= len(data):
+        size, kind = _ATTRIBUTE.unpack_from(data, at)
+        if size < _ATTRIBUTE.size:
+            break
+        out[kind & _NESTED] = data[at + _ATTRIBUTE.size : at + size]
+        at += size + 3 & ~3
+    return out
+
+
+def _number(data: bytes | None) -> int:
+    return int.from_bytes(data or b"", "little" if struct.pack("=H", 1)[0] else "big")
+
+
+def _interface(body: bytes) -> Interface:
+    _family, _type, index, flags, _change = struct.unpack_from("=BxHiII", body)
+    found = _attributes(body[16:])
+    info = _attributes(found.get(_LINKINFO, b""))
+    kind = info.get(_INFO_KIND, b"").rstrip(b"\0").decode("ascii", "replace")
+    vlan = -1
+    if kind == "vlan":
+        vlan = _number(_attributes(info.get(_INFO_DATA, b"")).get(_VLAN_ID))
+    return Interface(
+        index=index,
+        name=found.get(_IFNAME, b"").rstrip(b"\0").decode("utf-8", "replace"),
+        up=bool(flags & _IFF_UP),
+        loopback=bool(flags & _IFF_LOOPBACK),
+        kind=kind,
+        master=_number(found.get(_MASTER)),
+        parent=_number(found.get(_LINK)),
+        vlan=vlan,
+    )
+
+
+def _own(body: bytes) -> Network | None:
+    family, *_ = struct.unpack_from("=BBBBI", body)
+    found = _attributes(body[8:])
+    # On a point-to-point link IFA_ADDRESS is the far end; IPv6 sends no IFA_LOCAL elsewhere.
+    raw = found.get(_LOCAL) or found.get(_ADDRESS) or b""
+    if family == socket.AF_INET and len(raw) == 4:
+        return ipaddress.IPv4Network(raw)
+    if family == socket.AF_INET6 and len(raw) == 16:
+        return ipaddress.IPv6Network(raw)
+    return None

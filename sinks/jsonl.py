@@ -1,0 +1,132 @@
+"""Flows and notices as JSON lines, to a file or to standard output (``-``).
+
+Each line is one object with ``record`` ``flow`` or ``notice``. Of flows every column stands under its own name: null
+as null, addresses as text, times as RFC 3339 in UTC to the nanosecond. Notices are every field of
+:class:`agent.core.finding.Notice` and its ``id``. Lines are made a column at a time; a column with one value in the
+whole batch costs nothing per row.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from agent.core.address import text_of
+from agent.core.finding import Notice
+from agent.core.flow import Column, ColumnData, FlowBatch, Kind, Text
+from agent.core.stages import Context, SinkSettings
+from agent.policy.model import Octets
+from sinks.lines import Lines
+
+
+class Settings(SinkSettings):
+    """Where JSON lines go, and which."""
+
+    path: str = Field("-", description="File, or - for standard output")
+    flows: bool = Field(True, description="Write flows")
+    notices: bool = Field(True, description="Write notices")
+    rotate_octets: Octets | None = Field(
+        None, description="Begin a new file at this size, such as 1 GB; none never"
+    )
+    keep: int = Field(5, ge=1, le=1000, description="How many full files stay")
+
+    def build(self, context: Context) -> JsonLines:
+        """Make the sink; opens nothing yet."""
+        return JsonLines(self)
+
+
+class JsonLines:
+    """Writes each batch at once; ``flush`` makes it durable."""
+
+    name = "jsonl"
+
+    def __init__(self, settings: Settings) -> None:
+        self.takes_flows, self.takes_notices = settings.flows, settings.notices
+        self._lines = Lines(settings.path, rotate_octets=settings.rotate_octets, keep=settings.keep)
+
+    def write_flows(self, batch: FlowBatch) -> None:
+        """Append a line for each row. Raises :class:`~agent.core.errors.SinkError`."""
+        self._lines.write(flow_lines(batch))
+
+    def write_notice(self, notice: Notice) -> None:
+        """Append the notice and make it durable. Raises :class:`~agent.core.errors.SinkError`."""
+        self._lines.write(notice_line(notice))
+        self._lines.flush()
+
+    def flush(self) -> None:
+        """Make what was taken durable. Raises :class:`~agent.core.errors.SinkError`."""
+        self._lines.flush()
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        self._lines.close()
+
+
+def notice_line(notice: Notice) -> bytes:
+    """The notice as one JSON object and a line feed."""
+    return _dumps({"record": "notice", "id": notice.id} | notice.model_dump(mode="json")).encode() + b"\n"
+
+
+def flow_lines(batch: FlowBatch) -> bytes:
+    """The rows as JSON objects, a line each; empty for no rows."""
+    n = len(batch)
+    if not n:
+        return b""
+    header = {"record": "flow", "agent_id": batch.header.agent_id, "run_id": batch.header.run_id}
+    template = _dumps(header)[:-1].replace("%", "%%")
+    varying: list[list[str]] = []
+    for column, data in batch.columns():
+        template += f',"{column.name}":'
+        values = _texts(column, data)
+        if isinstance(values, str):
+            template += values.replace("%", "%%")
+        else:
+            template += "%s"
+            varying.append(values)
+    template += "}\n"
+    if not varying:
+        return ((template % ()) * n).encode()
+    return "".join([template % row for row in zip(*varying, strict=True)]).encode()
+
+
+def _texts(column: Column, data: ColumnData) -> str | list[str]:
+    """The column's values as JSON; one text if all rows have the same."""
+    if isinstance(data, Text):
+        words = [*map(_dumps, data.values), "null"]
+        return _by_code(data.codes, words)
+    if column.kind is Kind.ADDRESS:
+        pairs, codes = np.unique(data, axis=0, return_inverse=True)
+        return _by_code(codes.reshape(-1), [_dumps(text_of(high, low)) for high, low in pairs.tolist()])
+    if _uniform(data):
+        one = int(data[0])
+        return "null" if column.null and one == column.marker else _number(column, data[:1])[0]
+    values = _number(column, data)
+    if column.null:
+        for i in np.flatnonzero(data == column.marker).tolist():
+            values[i] = "null"
+    return values
+
+
+def _by_code(codes: NDArray[Any], words: list[str]) -> str | list[str]:
+    if _uniform(codes):
+        return words[int(codes[0])]
+    return [words[code] for code in codes.tolist()]
+
+
+def _uniform(values: NDArray[Any]) -> bool:
+    return bool((values == values[0]).all())
+
+
+def _number(column: Column, data: NDArray[Any]) -> list[str]:
+    if column.kind is Kind.TIME:
+        stamps = np.datetime_as_string(data.astype("datetime64[ns]"), unit="ns")
+        return [f'"{stamp}Z"' for stamp in stamps.tolist()]
+    return list(map(str, data.tolist()))
+
+
+def _dumps(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

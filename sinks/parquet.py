@@ -1,0 +1,183 @@
+"""One part of the archive: a journal of batches that becomes one Parquet file. A library of the archive, no sink."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from agent.core import wire
+from agent.core.errors import DecodeError
+from agent.core.faults import faultpoint
+from agent.core.flow import FlowBatch, concat
+from agent.core.frames import FrameFile, frames
+
+NULL: Final = "__HIVE_DEFAULT_PARTITION__"
+"""How Hive, Spark, DuckDB and Arrow name the folder of rows without a value."""
+
+LARGEST_BATCH: Final = 256 * 2**20
+"""Octets of one unpacked batch; more is not ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How Parquet is written."""
+
+    compression: str
+    rows_per_group: int
+
+
+class Part:
+    """A journal that grows, and the Parquet file it becomes. Not thread-safe."""
+
+    def __init__(self, folder: Path, run: str, now_ns: int) -> None:
+        """Begin a part in ``folder``. Raises ``OSError``."""
+        self.opened_ns = now_ns
+        self.rows = 0
+        number = 0
+        while True:
+            stem = f"part-{quote(run[:12], safe='') or 'run'}-{number:06d}"
+            number += 1
+            if (folder / f"{stem}.parquet").exists():
+                continue
+            try:
+                self._journal = FrameFile(folder / f".{stem}.journal")
+            except FileExistsError:
+                continue
+            return
+
+    def add(self, frame: bytes, rows: int) -> None:
+        """Append one packed batch, whole or not at all. Raises ``OSError``."""
+        self._journal.append(frame)
+        self.rows += rows
+
+    def sync(self) -> None:
+        """Bring the journal to the disk. Raises ``OSError``."""
+        self._journal.sync()
+
+    def seal(self, shape: Shape) -> None:
+        """Turn the journal into Parquet and remove it. Raises ``OSError``; the journal is then as before."""
+        _turn(self._journal.path, shape)
+        self._journal.close()
+
+    def leave(self) -> None:
+        """Let go of the journal; the next start turns it."""
+        self._journal.close()
+
+
+def day_folder(day: str | None, host: str) -> str:
+    """``day=2026-11-21/host=db-1``, as Hive names it. No host name leads out of its folder."""
+    return f"day={day or NULL}/host={quote(host, safe='')[:200] or NULL}"
+
+
+def pack(batch: FlowBatch) -> bytes:
+    """A batch as the body of a frame: an Arrow IPC stream under zstd."""
+    return zstandard.ZstdCompressor(level=1).compress(wire.encode(batch))
+
+
+def batches(journal: Path) -> Iterator[FlowBatch]:
+    """The batches of a journal, also while it grows. Raises ``OSError`` and :class:`DecodeError`."""
+    for number, body in enumerate(frames(journal)):
+        try:
+            message = zstandard.ZstdDecompressor().decompress(body, max_output_size=LARGEST_BATCH)
+        except zstandard.ZstdError as error:
+            raise DecodeError(f"frame {number} is no zstd: {error}", source=str(journal)) from error
+        yield wire.decode(message)
+
+
+def parquet_of(journal: Path) -> Path:
+    """The file that a journal becomes."""
+    return journal.with_name(journal.name.removeprefix(".").removesuffix(".journal") + ".parquet")
+
+
+def seal_leftover(journal: Path, shape: Shape) -> tuple[int, int]:
+    """Turn a journal whose writer is gone into Parquet: (its rows, octets of a torn tail that were cut).
+
+    Raises ``OSError`` and :class:`DecodeError`; the journal then stays.
+    """
+    whole = sum(len(body) + 8 for body in frames(journal))
+    cut = journal.stat().st_size - whole
+    if parquet_of(journal).exists():  # killed between rename and removal
+        rows = int(pq.read_metadata(parquet_of(journal)).num_rows)
+        journal.unlink()
+        return rows, cut
+    return _turn(journal, shape), cut
+
+
+def _turn(journal: Path, shape: Shape) -> int:
+    target = parquet_of(journal)
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        rows = _write(journal, temporary, shape)
+        if rows:
+            _sync(temporary)
+            faultpoint("archive.after_parquet")
+            temporary.rename(target)
+            _sync(target.parent)
+            faultpoint("archive.after_rename")
+    finally:
+        temporary.unlink(missing_ok=True)
+    journal.unlink()
+    faultpoint("archive.after_unlink")
+    return rows
+
+
+def _write(journal: Path, target: Path, shape: Shape) -> int:
+    rows = 0
+    taken: dict[tuple[str, str, int], list[int]] = {}
+    with pq.ParquetWriter(target, wire.arrow_schema(), compression=shape.compression) as writer:
+        for group in _groups(batches(journal), shape.rows_per_group, taken):
+            writer.write_table(_table(group), row_group_size=shape.rows_per_group)
+            rows += len(group)
+        writer.add_key_value_metadata({"sekisho.batches": _ranges(taken)})
+    return rows
+
+
+def _table(rows: FlowBatch) -> Any:
+    table = pa.Table.from_batches([wire.to_arrow(rows)])
+    return table.replace_schema_metadata(wire.arrow_schema().metadata)
+
+
+def _groups(
+    source: Iterator[FlowBatch], size: int, taken: dict[tuple[str, str, int], list[int]]
+) -> Iterator[FlowBatch]:
+    """Rows in groups of ``size``, the last one smaller; notes in ``taken`` whose they are."""
+    waiting: list[FlowBatch] = []
+    count = 0
+    for batch in source:
+        agent, run, lane, sequence = batch.header.batch_id
+        taken.setdefault((agent, run, lane), []).append(sequence)
+        waiting.append(batch)
+        count += len(batch)
+        while count >= size:
+            joined = concat(waiting)
+            yield joined.take(slice(0, size))
+            waiting, count = [joined.take(slice(size, None))], count - size
+    if count:
+        yield concat(waiting)
+
+
+def _ranges(taken: dict[tuple[str, str, int], list[int]]) -> str:
+    """Which sealed batches gave rows to the file: agent, run, lane, first and last sequence, how many."""
+    return json.dumps(
+        [
+            {"agent": a, "run": r, "lane": n, "first": min(s), "last": max(s), "batches": len(s)}
+            for (a, r, n), s in taken.items()
+        ]
+    )
+
+
+def _sync(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
