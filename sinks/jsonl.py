@@ -26,7 +26,7 @@ from sinks.lines import Lines
 class Settings(SinkSettings):
     """Where JSON lines go, and which."""
 
-    path: str = Field("-", description="File, or - for standard output")
+    file: str = Field("-", description="File, or - for standard output")
     flows: bool = Field(True, description="Write flows")
     notices: bool = Field(True, description="Write notices")
     rotate_octets: Octets | None = Field(
@@ -46,7 +46,7 @@ class JsonLines:
 
     def __init__(self, settings: Settings) -> None:
         self.takes_flows, self.takes_notices = settings.flows, settings.notices
-        self._lines = Lines(settings.path, rotate_octets=settings.rotate_octets, keep=settings.keep)
+        self._lines = Lines(settings.file, rotate_octets=settings.rotate_octets, keep=settings.keep)
 
     def write_flows(self, batch: FlowBatch) -> None:
         """Append a line for each row. Raises :class:`~agent.core.errors.SinkError`."""

@@ -33,7 +33,7 @@ __all__ = ["Ocsf", "Settings", "finding_event", "flow_events"]
 class Settings(SinkSettings):
     """Where OCSF events go, and which."""
 
-    path: str = Field("-", description="File, or - for standard output")
+    file: str = Field("-", description="File, or - for standard output")
     flows: bool = Field(False, description="Write a Network Activity event for each flow row")
     notices: bool = Field(True, description="Write findings and events")
     rendering: Rendering = Field(
@@ -64,7 +64,7 @@ class Ocsf:
     def __init__(self, settings: Settings, language: str, zone: tzinfo | None) -> None:
         self.takes_flows, self.takes_notices = settings.flows, settings.notices
         self._settings, self._language, self._zone = settings, language, zone
-        self._lines = Lines(settings.path, rotate_octets=settings.rotate_octets, keep=settings.keep)
+        self._lines = Lines(settings.file, rotate_octets=settings.rotate_octets, keep=settings.keep)
 
     def write_flows(self, batch: FlowBatch) -> None:
         """Append an event for each row. Raises :class:`~agent.core.errors.SinkError`."""

@@ -1,7 +1,8 @@
 """Findings to cases, cases to notices. One open case for each (tenant, store, destination entity).
 
 People are told when a case opens, when it grows more severe, when another pack joins, and when its traffic has
-stopped: nothing else. A case of medium severity or more is closed by a person only; until then it is ``stopped`` and
+stopped: nothing else, and at most four times for one transfer. Of the two times between opening and stopping one is
+held back for the rise to high, so that the last step to where people are woken is never the silent one. A case of medium severity or more is closed by a person only; until then it is ``stopped`` and
 opens again if the traffic comes back.
 """
 
@@ -28,6 +29,8 @@ from agent.core.finding import (
 MERGED: Final = "merged"
 """Reason of a finding that became part of an older one."""
 
+_TIMES_BETWEEN: Final = 2
+
 Key = tuple[str, str, str]
 Told = tuple[StoreFact, Destination, Traffic]
 
@@ -38,7 +41,7 @@ class Ruling:
 
     finding: Finding
     what: str
-    """open, grow, close, merge or severity."""
+    """open, grow, update, close, merge or severity."""
     time_ns: int
 
 
@@ -53,10 +56,12 @@ class Cases:
         self._since: dict[Key, int] = {}
         """From when each case counts: the beginning of the first window that was passed."""
         self._numbers: dict[str, int] = {}
+        self._told: dict[Key, list[int]] = {}
+        """Of each case: times told since it opened, and the severity told."""
 
-    def since(self, key: Key) -> int | None:
-        """From when the case of a key counts; None if there is no case."""
-        return self._since.get(key)
+    def has(self, key: Key) -> bool:
+        """Whether a case of this key is not closed."""
+        return key in self.open
 
     def rule(self, rulings: list[Ruling]) -> tuple[dict[str, Case], list[Notice]]:
         """Take findings in the order of events; gives the cases that changed (latest only) and the notices."""
@@ -76,14 +81,14 @@ class Cases:
         key = (finding.tenant, finding.store, finding.entity)
         before = self.open.get(key)
         if before is None:
-            if ruling.what != "open":
+            if ruling.what not in ("open", "grow"):  # what goes on growing after a person closed it is news
                 return None, None
             return self._opened(key, ruling), NoticeKind.OPENED
         findings = {f.id: f for f in before.findings} | {finding.id: finding}
         if ruling.what == "merge":
             del findings[finding.id]
         after = self._revised(key, before, tuple(findings.values()), ruling)
-        kind = self._kind(before, after, finding)
+        kind = self._worth_telling(key, after, self._kind(before, after, finding))
         if after.state is CaseState.CLOSED:
             self._forget(key)
         else:
@@ -106,6 +111,7 @@ class Cases:
             updated_ns=ruling.time_ns,
         )
         self.open[key] = case
+        self._told[key] = [0, case.severity]
         return case
 
     def _revised(self, key: Key, before: Case, findings: tuple[Finding, ...], ruling: Ruling) -> Case:
@@ -136,6 +142,20 @@ class Cases:
             return NoticeKind.SEVERITY
         return NoticeKind.PACK if finding.pack not in before.packs else None
 
+    def _worth_telling(self, key: Key, case: Case, kind: NoticeKind | None) -> NoticeKind | None:
+        """The kind, unless people were told often enough."""
+        if kind is NoticeKind.OPENED:
+            self._told[key] = [0, case.severity]
+        if kind not in (NoticeKind.SEVERITY, NoticeKind.PACK):
+            return kind
+        times, told = self._told[key]
+        wakes = case.severity >= Severity.HIGH > told
+        held_back = 0 if wakes or told >= Severity.HIGH else 1
+        if times + held_back >= _TIMES_BETWEEN:
+            return None
+        self._told[key] = [times + 1, case.severity]
+        return kind
+
     def _notice(self, case: Case, kind: NoticeKind, time_ns: int) -> Notice:
         return Notice(kind=kind, time_ns=time_ns, host=self._host, case=case, simulated=self._simulated)
 
@@ -147,6 +167,7 @@ class Cases:
     def _forget(self, key: Key) -> None:
         self.open.pop(key, None)
         self._since.pop(key, None)
+        self._told.pop(key, None)
 
     # what people do
 
@@ -164,18 +185,19 @@ class Cases:
     def state(self) -> dict[str, Any]:
         """All of it as plain values."""
         cases = [
-            {"case": case.model_dump(mode="json"), "since": self._since[key]} for key, case in self.open.items()
+            {"case": case.model_dump(mode="json"), "since": self._since[key], "told": self._told[key]}
+            for key, case in self.open.items()
         ]
         return {"cases": cases, "numbers": self._numbers}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`state` gave."""
         self._numbers = state["numbers"]
-        self.open, self._since = {}, {}
+        self.open, self._since, self._told = {}, {}, {}
         for entry in state["cases"]:
             case = Case.model_validate(entry["case"])
             key = (case.tenant, case.store.id, case.destination.entity)
-            self.open[key], self._since[key] = case, entry["since"]
+            self.open[key], self._since[key], self._told[key] = case, entry["since"], entry["told"]
 
 
 def _state(before: CaseState, severity: Severity, findings: tuple[Finding, ...], what: str) -> CaseState:

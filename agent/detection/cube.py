@@ -48,7 +48,7 @@ _PATH: Final = (
 )
 _NUMBERS: Final = frozenset(("shared", "estimated", "remote_asn", "sets"))
 _LOST_PAST_LIMIT: Final = ("remote_country", "remote_as_org", "location_confidence", "owner_confidence")
-_SERVICE_PORTS: Final = 2**17
+SERVICE_PORTS: Final = 2**17
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,10 @@ class Placed:
     path: Ints
     pair: Ints
     detail: Ints
+
+
+NOWHERE: Final = Placed(*(np.zeros(0, np.int64) for _ in range(3)))
+"""No rows."""
 
 
 @dataclass
@@ -111,7 +115,12 @@ class Cube:
         pair = self.pair_of[path]
         self.first_ns = grown(self.first_ns, self.pairs.count, NEVER_NS)
         local = step.arrays["local"].view(np.int64)
-        detail = [columns["basis"], columns["process"], columns["vantage"], self._service(step, columns["initiator"])]
+        detail = [
+            columns["basis"],
+            columns["process"],
+            columns["vantage"],
+            self._service(step, columns["initiator"]),
+        ]
         return Placed(path, pair, self._details([path, *detail, local[:, 0], local[:, 1]]))
 
     def pair(self, pair: int) -> tuple[str, str, str]:
@@ -208,7 +217,7 @@ class Cube:
         by_local = initiator == self.names.code("local")
         port = np.where(by_local, step.arrays["remote_port"], step.arrays["local_port"])
         known = (port >= 0) & (by_local | (initiator == self.names.code("remote")))
-        return np.where(known, step.arrays["protocol"] * _SERVICE_PORTS + port, NONE)
+        return np.where(known, step.arrays["protocol"] * SERVICE_PORTS + port, NONE)
 
     def _sets(self, step: Step) -> Ints:
         bits = np.zeros(step.rows, np.int64)

@@ -32,12 +32,17 @@ class Episode:
     """Largest sum of a window."""
     id: str = ""
     revision: int = 0
-    told: int = 0
-    """The peak when it was last told."""
+    told_as: tuple[int, int, int] = (0, 0, 0)
+    """First, last and peak when they were last told."""
     severity: int = 0
     opened: dict[str, Any] = field(default_factory=dict)
     """What was true when it opened and never changes: window, crossing, tests."""
     provisional: bool = False
+
+    @property
+    def stands(self) -> tuple[int, int, int]:
+        """First, last and peak."""
+        return self.first, self.last, self.peak
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,7 @@ class Opening:
 
 
 Emit = Callable[["Track", Episode, str, int, int | None, Opening | None], None]
-"""Told of each change: track, episode, what (open, grow, close, merge), when, at which row (None: between rows)."""
+"""Told of each change: track, episode, what (open, grow, update, close, merge, severity), when, at which row (None: between rows)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +178,9 @@ class Track:
             is_first = first_ns >= self.watch.window.bounds(bucket)[0]
             if self.watch.is_tested and not (self.watch.rule.any_of.first_seen and is_first):
                 continue
-            opening = Opening(bucket, sums[bucket], int(feed.ends[row]), True, is_first, None, frozenset(paths))
+            opening = Opening(
+                bucket, sums[bucket], int(feed.ends[row]), True, is_first, None, frozenset(paths)
+            )
             self._open(bucket, bucket, opening, emit, opening.crossed_ns, int(feed.step_rows[row]))
 
     def _can_pass_on_arrival(self, bucket: int, first_ns: int) -> bool:
@@ -264,19 +271,15 @@ class Track:
         """Whether an exceedance here would belong to an open episode, so that no row can open another."""
         return any(self._joins(episode, bucket, bucket) for episode in self.episodes)
 
-    def _open(
-        self, j: int, until: int, opening: Opening, emit: Emit, when_ns: int, row: int | None
-    ) -> None:
+    def _open(self, j: int, until: int, opening: Opening, emit: Emit, when_ns: int, row: int | None) -> None:
         episode = Episode(j, until, opening.amount, provisional=opening.provisional)
         self.episodes.append(episode)
         emit(self, episode, "open", when_ns, row, opening)
-        episode.told = episode.peak
 
     def _tell_growth(self, episode: Episode, emit: Emit, when_ns: int) -> None:
-        if episode in self.episodes and episode.peak >= 2 * episode.told > 0:
+        if episode in self.episodes and episode.peak >= 2 * episode.told_as[2]:
             episode.provisional = False
             emit(self, episode, "grow", when_ns, None, None)
-            episode.told = episode.peak
 
     def _merge(self, emit: Emit, when_ns: int) -> None:
         """Episodes that have met become the older one."""
@@ -294,7 +297,7 @@ class Track:
         """Close the episodes whose quiet has passed."""
         for episode in list(self.episodes):
             due = (episode.last + 1) * self.watch.window.grain_ns + self.watch.quiet_ns
-            if due <= watermark_ns and (self.at is None or self.at >= episode.last or due <= watermark_ns):
+            if due <= watermark_ns:
                 self.episodes.remove(episode)
                 episode.provisional = False
                 emit(self, episode, "close", due, None, None)

@@ -18,10 +18,10 @@ from agent.core.address import text_of
 from agent.core.clock import DAY_NS
 from agent.core.finding import Confidence, Destination, OwnerFact, Share, Traffic
 from agent.detection.admit import AMOUNTS, Step
-from agent.detection.cube import _SERVICE_PORTS as SERVICE_PORTS
-from agent.detection.cube import Cube, Placed
+from agent.detection.cube import SERVICE_PORTS, Cube, Placed
 from agent.detection.decision import LedgerRow
 from agent.detection.keys import Ints, Keys, grown
+from agent.detection.pack import part
 from agent.detection.tally import NEVER_NS, Base, Tally, grouped
 
 MEASURES: Final = (*AMOUNTS, "late_octets", "estimated_octets")
@@ -39,8 +39,26 @@ _PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 33: "dccp", 58: "icmpv6", 1
 class CaseBase:
     """What a case leaves out: all that was counted before its day."""
 
+    since_ns: int
     details: Base
     addresses: dict[tuple[int, int], int]
+
+    def state(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        return {
+            "since_ns": self.since_ns,
+            "day": self.details.day,
+            "first_ns": self.details.first_ns,
+            "totals": list(self.details.totals.items()),
+            "addresses": [[high, low, octets] for (high, low), octets in self.addresses.items()],
+        }
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> CaseBase:
+        """What :meth:`state` gave."""
+        base = Base(state["day"], dict(state["totals"]), state["first_ns"])
+        addresses = {(high, low): octets for high, low, octets in state["addresses"]}
+        return cls(state["since_ns"], base, addresses)
 
 
 class Facts:
@@ -61,7 +79,11 @@ class Facts:
             return
         content, late = step.arrays["content_octets_out"], step.late
         columns = np.stack(
-            [*(step.arrays[name] for name in AMOUNTS), np.where(late, content, 0), content * step.arrays["estimated"]]
+            [
+                *(step.arrays[name] for name in AMOUNTS),
+                np.where(late, content, 0),
+                content * step.arrays["estimated"],
+            ]
         )
         starts, ends = step.arrays["start_ns"], step.arrays["end_ns"]
         days = ends // DAY_NS
@@ -117,7 +139,7 @@ class Facts:
         found = self._addresses.base(ids, since_ns).totals
         columns = self._keys.columns
         addresses = {(int(columns[1, i]), int(columns[2, i])): v[0] for i, v in found.items()}
-        return CaseBase(self._details.base(self._detail_ids(pair), since_ns), addresses)
+        return CaseBase(since_ns, self._details.base(self._detail_ids(pair), since_ns), addresses)
 
     def traffic(self, pair: int, base: CaseBase) -> Traffic:
         """What was measured of the pair since the base."""
@@ -188,9 +210,7 @@ class Facts:
             for high, low, total in zip(columns[1], columns[2], totals, strict=True)
         }
         left = {
-            address: octets
-            for address, octets in left.items()
-            if octets > 0 or address not in base.addresses
+            address: octets for address, octets in left.items() if octets > 0 or address not in base.addresses
         }
         was_pruned = int(self._distinct[pair]) > len(ids)
         count = int(self._distinct[pair]) if was_pruned else len(left)
@@ -245,7 +265,9 @@ class Facts:
         waiting = {
             "days": np.concatenate([nothing, *(d for d, _, _ in self._waiting)]),
             "ids": np.concatenate([nothing, *(i for _, i, _ in self._waiting)]),
-            "sums": np.concatenate([np.zeros((len(MEASURES), 0), np.int64), *(s for _, _, s in self._waiting)], axis=1),
+            "sums": np.concatenate(
+                [np.zeros((len(MEASURES), 0), np.int64), *(s for _, _, s in self._waiting)], axis=1
+            ),
         }
         arrays = {f"details.{k}": v for k, v in details.items()}
         arrays |= {f"addresses.{k}": v for k, v in addresses.items()}
@@ -255,11 +277,11 @@ class Facts:
 
     def set_state(self, meta: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
         """Take back what :meth:`state` gave."""
-        self._details.set_arrays(meta["detail_days"], _under("details.", arrays))
-        self._addresses.set_arrays(meta["address_days"], _under("addresses.", arrays))
+        self._details.set_arrays(meta["detail_days"], part("details.", arrays))
+        self._addresses.set_arrays(meta["address_days"], part("addresses.", arrays))
         self._keys = Keys.of(arrays["address_keys"], ADDRESSES)
         self._distinct = arrays["distinct"]
-        waiting = _under("waiting.", arrays)
+        waiting = part("waiting.", arrays)
         self._waiting = [(waiting["days"], waiting["ids"], waiting["sums"])] if waiting["ids"].size else []
 
 
@@ -270,10 +292,6 @@ def shares(values: Sequence[str] | Any, octets: Sequence[int]) -> tuple[Share, .
         sums[value or UNKNOWN] += amount
     top = sorted(sums.items(), key=lambda item: (-item[1], item[0]))[:SHARES_SHOWN]
     return tuple(Share(value=value, content_octets_out=amount) for value, amount in top)
-
-
-def _under(prefix: str, arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
 def _service(code: int) -> str:

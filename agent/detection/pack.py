@@ -58,12 +58,19 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         raise StateError(f"the detector's state cannot be read: {error}; remove it to start anew") from error
 
 
+def part(prefix: str, arrays: Arrays) -> dict[str, NDArray[Any]]:
+    """The arrays whose names begin so, without that beginning."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
 def _body(data: bytes) -> bytes:
     if len(data) < _FRONT.size or data[:3] != _MAGIC[:3]:
         raise StateError("these bytes are no detector state; remove them to start anew")
     magic, check = _FRONT.unpack_from(data)
     if magic != _MAGIC:
-        raise StateError(f"the detector's state has format {magic[3]}, expected {FORMAT}: use the release that wrote it")
+        raise StateError(
+            f"the detector's state has format {magic[3]}, expected {FORMAT}: use the release that wrote it"
+        )
     packed = data[_FRONT.size :]
     if zlib.crc32(packed) != check:
         raise StateError("the detector's state is damaged (checksum); remove it to start anew")

@@ -87,7 +87,11 @@ class Rulebook:
     """A policy and an ownership table, asked path by path."""
 
     def __init__(
-        self, policy: Policy, ownership: Ownership | None, lateness_ns: int, since: dict[str, int] | None = None
+        self,
+        policy: Policy,
+        ownership: Ownership | None,
+        lateness_ns: int,
+        since: dict[str, int] | None = None,
     ) -> None:
         self.policy = policy
         self.ownership = ownership

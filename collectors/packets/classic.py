@@ -7,8 +7,9 @@ from typing import Final
 
 import numpy as np
 
+from agent.core.clock import SECOND_NS
 from agent.core.errors import DecodeError
-from collectors.packets.frames import MOST_CAPTURED, MOST_SNAPSHOT, SECOND_NS, Frames
+from collectors.packets.frames import MOST_CAPTURED, MOST_SNAPSHOT, Frames
 from collectors.packets.links import Bytes, Offsets
 
 
@@ -58,12 +59,12 @@ class Classic:
         """Offsets of the whole records."""
         low, high, top = (8, 9, 10) if self._order == "<" else (11, 10, 8)
         upper = np.ndarray((max(filled - 1, 0),), "u2", data, 0, (1,))
-        octets = memoryview(data)[:filled].cast("B") if filled else memoryview(b"")
+        octets = data.data
         found: list[Offsets] = []
         at, last = 0, filled - self._header
         while at <= last:
             # Two octets of the length are the fastest that Python can add up; the other two are checked at once after.
-            chain = []
+            chain: list[int] = []
             add, header = chain.append, self._header
             while at <= last:
                 add(at)
@@ -75,7 +76,7 @@ class Classic:
                 break
             found.append(piece[: large[0] + 1])
             big = int(piece[large[0]])
-            size = struct.unpack_from(self._order + "I", data, big + 8)[0]
+            size = struct.unpack_from(self._order + "I", data.data, big + 8)[0]
             at = big + header + size
             if size > self._most:
                 found[-1] = found[-1][:-1]
@@ -88,11 +89,9 @@ class Classic:
         if not len(records):
             return records
         last = int(records[-1])
-        size = struct.unpack_from(self._order + "I", data, last + 8)[0]
+        size = struct.unpack_from(self._order + "I", data.data, last + 8)[0]
         return records if last + self._header + size <= filled else records[:-1]
 
     def torn(self, rest: bytes) -> tuple[int, int]:
         """See :meth:`Container.torn`."""
         return (1, struct.unpack_from(self._order + "I", rest, 12)[0] if len(rest) >= 16 else 0)
-
-

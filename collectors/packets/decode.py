@@ -7,7 +7,7 @@ names in ``Decoded.odd``, for :mod:`collectors.packets.odd`. The rules of counti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,10 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.address import V4_PREFIX
+from collectors.packets.links import BAD, CUT, LINKS, ODD, REASON, V4, V6, Bytes, Offsets, View
 from collectors.packets.packet import Packets, concat
-
-Bytes = NDArray[np.uint8]
-Offsets = NDArray[np.int64]
 
 CHUNK: Final = 16_384
 """Frames decoded at once: their columns stay in the cache (a whole file at once is three times slower)."""
@@ -29,6 +27,8 @@ _HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _NO_NEXT, _OPTIONS = 0, 43, 44, 51, 
 _EXTENSION: Final = np.zeros(256, bool)
 _EXTENSION[[_HOP, _ROUTING, _FRAGMENT, _AUTHENTICATION, _OPTIONS]] = True
 _MOST_EXTENSIONS: Final = 16
+_MOST_OFFLOAD: Final = 1 << 20
+"""Octets of an offload frame that are believed; Linux makes none above 524,280 (GSO_MAX_SIZE, <linux/netdevice.h>)."""
 _TCP: Final = 6
 _HEADER: Final = np.zeros(256, np.int64)
 _HEADER[[_TCP, 17, 33, 132, 136]] = 20, 8, 12, 12, 8
@@ -194,16 +194,22 @@ def _network(view: View, kind: NDArray[np.uint8], at: Offsets, end: Offsets, wir
         return _ipv4(view, at, wire_end)
     if len(six) == n:
         return _ipv6(view, at, end, wire_end)
-    parts = (
+    whole = _Network(
+        at=at,
+        transport=at.copy(),
+        header=np.zeros(n, np.int64),
+        octets=np.zeros(n, np.int64),
+        protocol=np.zeros(n, np.uint8),
+        later=np.zeros(n, bool),
+        bad=np.zeros(n, bool),
+        over=np.zeros(n, bool),
+        source=np.zeros((n, 2), np.uint64),
+        target=np.zeros((n, 2), np.uint64),
+    )
+    for rows, part in (
         (four, _ipv4(view, at[four], wire_end[four])),
         (six, _ipv6(view, at[six], end[six], wire_end[six])),
-    )
-    numbers = (np.zeros(n, np.int64) for _ in range(2))
-    flags = (np.zeros(n, bool) for _ in range(3))
-    whole = _Network(
-        at, at.copy(), *numbers, np.zeros(n, np.uint8), *flags, np.zeros((n, 2), np.uint64), np.zeros((n, 2), np.uint64)
-    )  # fmt: skip
-    for rows, part in parts:
+    ):
         for name in ("transport", "header", "octets", "protocol", "later", "bad", "over", "source", "target"):
             getattr(whole, name)[rows] = getattr(part, name)
     return whole
@@ -217,7 +223,9 @@ def _ipv4(view: View, at: Offsets, wire_end: Offsets) -> _Network:
     on_wire = wire_end - at
     bad = ((first >> 60) & 15 != 4) | (header < 20) | ((total < header) & (total != 0))
     over = total > on_wire
-    octets = np.where((total == 0) | over, on_wire, total)
+    offload = total == 0
+    bad |= offload & (on_wire > _MOST_OFFLOAD)
+    octets = np.where(offload | over, on_wire, total)
     ends = view.u64(at + 12)
     source, target = np.zeros((len(at), 2), np.uint64), np.zeros((len(at), 2), np.uint64)
     source[:, 1] = (ends >> np.uint64(32)) | np.uint64(V4_PREFIX)
@@ -245,7 +253,8 @@ def _ipv6(view: View, at: Offsets, end: Offsets, wire_end: Offsets) -> _Network:
     on_wire = wire_end - at
     total = 40 + payload
     over = total > on_wire
-    octets = np.where(((payload == 0) & (protocol != _NO_NEXT)) | over, on_wire, total)
+    offload = (payload == 0) & (protocol != _NO_NEXT)
+    octets = np.where(offload | over, on_wire, total)
     source, target = np.empty((n, 2), np.uint64), np.empty((n, 2), np.uint64)
     source[:, 0], source[:, 1] = view.u64(at + 8), view.u64(at + 16)
     target[:, 0], target[:, 1] = view.u64(at + 24), view.u64(at + 32)
@@ -256,7 +265,7 @@ def _ipv6(view: View, at: Offsets, end: Offsets, wire_end: Offsets) -> _Network:
         octets=octets,
         protocol=protocol,
         later=np.zeros(n, bool),
-        bad=(first >> 60) & 15 != 6,
+        bad=((first >> 60) & 15 != 6) | (offload & (on_wire > _MOST_OFFLOAD)),
         over=over,
         source=source,
         target=target,

@@ -55,6 +55,7 @@ HANDED_OUT = "batches"
 _PIECE = 1 << 14
 """Packets taken at once: their columns fit the cache (a whole file at once is three times slower)."""
 _LONG_AGO = -(1 << 62)
+_NO_ROWS = FlowBatch.empty()
 
 
 class FlowTable:
@@ -235,7 +236,7 @@ class FlowTable:
 
     def _hand_out(self, closed: list[Rows]) -> FlowBatch:
         if not closed:
-            return FlowBatch.empty()
+            return _NO_ROWS
         rows = rowlib.join(closed)
         amounts = rowlib.amounts(rows.body)
         batch = rowlib.batch(rows, vantage=self._vantage, interfaces=self._interfaces)

@@ -1,12 +1,10 @@
-"""The pcap and pcapng containers, without I/O: octets in, frames as columns out.
+"""What a capture container is: octets in, frames as columns out, no I/O.
 
 A container is handed the octets it has not used yet, as often as there are more; it gives the whole records among them.
-Sources: draft-ietf-opsawg-pcap (classic pcap), draft-ietf-opsawg-pcapng, and libpcap's sf-pcap.c for the limits.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -14,16 +12,15 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.core.errors import DecodeError
-from collectors.packets.decode import Bytes, Offsets
+from agent.core.clock import SECOND_NS
+from collectors.packets.links import Bytes, Offsets
 
 MOST_CAPTURED: Final = 262_144
 """Octets of one frame that a capture may hold unless its own snapshot length says more (libpcap's limit)."""
 MOST_SNAPSHOT: Final = 256 << 20
-MOST_BLOCK: Final = 16 << 20
-"""Octets of a pcapng block (libpcap's limit)."""
-SECOND_NS: Final = 1_000_000_000
-MOST_SECONDS: Final = (1 << 63) // SECOND_NS
+"""A snapshot length above this is taken for a mistake."""
+MOST_SECONDS: Final = (1 << 62) // SECOND_NS
+"""Seconds from the epoch that the flow table can hold: until the year 2116."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,5 +63,3 @@ class Container(Protocol):
 
     def torn(self, rest: bytes) -> tuple[int, int]:
         """(frames, octets on the wire, 0 if unknown) of the incomplete record that the source ended with."""
-
-

@@ -21,17 +21,17 @@ NULL, ETHERNET, RAW, LOOP, SLL, IPV4, IPV6, SLL2 = 0, 1, 101, 108, 113, 228, 229
 NOT_IP, ODD, CUT, BAD, V4, TAG, V6, LLC = range(8)
 REASON: Final[Mapping[int, str]] = {NOT_IP: "not_ip", CUT: "truncated", BAD: "undecodable"}
 NO_LOSS: Final = frozenset({"not_ip"})
-"""Reasons of ``Decoded.skipped`` that lose nothing: the frame was read, and it carries no IP."""
+"""Reasons for skipping a frame that lose nothing: it was read, and it carries no IP."""
 
 # IEEE 802 numbers of protocols that never carry IP: WoL, ARP, RARP, AppleTalk, IPX, slow protocols, PPPoE discovery,
 # EAPOL, PROFINET, EtherCAT, GOOSE, LLDP, HomePlug, MRP, PTP, CFM, FCoE, RoCE, loopback.
-_NEVER_IP: Final = (
-    (0x0842, 0x0806, 0x8035, 0x809B, 0x80F3, 0x8137, 0x8809, 0x8863, 0x888E, 0x8892, 0x88A4, 0x88B8, 0x88B9, 0x88BA)
-    + (0x88CC, 0x887B, 0x88E1, 0x88E3, 0x88F5, 0x88F6, 0x88F7, 0x8902, 0x8906, 0x8914, 0x8915, 0x9000)
-)  # fmt: skip
+_NEVER_IP: Final = """
+0842 0806 8035 809b 80f3 8137 8809 8863 888e 8892 88a4 88b8 88b9 88ba 88cc 887b 88e1 88e3 88f5 88f6 88f7 8902 8906 8914
+8915 9000
+"""
 _ETHERTYPE: Final = np.full(65536, ODD, np.uint8)
 _ETHERTYPE[:1501] = LLC
-_ETHERTYPE[list(_NEVER_IP)] = NOT_IP
+_ETHERTYPE[[int(number, 16) for number in _NEVER_IP.split()]] = NOT_IP
 _ETHERTYPE[[0x8100, 0x88A8, 0x9100]] = TAG
 _ETHERTYPE[0x0800], _ETHERTYPE[0x86DD] = V4, V6
 _AFTER_TAGS: Final = 2
@@ -56,12 +56,15 @@ class View:
         self._u64 = np.ndarray((n - 7,), ">u8", data, 0, (1,))
 
     def u16(self, at: Offsets) -> NDArray[np.uint16]:
+        """The 2 octets at each offset."""
         return self._u16[at].astype(np.uint16)
 
     def u32(self, at: Offsets) -> NDArray[np.uint32]:
+        """The 4 octets at each offset."""
         return self._u32[at].astype(np.uint32)
 
     def u64(self, at: Offsets) -> NDArray[np.uint64]:
+        """The 8 octets at each offset."""
         return self._u64[at].astype(np.uint64)
 
 
@@ -141,5 +144,3 @@ def _ethertype(view: View, number: NDArray[np.uint16], at: Offsets) -> tuple[NDA
         at[rows[is_ip]] += 8
     kind[kind == TAG] = ODD
     return kind, at
-
-

@@ -16,7 +16,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from collectors.packets.decode import RAW, Bytes, Decoded, Offsets, add_skipped, decode
+from collectors.packets.decode import Decoded, add_skipped, decode
+from collectors.packets.links import RAW, Bytes, Offsets
 from collectors.packets.packet import concat
 
 NFLOG: Final = 239
@@ -180,6 +181,10 @@ def _scapy() -> dict[int, Any]:
         import scapy.layers.ppp
         from scapy.config import conf
 
+    from scapy.packet import bind_layers
+
+    # RFC 3032 section 4: PPP's number for MPLS, which scapy does not know.
+    bind_layers(scapy.layers.ppp.PPP, scapy.contrib.mpls.MPLS, proto=0x0281)
     known = dict(conf.l2types.num2layer)
     known[219] = scapy.contrib.mpls.MPLS
     return known

@@ -9,8 +9,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.core.clock import SECOND_NS
 from agent.core.errors import DecodeError
-from collectors.packets.frames import MOST_SECONDS, MOST_SNAPSHOT, SECOND_NS, Frames
+from collectors.packets.frames import MOST_SECONDS, MOST_SNAPSHOT, Frames
 from collectors.packets.links import Bytes, Offsets
 
 MOST_BLOCK: Final = 16 << 20
@@ -45,9 +46,9 @@ class Pcapng:
         """See :meth:`Container.take`."""
         blocks: list[int] = []
         add, unpack = blocks.append, struct.Struct(self._order + "II").unpack_from
-        at = 0
+        octets, at = data.data, 0
         while at + 12 <= filled:
-            kind, size = unpack(data, at)
+            kind, size = unpack(octets, at)
             if kind == _ENHANCED and 32 <= size <= MOST_BLOCK and not size & 3:
                 if at + size > filled:
                     break
@@ -58,7 +59,7 @@ class Pcapng:
                 if blocks:
                     break  # the frames so far are in the old section's byte order
                 unpack = struct.Struct(self._begin_section(data, at) + "II").unpack_from
-                size = unpack(data, at)[1]
+                size = unpack(octets, at)[1]
             if fault := self._fault(data, at, kind, size, filled):
                 if at == 0:
                     raise DecodeError(fault, source=self._source, offset=self.offset)
@@ -95,7 +96,7 @@ class Pcapng:
             b"\x1a\x2b\x3c\x4d",
         ):
             return "a section header has no byte-order magic"
-        if at + size <= filled and struct.unpack_from(self._order + "I", data, at + size - 4)[0] != size:
+        if at + size <= filled and struct.unpack_from(self._order + "I", data.data, at + size - 4)[0] != size:
             return f"a block of type {kind:#x} does not end with its own length {size}; what came before it was read"
         return ""
 

@@ -68,6 +68,8 @@ class Frames:
     """VLAN id that the kernel took out of the frame; -1 for none."""
     segment: NDArray[np.int64]
     """Content octets of each packet that an offload frame stands for; 0 for a plain frame."""
+    more: bool
+    """Whether further frames may wait: the reading ended at its limit or at the ring's end."""
 
     def __len__(self) -> int:
         return len(self.time_ns)
@@ -118,14 +120,15 @@ class Ring:
         """Frames that wait, at most ``MOST_AT_ONCE``; None where there are none. ``release`` them before the next call."""
         first = self._next
         end = min(first + MOST_AT_ONCE, self.slots)
-        ready = self._words[first:end, 0] & _USER != 0
-        if not ready[0]:
+        if not self._words[first, 0] & _USER:
             return None
-        count = len(ready) if ready.all() else int(ready.argmin())
+        ready = self._words[first:end, 0] & _USER != 0
+        more = bool(ready.all())
+        count = len(ready) if more else int(ready.argmin())
         # A lock orders memory: nothing below may be read before the states above (weakly ordered processors would).
         with self._fence:
             self._taken = count
-        return self._columns(slice(first, first + count))
+        return self._columns(slice(first, first + count), more)
 
     def release(self) -> None:
         """Give the frames that were read back to the kernel."""
@@ -162,7 +165,7 @@ class Ring:
         self._words = self._bytes.view(np.uint32).reshape(self.slots, -1)
         self._halves = self._bytes.view(np.uint16).reshape(self.slots, -1)
 
-    def _columns(self, rows: slice) -> Frames:
+    def _columns(self, rows: slice, more: bool) -> Frames:
         words, halves = self._words[rows], self._halves[rows]
         slot = np.arange(rows.start, rows.stop) * self._slot
         link, network = halves[:, 6].astype(np.int64), halves[:, 7].astype(np.int64)
@@ -185,6 +188,7 @@ class Ring:
             hardware=halves[:, 20].copy(),
             vlan=np.where(tagged, halves[:, 12] & 0xFFF, -1).astype(np.int64),
             segment=np.where(_SEGMENTED[self._bytes[virtio + 1]], size, 0),
+            more=more,
         )
 
 

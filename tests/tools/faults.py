@@ -49,7 +49,10 @@ class FakeDetector:
     def take(self, step: int) -> Decision:
         """The decision of one step."""
         seeded = random.Random(f"{SEED}:{step}")
-        delta = {"octets": seeded.randrange(1, 10**9), "entity": f"as:{64496 + seeded.randrange(4)}"}
+        delta: dict[str, Any] = {
+            "octets": seeded.randrange(1, 10**9),
+            "entity": f"as:{64496 + seeded.randrange(4)}",
+        }
         self._learn(delta)
         entity, revision = delta["entity"], self.revisions[delta["entity"]]
         found = finding(id=f"f-{entity}", entity=entity, revision=revision, content_octets_out=self.total)

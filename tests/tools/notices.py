@@ -156,7 +156,7 @@ def notice(**changed: Any) -> Notice:
     return Notice(**(facts | changed))
 
 
-def opening() -> Notice:
+def opened() -> Notice:
     """The case some four minutes after the transfer began, as soon as the threshold was passed."""
     early = traffic(
         flows=2,
@@ -204,6 +204,12 @@ def unverified() -> Notice:
                 location_confidence=Confidence.NONE,
                 owner_confidence=Confidence.LOW,
                 location_sources=(),
+                addresses=(
+                    Share(value="203.0.113.77", content_octets_out=12_000_000),
+                    Share(value="2001:db8::77", content_octets_out=9_000_000),
+                    Share(value="203.0.113.80", content_octets_out=8_000_000),
+                    Share(value="203.0.113.91", content_octets_out=7_000_000),
+                ),
                 address_count=1_000,
             ),
             traffic=traffic(

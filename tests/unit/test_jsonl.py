@@ -26,7 +26,7 @@ FULL = Path("/dev/full")
 
 
 def sink(path: Path | str, **settings: Any) -> JsonLines:
-    return Settings(path=str(path), **settings).build(Context(accounts=Accounts(), state_dir=Path("unused")))
+    return Settings(file=str(path), **settings).build(Context(accounts=Accounts(), state_dir=Path("unused")))
 
 
 def lines(path: Path) -> list[Any]:
@@ -71,7 +71,7 @@ def test_no_rows_make_no_line() -> None:
     assert flow_lines(FlowBatch.empty()) == b""
 
 
-@pytest.mark.parametrize("notice", [notices.opening(), notices.unverified(), notices.event()])
+@pytest.mark.parametrize("notice", [notices.opened(), notices.unverified(), notices.event()])
 def test_a_notice_line_can_be_read_back(notice: Notice) -> None:
     """A notice's line holds its id and every field."""
     values = json.loads(notice_line(notice))
@@ -115,7 +115,7 @@ def test_a_torn_line_is_ended_first(tmp_path: Path) -> None:
 
 
 def test_dash_is_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
-    """The path - writes to standard output."""
+    """The file - writes to standard output."""
     out = sink("-")
     out.write_flows(batch_of([{}]))
     out.close()

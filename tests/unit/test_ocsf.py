@@ -35,7 +35,7 @@ def faults(event: dict[str, Any]) -> list[str]:
     return [f"{e.json_path}: {e.message}" for e in validator(name).iter_errors(json.loads(json.dumps(event)))]
 
 
-SAMPLES = [notices.opening(), notices.stopped(), notices.unverified(), notices.event(), notices.event("x")]
+SAMPLES = [notices.opened(), notices.stopped(), notices.unverified(), notices.event(), notices.event("x")]
 
 
 # validity
@@ -64,7 +64,7 @@ def test_any_flow_is_valid(batch: FlowBatch) -> None:
 
 def test_the_schema_finds_faults() -> None:
     """The committed schemas refuse an unknown field, a wrong value and a missing one."""
-    event = finding_event(notices.opening())
+    event = finding_event(notices.opened())
     assert faults(event | {"surprise": 1}) != []
     assert faults(event | {"severity_id": 77}) != []
     assert faults({k: v for k, v in event.items() if k != "finding_info"}) != []
@@ -94,14 +94,14 @@ def test_activity_and_status_follow_the_case(
 
 def test_a_case_keeps_one_uid_and_a_notice_its_own() -> None:
     """Every update of a case carries the same finding uid; each notice has a uid of its own."""
-    first, last = finding_event(notices.opening()), finding_event(notices.stopped())
+    first, last = finding_event(notices.opened()), finding_event(notices.stopped())
     assert first["finding_info"]["uid"] == last["finding_info"]["uid"] == "2026-1117-07"
     assert (first["metadata"]["uid"], last["metadata"]["uid"]) == ("2026-1117-07.1", "2026-1117-07.6")
 
 
 def test_the_four_facts_of_a_destination_stay_apart() -> None:
     """Location, network and operator are on the endpoint; the parent stands alone, with source, date and mark."""
-    event = finding_event(notices.opening())
+    event = finding_event(notices.opened())
     assert event["dst_endpoint"] == {
         "ip": "203.0.113.77",
         "port": 443,
@@ -144,8 +144,8 @@ def test_an_unknown_place_has_no_country() -> None:
 
 def test_exact_counters_rule_and_window_are_kept() -> None:
     """The exact figures, the rule and the true window bounds are in the event."""
-    event = finding_event(notices.opening())
-    own, found = event["unmapped"]["sekisho"], notices.opening().case.findings[0]  # type: ignore[union-attr]
+    event = finding_event(notices.opened())
+    own, found = event["unmapped"]["sekisho"], notices.opened().case.findings[0]  # type: ignore[union-attr]
     assert (own["traffic"]["octets_out"], own["traffic"]["packets_out"]) == (1_013_204_118, 722_010)
     assert event["data_security"]["size"] == 1_000_800_000
     assert event["finding_info"]["analytic"] == {
@@ -163,21 +163,21 @@ def test_exact_counters_rule_and_window_are_kept() -> None:
 
 def test_title_and_text_are_the_words() -> None:
     """Message and description are the alert's own words."""
-    event = finding_event(notices.opening(), language="ja")
-    assert event["message"] == render(notices.opening(), language="ja", zone=notices.UTC, detail="title")
+    event = finding_event(notices.opened(), language="ja")
+    assert event["message"] == render(notices.opened(), language="ja", zone=notices.UTC, detail="title")
     assert event["finding_info"]["desc"] == render(
-        notices.opening(), language="ja", zone=notices.UTC, detail="full"
+        notices.opened(), language="ja", zone=notices.UTC, detail="full"
     )
 
 
 def test_nothing_claims_what_is_not_known() -> None:
     """No suspected breach, no claiming finding type; ATT&CK is an id without a name, and can be left out."""
-    event = finding_event(notices.opening())
+    event = finding_event(notices.opened())
     text = json.dumps(event).lower()
     assert event["finding_info"]["types"] == ["Bulk egress from a labelled store"]
     assert [w for w in ("exfiltration", "leak", "breach", "theft", "violation", "stolen") if w in text] == []
     assert event["finding_info"]["attacks"] == [{"tactic": {"uid": "TA0010"}, "version": "16.1"}]
-    assert "attacks" not in finding_event(notices.opening(), attack_tags=False)["finding_info"]
+    assert "attacks" not in finding_event(notices.opened(), attack_tags=False)["finding_info"]
 
 
 @pytest.mark.parametrize(
@@ -311,11 +311,11 @@ def test_an_unknown_column_is_left_out() -> None:
 def test_the_sink_writes_lines(tmp_path: Path) -> None:
     """Flows and notices become one JSON line each, in the class that was asked for."""
     path = tmp_path / "ocsf.jsonl"
-    chosen = Settings(path=str(path), flows=True, rendering="detection_finding")
+    chosen = Settings(file=str(path), flows=True, rendering="detection_finding")
     sink = chosen.build(Context(accounts=Accounts(), state_dir=tmp_path, zone="UTC"))
     assert not path.exists()
     sink.write_flows(batch_of([{}, {}]))
-    sink.write_notice(notices.opening())
+    sink.write_notice(notices.opened())
     sink.write_notice(notices.event())
     sink.close()
     classes = [json.loads(line)["class_uid"] for line in path.read_text("utf-8").splitlines()]

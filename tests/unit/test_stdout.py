@@ -29,7 +29,7 @@ class Terminal(io.StringIO):
 
 
 def text(detail: str = "full", language: str = "ja") -> str:
-    return render(notices.opening(), language=language, zone=TOKYO, detail=detail)
+    return render(notices.opened(), language=language, zone=TOKYO, detail=detail)
 
 
 def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
@@ -43,20 +43,20 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
 
 def test_piped_output_is_the_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a terminal the full text comes as it is, in the program's language, and an empty line after it."""
-    sink().write_notice(notices.opening())
+    sink().write_notice(notices.opened())
     assert capsys.readouterr().out == text() + "\n\n"
 
 
 def test_format_title_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """With format title each notice is its first line, in the sink's own language where one is set."""
-    sink(format="title", language="en").write_notice(notices.opening())
+    sink(format="title", language="en").write_notice(notices.opened())
     assert capsys.readouterr().out == text("title", "en") + "\n"
 
 
 def test_a_terminal_gets_a_coloured_first_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal the first line alone is coloured."""
     terminal = on_terminal(monkeypatch)
-    sink().write_notice(notices.opening())
+    sink().write_notice(notices.opened())
     first, rest = terminal.getvalue().split("\n", 1)
     assert (first, "\x1b" in rest) == (f"\x1b[91m\x1b[1m{text().splitlines()[0]}\x1b[0m", False)
 
@@ -65,7 +65,7 @@ def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     """NO_COLOR in the environment takes the colour away."""
     terminal = on_terminal(monkeypatch)
     monkeypatch.setenv("NO_COLOR", "1")
-    sink().write_notice(notices.opening())
+    sink().write_notice(notices.opened())
     assert terminal.getvalue() == text() + "\n\n"
 
 
@@ -73,7 +73,7 @@ def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_colour_can_be_forced(monkeypatch: pytest.MonkeyPatch, colour: str, coloured: bool) -> None:
     """The setting wins over what the stream is."""
     terminal = on_terminal(monkeypatch)
-    sink(colour=colour).write_notice(notices.opening())
+    sink(colour=colour).write_notice(notices.opened())
     assert ("\x1b[" in terminal.getvalue()) == coloured
 
 
@@ -81,7 +81,7 @@ def test_an_ascii_terminal_still_gets_the_alert(monkeypatch: pytest.MonkeyPatch)
     """Letters that the stream cannot write come as escapes; the alert is not lost."""
     raw = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))
-    sink(format="title").write_notice(notices.opening())
+    sink(format="title").write_notice(notices.opened())
     assert raw.getvalue() == (text("title") + "\n").encode("ascii", "backslashreplace")
 
 
@@ -94,5 +94,5 @@ def test_a_closed_pipe_is_a_fault_that_does_not_pass(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("sys.stdout", Gone())
     with pytest.raises(SinkError, match="cannot write standard output") as caught:
-        sink().write_notice(notices.opening())
+        sink().write_notice(notices.opened())
     assert caught.value.retriable is False

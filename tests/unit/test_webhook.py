@@ -23,7 +23,7 @@ from agent.core.clock import SECOND_NS, DataClock
 from agent.core.errors import SinkError
 from agent.core.stages import Context
 from agent.words import render
-from sinks.webhook import Settings, Webhook
+from sinks.webhook import Settings, Webhook, signature
 from tests.tools import notices
 
 NOW_S = 1_794_931_200
@@ -116,7 +116,7 @@ def sink(url: str, **rest: Any) -> Webhook:
 
 def fault(url: str, **rest: Any) -> SinkError:
     with pytest.raises(SinkError) as caught:
-        sink(url, **rest).write_notice(notices.opening())
+        sink(url, **rest).write_notice(notices.opened())
     return caught.value
 
 
@@ -137,13 +137,28 @@ def test_the_signature_verifies_with_a_few_lines(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HOOK_SECRET", SECRET)
     received, handler = answering(web.Response())
     with receiver(handler) as url:
-        sink(url, secret_env="HOOK_SECRET").write_notice(notices.opening())
+        sink(url, secret_env="HOOK_SECRET").write_notice(notices.opened())
     ((headers, content),) = received
     parts = dict(part.split("=", 1) for part in headers["Sekisho-Signature"].split(","))
     wanted = hmac.new(SECRET.encode(), parts["t"].encode() + b"." + content, hashlib.sha256).hexdigest()
     assert (parts["t"], parts["v1"]) == (str(NOW_S), wanted)
     assert headers["Idempotency-Key"] == "2026-1117-07.1"
     assert headers["Content-Type"] == "application/json; charset=utf-8"
+
+
+def test_the_receiver_of_the_documentation_verifies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code in docs/webhook.md takes a true signature and refuses another body, secret or time."""
+    monkeypatch.setenv("SEKISHO_HOOK_SECRET", SECRET)
+    text = (Path(__file__).parents[2] / "docs" / "webhook.md").read_text("utf-8")
+    namespace: dict[str, Any] = {"__name__": "example"}
+    exec(text.split("```python\n")[1].split("```")[0], namespace)
+    verified, body = namespace["verified"], b'{"id":"1"}'
+    good = signature(SECRET.encode(), NOW_S, body)
+    assert verified(good, body, NOW_S + 10) is True
+    assert verified(good, body + b" ", NOW_S) is False
+    assert verified(signature(b"other", NOW_S, body), body, NOW_S) is False
+    assert verified(good, body, NOW_S + 301) is False
+    assert verified("", body, NOW_S) is False
 
 
 def test_a_secret_file_is_read_at_each_delivery(tmp_path: Path) -> None:
@@ -153,9 +168,9 @@ def test_a_secret_file_is_read_at_each_delivery(tmp_path: Path) -> None:
     received, handler = answering(web.Response())
     with receiver(handler) as url:
         hook = sink(url, secret_file=file)
-        hook.write_notice(notices.opening())
+        hook.write_notice(notices.opened())
         file.write_text("another one\n")
-        hook.write_notice(notices.opening())
+        hook.write_notice(notices.opened())
     for (headers, content), secret in zip(received, (SECRET, "another one"), strict=True):
         digest = hmac.new(secret.encode(), f"{NOW_S}.".encode() + content, hashlib.sha256).hexdigest()
         assert headers["Sekisho-Signature"] == f"t={NOW_S},v1={digest}"
@@ -165,9 +180,9 @@ def test_minimal_detail_names_nothing() -> None:
     """By default the body holds no host, store, place, address or amount, only what rings and where to look."""
     received, handler = answering(web.Response())
     with receiver(handler) as url:
-        sink(url).write_notice(notices.opening())
+        sink(url).write_notice(notices.opened())
     ((headers, content),) = received
-    line = render(notices.opening(), language="en", zone=None, detail="minimal")
+    line = render(notices.opened(), language="en", zone=None, detail="minimal")
     assert json.loads(content) == {
         "version": 1,
         "id": "2026-1117-07.1",
@@ -187,11 +202,11 @@ def test_full_detail_holds_text_and_case() -> None:
     """With detail full the body holds the whole text and every field of the case."""
     received, handler = answering(web.Response())
     with receiver(handler) as url:
-        sink(url, detail="full", language="ja", headers={"X-Site": "tokyo-1"}).write_notice(notices.opening())
+        sink(url, detail="full", language="ja", headers={"X-Site": "tokyo-1"}).write_notice(notices.opened())
     ((headers, content),) = received
     values = json.loads(content)
-    assert values["text"] == render(notices.opening(), language="ja", zone=notices.TOKYO, detail="full")
-    assert values["case"] == notices.opening().case.model_dump(mode="json")  # type: ignore[union-attr]
+    assert values["text"] == render(notices.opened(), language="ja", zone=notices.TOKYO, detail="full")
+    assert values["case"] == notices.opened().case.model_dump(mode="json")  # type: ignore[union-attr]
     assert headers["X-Site"] == "tokyo-1"
 
 
@@ -234,8 +249,8 @@ def test_a_second_try_after_500_has_the_same_key() -> None:
     with receiver(handler) as url:
         hook = sink(url)
         with pytest.raises(SinkError):
-            hook.write_notice(notices.opening())
-        hook.write_notice(notices.opening())
+            hook.write_notice(notices.opened())
+        hook.write_notice(notices.opened())
     assert [h["Idempotency-Key"] for h, _ in received] == ["2026-1117-07.1"] * 2
 
 
@@ -315,7 +330,7 @@ def test_an_endless_answer_is_not_read_to_its_end() -> None:
             pass
 
     with raw_server(flood) as url:
-        sink(url).write_notice(notices.opening())
+        sink(url).write_notice(notices.opened())
     assert sum(sent) < 100_000_000
 
 
@@ -357,7 +372,7 @@ def test_a_trusted_certificate_is_taken(certificate: tuple[Path, ssl.SSLContext]
     """With ca_file the receiver's own certificate is trusted."""
     received, handler = answering(web.Response())
     with receiver(handler, certificate[1]) as url:
-        sink(url, ca_file=certificate[0]).write_notice(notices.opening())
+        sink(url, ca_file=certificate[0]).write_notice(notices.opened())
     assert len(received) == 1
 
 

@@ -53,7 +53,7 @@ def with_destination(**changed: Any) -> Notice:
 @pytest.mark.parametrize(
     ("name", "notice"),
     [
-        ("opening", notices.opening()),
+        ("opened", notices.opened()),
         ("stopped", notices.stopped()),
         ("unverified", notices.unverified()),
         ("event", notices.event()),
@@ -175,7 +175,7 @@ def test_a_range_over_a_change_of_the_clock_names_both_zones() -> None:
 
 def test_utc_is_not_said_twice() -> None:
     """Where the local zone is UTC, the time stands once."""
-    text = render(notices.opening(), language="en", zone=UTC, detail="full")
+    text = render(notices.opened(), language="en", zone=UTC, detail="full")
     assert "UTC (" not in text
 
 
@@ -266,13 +266,13 @@ def test_the_title_says_no_more_of_the_place_than_is_known(
 
 def test_first_seen_says_how_long_was_observed() -> None:
     """First seen never reaches beyond the days on record."""
-    assert "in the 37 days observed" in full(notices.opening())
+    assert "in the 37 days observed" in full(notices.opened())
     assert "nothing to compare with" in full(notices.unverified())
 
 
 def test_persons_are_told_only_where_declared() -> None:
     """The block on persons is there only if the store's entry states a number."""
-    assert ("PERSONS" in full(notices.opening()), "PERSONS" in full(notices.unverified())) == (True, False)
+    assert ("PERSONS" in full(notices.opened()), "PERSONS" in full(notices.unverified())) == (True, False)
 
 
 def test_a_simulated_case_says_so_first() -> None:

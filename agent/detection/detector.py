@@ -1,0 +1,334 @@
+"""The detector core: batches, time, policies and people's actions in, decisions out.
+
+No clock, no I/O, no randomness: the same steps in the same order give the same state, whatever the batches' size.
+``docs/detection.md`` tells how it works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+
+from agent.core.clock import MINUTE_NS, SECOND_NS
+from agent.core.errors import StateError
+from agent.core.finding import StoreFact
+from agent.core.flow import FlowBatch
+from agent.detection.admit import Step, admit, packed, seen_ns, unpacked
+from agent.detection.cases import Cases, Key, Ruling, Told
+from agent.detection.cube import NOWHERE, Cube
+from agent.detection.decision import Decision, LedgerRow
+from agent.detection.facts import CaseBase, Facts
+from agent.detection.findings import Findings
+from agent.detection.keys import Ints
+from agent.detection.pack import pack, part, unpack
+from agent.detection.rules import Rulebook
+from agent.detection.sources import BEGINNING, Sources
+from agent.detection.stage2 import Stage2
+from agent.policy.model import Policy
+from agent.policy.ownership import Ownership
+
+LEDGER_EVERY_NS: Final = 10 * SECOND_NS
+"""Ledger rows are gathered this long (of receipt), so that a key costs the ledger one row and not one per batch."""
+GEO_SOURCES: Final = ("country", "network", "anycast")
+"""Names under which a batch's header tells the versions of what says where an address is."""
+
+
+class Detector:
+    """Windows, findings and cases of one stream of batches. Not thread-safe."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        ownership: Ownership | None,
+        *,
+        host: str = "",
+        lateness_ns: int = 2 * MINUTE_NS,
+        simulated: bool = False,
+        replay: bool = False,
+    ) -> None:
+        """``replay``: the data is the clock. No row is ahead of its receipt, no source is silent, time does not pass."""
+        self._host, self._lateness, self._simulated, self._replay = host, lateness_ns, simulated, replay
+        self._ownership = ownership
+        self._set_up(policy, {})
+        self._steps: list[Step] = []
+        """Steps that go into the next delta."""
+        self._owed: Decision | None = None
+        """What a restore changed and nobody was told of yet."""
+
+    def _set_up(self, policy: Policy, rule_since: dict[str, int]) -> None:
+        self._rule_since = rule_since
+        self._sources = Sources(self._lateness, replay=self._replay)
+        self._cube = Cube(Rulebook(policy, self._ownership, self._lateness, rule_since))
+        self._facts = Facts(self._cube)
+        self._stage2 = Stage2(self._cube)
+        self._cases = Cases(self._told_of, self._host, simulated=self._simulated)
+        self._bases: dict[Key, CaseBase] = {}
+        self._store_seen: dict[tuple[str, str], int] = {}
+        self._versions: dict[str, str] = {}
+        self._ledger_ns = BEGINNING
+        self._newest_ns = BEGINNING
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        return self._cube.book.policy
+
+    @property
+    def watermark_ns(self) -> int | None:
+        """Up to which event time all that is expected has come; None before any data."""
+        mark = self._sources.watermark
+        return mark if mark > BEGINNING else None
+
+    # what happens
+
+    def take(self, batch: FlowBatch, received_ns: int) -> Decision:
+        """Take a batch of enriched rows. ``received_ns``: when it was received; in replay it is not looked at."""
+        step = admit(batch, received_ns, self._sources, replay=self._replay)
+        return self._decided(step)
+
+    def tick(self, now_ns: int) -> Decision:
+        """Live: let time pass, so that silent sources hold nothing back. Cheap; its delta is kept for the next decision
+        unless something changed."""
+        return self._decided(Step("tick", {"now": now_ns}))
+
+    def finish(self, now_ns: int | None = None) -> Decision:
+        """The data has ended: evaluate every bucket up to its last row (or to ``now_ns``). Episodes stay open unless
+        their quiet has passed by then."""
+        return self._decided(Step("finish", {"now": now_ns}))
+
+    def set_policy(self, policy: Policy, ownership: Ownership | None) -> Decision:
+        """Take another policy and ownership table. New and changed rules read what the windows hold; the findings of a
+        rule that is gone are closed."""
+        if policy == self.policy and ownership is self._ownership:
+            return Decision()
+        self._ownership = ownership
+        return self._decided(Step("policy", {"policy": policy.model_dump(mode="json")}))
+
+    def case_closed(self, case_id: str) -> None:
+        """A person closed a case: the next finding of its key opens another."""
+        self._apply(Step("closed", {"case": case_id}))
+
+    def case_acknowledged(self, case_id: str) -> None:
+        """A person has a case."""
+        self._apply(Step("acknowledged", {"case": case_id}))
+
+    def _decided(self, step: Step) -> Decision:
+        effects = self._apply(step)
+        if step.kind == "tick" and not effects.findings and not effects.ledger and self._owed is None:
+            return Decision()
+        owed, self._owed = self._owed or Decision(), None
+        decision = replace(
+            effects,
+            findings=(*owed.findings, *effects.findings),
+            cases=(*owed.cases, *effects.cases),
+            notices=(*owed.notices, *effects.notices),
+            delta=packed(self._steps),
+        )
+        self._steps = []
+        return decision
+
+    # what a step does: the same now and when it is taken again after a restart
+
+    def _apply(self, step: Step) -> Decision:
+        if step.kind == "tick" and self._steps and self._steps[-1].kind == "tick":
+            self._steps.pop()  # a later tick does all that an earlier one did
+        self._steps.append(step)
+        reasons: dict[str, int] = dict(step.meta.get("reasons", {}))
+        if step.kind == "take":
+            rulings = self._take(step)
+        elif step.kind == "tick":
+            rulings = self._pass_to(self._sources.pass_time(step.meta["now"]))
+        elif step.kind == "finish":
+            rulings = self._finish(step.meta["now"])
+        elif step.kind == "policy":
+            rulings = self._change_policy(step)
+        else:
+            self._person(step)
+            return Decision()
+        cases, notices = self._cases.rule(rulings)
+        reasons |= self._cube.reasons
+        self._cube.reasons.clear()
+        return Decision(
+            findings=tuple({r.finding.id: r.finding for r in rulings}.values()),
+            cases=tuple(cases.values()),
+            notices=tuple(notices),
+            ledger=self._ledger(step),
+            reasons={name: n for name, n in reasons.items() if n},
+        )
+
+    def _take(self, step: Step) -> list[Ruling]:
+        for tenant, store, first_ns in step.meta["seen"]:
+            self._store_seen.setdefault((tenant, store), first_ns)
+        self._versions = step.meta["versions"]
+        known = self._cube.paths.count
+        placed = self._cube.place(step) if step.rows else NOWHERE
+        self._facts.add(step, placed)
+        findings = self._findings(step.arrays["before_ns"])
+        self._stage2.take(step, placed, known, step.meta["after"], findings.emit)
+        if step.rows:
+            np.minimum.at(self._cube.first_ns, placed.pair, seen_ns(step))
+            self._newest_ns = max(self._newest_ns, int(step.arrays["end_ns"].max()))
+        return self._ruled(findings)
+
+    def _pass_to(self, watermark_ns: int) -> list[Ruling]:
+        findings = self._findings()
+        if watermark_ns > BEGINNING:
+            self._stage2.pass_to(watermark_ns, findings.emit)
+        return self._ruled(findings)
+
+    def _finish(self, now_ns: int | None) -> list[Ruling]:
+        findings = self._findings()
+        ends = max(self._newest_ns, self._sources.newest_ns) if now_ns is None else now_ns
+        if ends > BEGINNING:
+            self._sources.watermark = max(self._sources.watermark, ends)
+            self._stage2.pass_to(self._sources.watermark, findings.emit, data_ends_ns=ends)
+            self._stage2.tell_open(self._sources.watermark, findings.emit)
+        return self._ruled(findings)
+
+    def _change_policy(self, step: Step) -> list[Ruling]:
+        policy = Policy.model_validate(step.meta["policy"])
+        now_ns = max(self._sources.watermark, 0)
+        findings = self._findings()
+        self._stage2.close_gone(
+            {(pack, r.id) for pack, r in policy.rules if r.enabled}, now_ns, findings.emit
+        )
+        before = {(pack, rule.id): rule for pack, rule in self.policy.rules}
+        for pack, rule in policy.rules:
+            if before.get((pack, rule.id)) != rule:
+                self._rule_since[rule.id] = now_ns
+        self._cube.use(Rulebook(policy, self._ownership, self._lateness, self._rule_since))
+        self._stage2.rebuild()
+        return self._ruled(findings)
+
+    def _person(self, step: Step) -> None:
+        if step.kind == "closed":
+            self._cases.closed(step.meta["case"])
+        else:
+            self._cases.acknowledged(step.meta["case"])
+
+    def _ledger(self, step: Step) -> tuple[LedgerRow, ...]:
+        now_ns = step.meta.get("received", step.meta.get("now"))
+        if step.kind == "finish" or (now_ns is not None and now_ns - self._ledger_ns >= LEDGER_EVERY_NS):
+            self._ledger_ns = now_ns if now_ns is not None else self._ledger_ns
+            return self._facts.ledger()
+        return ()
+
+    def window_sum(self, tenant: str, store: str, entity: str, window: str, bucket: int) -> int | None:
+        """Content octets of a key in the buckets ``bucket - n .. bucket`` of a window, over all initiators; None where
+        the ring does not hold all of them any more."""
+        codes = [np.array([self._cube.names.code(text)], np.int64) for text in (tenant, store, entity)]
+        pair = int(self._cube.pairs.ids(codes)[0])
+        return self._stage2.window_sum(pair, window, bucket)
+
+    # findings and cases
+
+    def _findings(self, before_ns: Ints | None = None) -> Findings:
+        nothing = np.zeros(0, np.int64)
+        versions = {**self._versions, "policy": self.policy.version}
+        if self._ownership is not None:
+            versions["ownership"] = self._ownership.version
+        rows = nothing if before_ns is None else before_ns
+        return Findings(self._cube, self._store_seen, rows, versions, self._simulated)
+
+    def _ruled(self, findings: Findings) -> list[Ruling]:
+        """Findings whose severity has changed join the others; all in the order of events."""
+        for track in self._stage2.tracks.values():
+            for episode in track.episodes:
+                if findings.severity(track, track.paths)[0] != episode.severity:
+                    findings.emit(track, episode, "severity", max(self._sources.watermark, 0), None, None)
+        return findings.rulings()
+
+    def _told_of(self, key: Key, since_ns: int) -> Told:
+        codes = [np.array([self._cube.names.code(text)], np.int64) for text in key]
+        pair = int(self._cube.pairs.ids(codes)[0])
+        base = self._bases.get(key)
+        if base is None or base.since_ns != since_ns:
+            base = self._bases[key] = self._facts.base(pair, since_ns)
+        sources = tuple(
+            self._versions[name] for name in GEO_SOURCES if self._versions.get(name, "none") != "none"
+        )
+        destination = self._facts.destination(pair, base, sources)
+        return self._store_fact(key[1]), destination, self._facts.traffic(pair, base)
+
+    def _store_fact(self, store_id: str) -> StoreFact:
+        store = self._cube.book.store(store_id)
+        if store is None:
+            return StoreFact(id=store_id, host=self._host)
+        return StoreFact(
+            id=store.id,
+            name=store.name,
+            categories=self._cube.book.categories(store_id),
+            contact=store.contact,
+            host=self._host,
+            subjects=store.subjects,
+            runbook=store.runbook,
+        )
+
+    # state
+
+    def snapshot(self) -> bytes:
+        """All state as bytes; :meth:`restore` takes it. Versioned, checksummed, no pickle."""
+        cube, cube_arrays = self._cube.state()
+        facts, fact_arrays = self._facts.state()
+        meta = {
+            "policy": self.policy.model_dump(mode="json"),
+            "sources": self._sources.state(),
+            "cube": cube,
+            "facts": facts,
+            "episodes": self._stage2.episodes(),
+            "due": {name: ring.due for name, ring in self._stage2.rings.items()},
+            "cases": self._cases.state(),
+            "bases": [[*key, base.state()] for key, base in self._bases.items() if self._cases.has(key)],
+            "store_seen": [[*key, ns] for key, ns in self._store_seen.items()],
+            "rule_since": self._rule_since,
+            "versions": self._versions,
+            "ledger_ns": self._ledger_ns,
+            "newest_ns": self._newest_ns,
+        }
+        arrays = {f"cube.{name}": array for name, array in cube_arrays.items()}
+        arrays |= {f"facts.{name}": array for name, array in fact_arrays.items()}
+        for name, ring in self._stage2.rings.items():
+            arrays |= {f"ring.{name}.{part}": array for part, array in ring.arrays().items()}
+        return pack(meta, arrays)
+
+    def restore(self, snapshot: bytes | None, deltas: Iterable[bytes]) -> None:
+        """Come to the state of a detector that gave this snapshot and then these deltas.
+
+        If this one was made with another policy than the one in force then, it changes to it afterwards; what follows
+        from that comes with the next decision. Raises :class:`StateError` for bytes that are neither.
+        """
+        policy = self.policy
+        if snapshot is not None:
+            self._load(snapshot)
+        for delta in deltas:
+            for step in unpacked(delta) if delta else ():
+                if step.kind == "take":
+                    self._sources.set_state(step.meta["sources"])
+                self._apply(step)
+        self._steps = []
+        if self.policy != policy:
+            step = Step("policy", {"policy": policy.model_dump(mode="json")})
+            self._owed = self._apply(step)
+
+    def _load(self, snapshot: bytes) -> None:
+        meta, arrays = unpack(snapshot)
+        try:
+            self._set_up(Policy.model_validate(meta["policy"]), meta["rule_since"])
+            self._sources.set_state(meta["sources"])
+            self._cube.set_state(meta["cube"], part("cube.", arrays))
+            self._facts.set_state(meta["facts"], part("facts.", arrays))
+            for name, ring in self._stage2.rings.items():
+                cells = part(f"ring.{name}.", arrays)
+                ring.set_arrays(cells, meta["due"][name], self._cube.pair_of, self._cube.pairs.count)
+            self._stage2.rebuild()
+            self._stage2.set_episodes(meta["episodes"])
+            self._cases.set_state(meta["cases"])
+            self._bases = {tuple(entry[:3]): CaseBase.of(entry[3]) for entry in meta["bases"]}
+            self._store_seen = {(tenant, store): ns for tenant, store, ns in meta["store_seen"]}
+            self._versions = meta["versions"]
+            self._ledger_ns, self._newest_ns = meta["ledger_ns"], meta["newest_ns"]
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise StateError(f"the detector's state does not fit together: {error}") from error

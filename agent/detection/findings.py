@@ -1,0 +1,131 @@
+"""From what the tracks say to findings, in the order of events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from agent.core.clock import DAY_NS
+from agent.core.finding import Finding, FindingState, Severity, finding_id
+from agent.detection.cases import MERGED, Ruling
+from agent.detection.cube import Cube
+from agent.detection.episodes import Episode, Opening, Track
+from agent.detection.keys import Ints
+from agent.detection.rules import Hit
+
+Order = tuple[int, int, int, int, tuple[str, ...], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """Collects the changes of one step. ``before_ns``: the watermark just before each of the step's rows."""
+
+    cube: Cube
+    store_seen: dict[tuple[str, str], int]
+    """When each (tenant, store) was first observed."""
+    before_ns: Ints
+    versions: dict[str, str]
+    simulated: bool
+    changes: list[tuple[Order, Ruling]] = field(default_factory=list)
+
+    def emit(
+        self,
+        track: Track,
+        episode: Episode,
+        what: str,
+        when_ns: int,
+        row: int | None,
+        opening: Opening | None,
+    ) -> None:
+        """Take one change of one episode; its finding gets the next revision."""
+        if opening is not None:
+            self._open(track, episode, opening)
+        episode.revision += 1
+        finding = self._finding(track, episode, what)
+        episode.severity, episode.told_as = int(finding.severity), episode.stands
+        names = self.cube.pair(track.pair)
+        place = (int(np.searchsorted(self.before_ns, when_ns)), 0) if row is None else (row, 1)
+        order = (*place, when_ns, track.watch.index, names, len(self.changes))
+        self.changes.append((order, Ruling(finding, what, when_ns)))
+
+    def rulings(self) -> list[Ruling]:
+        """All changes in the order of events: by the row before which they came, then by time, rule and key."""
+        return [ruling for _, ruling in sorted(self.changes, key=lambda change: change[0])]
+
+    def severity(self, track: Track, paths: frozenset[int] | set[int]) -> tuple[Severity, Hit]:
+        """The highest that any of the paths allows."""
+        hits = [
+            self.cube.hits[p][track.watch.index]
+            for p in sorted(paths)
+            if track.watch.index in self.cube.hits[p]
+        ]
+        best = max(hits, key=lambda hit: hit.severity, default=Hit(track.watch.rule.severity, (), ()))
+        return best.severity, best
+
+    def _open(self, track: Track, episode: Episode, opening: Opening) -> None:
+        watch = track.watch
+        tenant, store, entity = self.cube.pair(track.pair)
+        first_ns = opening.bucket * watch.window.grain_ns
+        window_from, window_to = watch.window.bounds(opening.bucket)
+        seen = self.store_seen.get((tenant, store), opening.crossed_ns)
+        episode.id = finding_id(tenant, watch.rule.id, (store, entity), first_ns)
+        episode.opened = {
+            "window_from_ns": window_from,
+            "window_to_ns": window_to,
+            "crossed_ns": opening.crossed_ns,
+            "first_seen": opening.first_seen,
+            "share_of_store": opening.share,
+            "observed_days": max(0, opening.crossed_ns - seen) // DAY_NS,
+            "reasons": _reasons(track, opening),
+            "paths": sorted(opening.paths),
+        }
+
+    def _finding(self, track: Track, episode: Episode, what: str) -> Finding:
+        watch, grain = track.watch, track.watch.window.grain_ns
+        tenant, store, entity = self.cube.pair(track.pair)
+        opened: dict[str, Any] = {k: v for k, v in episode.opened.items() if k not in ("paths", "reasons")}
+        severity, hit = self.severity(track, track.paths | set(episode.opened["paths"]))
+        if what == "open":
+            severity, hit = self.severity(track, set(episode.opened["paths"]))
+        is_over = what in ("close", "merge")
+        return Finding(
+            id=episode.id,
+            revision=episode.revision,
+            state=FindingState.CLOSED if is_over else FindingState.OPEN,
+            rule=watch.rule.id,
+            rule_version=str(watch.rule.version),
+            rule_title=watch.rule.title,
+            pack=watch.pack,
+            categories=tuple(watch.rule.categories),
+            destinations=hit.destinations,
+            tenant=tenant,
+            store=store,
+            entity=entity,
+            severity=severity,
+            severity_reasons=hit.reasons,
+            window=watch.window.name,
+            content_octets_out=episode.peak,
+            threshold_octets=watch.over,
+            first_bucket_ns=episode.first * grain,
+            last_bucket_ns=episode.last * grain,
+            reasons=(*episode.opened["reasons"], *((MERGED,) if what == "merge" else ())),
+            provisional=episode.provisional,
+            simulated=self.simulated,
+            versions=self.versions,
+            **opened,
+        )
+
+
+def _reasons(track: Track, opening: Opening) -> tuple[str, ...]:
+    watch = track.watch
+    reasons = ["over_threshold"]
+    if opening.first_seen:
+        reasons.append("first_seen")
+    asked = watch.rule.any_of.share_of_store
+    if asked is not None and opening.share is not None and opening.share >= asked:
+        reasons.append("share_of_store")
+    if watch.since_ns is not None and watch.window.bounds(opening.bucket)[0] < watch.since_ns:
+        reasons.append("rule_newer_than_window")
+    return tuple(reasons)

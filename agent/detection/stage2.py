@@ -1,0 +1,255 @@
+"""Stage 2: four rings over all paths, and exact tracks for the few pairs that may pass a threshold.
+
+Per row the rings cost one sum for each window, however many rules there are. A track is made when the bound of a pair
+passes the least threshold of the rules that read it, and dropped when it cannot pass it any more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Final
+
+import numpy as np
+
+from agent.detection.admit import Step, seen_ns
+from agent.detection.cube import Cube, Placed
+from agent.detection.episodes import Emit, Episode, Feed, Track
+from agent.detection.keys import Ints, grown
+from agent.detection.rules import Watch
+from agent.detection.windows import BASE_NS, WINDOWS, Cells, Ring, cells_of
+
+_NEVER: Final = 2**62
+RULE_GONE: Final = "rule_gone"
+"""Reason of a finding that was closed because its rule is no longer there."""
+
+
+class Stage2:
+    """Rings and tracks of one cube."""
+
+    def __init__(self, cube: Cube) -> None:
+        self._cube = cube
+        self.rings = {name: Ring(window) for name, window in WINDOWS.items()}
+        self._least = {name: np.full(1024, _NEVER, np.int64) for name in WINDOWS}
+        """By window and pair: the least threshold of the rules that read it."""
+        self.tracks: dict[tuple[int, int], Track] = {}
+        """By rule index and pair."""
+        self._by_index = {w.index: w for w in cube.book.watches}
+
+    def take(self, step: Step, placed: Placed, known_paths: int, watermark_ns: int, emit: Emit) -> None:
+        """Take the rows of a step; ``watermark_ns`` holds after them. ``known_paths``: how many there were before."""
+        if step.rows:
+            self._learn(range(known_paths, self._cube.paths.count))
+            touched = np.unique(placed.pair)
+            base = _base_cells(step, placed)
+            for name, ring in self.rings.items():
+                cells, paths = self._cells(step, placed, ring, base)
+                ring.add_bound(self._cube.pair_of[paths], cells.bucket, cells.amount, self._cube.pairs.count)
+                self._watch(name, touched, known_paths)
+                ring.add(paths, cells.bucket, cells.amount)
+            self._feed(step, placed, touched, emit)
+        self.pass_to(watermark_ns, emit)
+
+    def pass_to(self, watermark_ns: int, emit: Emit, *, data_ends_ns: int | None = None) -> None:
+        """Evaluate all that is due, close what was quiet long enough. ``data_ends_ns``: also the buckets not over."""
+        due = {}
+        for name, ring in self.rings.items():
+            grain = ring.window.grain_ns
+            due[name] = ring.window.last_due(watermark_ns) if data_ends_ns is None else data_ends_ns // grain
+            due[name] = max(due[name], ring.due if ring.due is not None else due[name])
+        for key, track in list(self.tracks.items()):
+            window = track.watch.window
+            track.advance(due[window.name], emit)
+            track.close_until(watermark_ns, emit)
+            if not track.episodes and self._bound(window.name, track.pair) * 2 <= track.watch.over:
+                del self.tracks[key]
+        for name, ring in self.rings.items():
+            ring.retire(due[name], self._cube.pair_of)
+
+    # rings
+
+    def _cells(self, step: Step, placed: Placed, ring: Ring, base: Cells | None) -> tuple[Cells, Ints]:
+        """Cells of a ring and their paths. Without long or very old rows they are made of the base buckets' sums."""
+        oldest = self._oldest(step, ring)
+        if base is not None and int(base.bucket[0]) * BASE_NS // ring.window.grain_ns >= int(oldest.max()):
+            factor = ring.window.grain_ns // BASE_NS
+            return Cells(base.row, base.bucket // factor, base.amount), base.row
+        arrays = step.arrays
+        cells = cells_of(
+            arrays["start_ns"], arrays["end_ns"], arrays["content_octets_out"], ring.window, oldest
+        )
+        return cells, placed.path[cells.row]
+
+    @staticmethod
+    def _oldest(step: Step, ring: Ring) -> Ints:
+        return np.asarray(step.arrays["before_ns"] // ring.window.grain_ns - 1 - 2 * ring.window.n)
+
+    def window_sum(self, pair: int, name: str, bucket: int) -> int | None:
+        """The sum of a pair at a bucket; None if the ring does not hold all of its window."""
+        ring = self.rings[name]
+        low = bucket - ring.window.n
+        if ring.due is not None and low < ring.due - 2 * ring.window.n:
+            return None
+        series = ring.series(self._cube.pair_of[: self._cube.paths.count] == pair)
+        return sum(amount for b, amount in series.items() if low <= b <= bucket)
+
+    # tracks
+
+    def _learn(self, paths: range) -> None:
+        """New paths: which rules read their pairs."""
+        for name in WINDOWS:
+            self._least[name] = grown(self._least[name], self._cube.pairs.count, _NEVER)
+        for path in paths:
+            pair = int(self._cube.pair_of[path])
+            for index in self._cube.hits[path]:
+                watch = self._by_index[index]
+                least = self._least[watch.window.name]
+                least[pair] = min(int(least[pair]), watch.over)
+
+    def _bound(self, name: str, pair: int) -> int:
+        bound = self.rings[name].bound
+        return int(bound[pair]) if pair < len(bound) else 0
+
+    def _watch(self, name: str, pairs: Ints, known_paths: int) -> None:
+        """Make tracks for the pairs whose bound has passed a threshold."""
+        bound = self.rings[name].bound
+        for pair in pairs[bound[pairs] > self._least[name][pairs]].tolist():
+            for index in sorted(self._cube.pair_rules[pair]):
+                watch = self._by_index[index]
+                if (
+                    watch.window.name == name
+                    and bound[pair] > watch.over
+                    and (index, pair) not in self.tracks
+                ):
+                    self.tracks[index, pair] = self._track(watch, pair, known_paths)
+
+    def _track(self, watch: Watch, pair: int, known_paths: int) -> Track:
+        """A track from what the ring holds."""
+        count, ring = self._cube.paths.count, self.rings[watch.window.name]
+        reads = grown(self._cube.rule_reads[watch.index], count)[:count]
+        own = reads & (self._cube.pair_of[:count] == pair)
+        track = Track(watch, pair, ring.due, ring.series(own))
+        track.first_ns = int(self._cube.first_ns[pair])
+        track.paths = {int(p) for p in np.flatnonzero(own) if p < known_paths}
+        if watch.rule.any_of.share_of_store is not None:
+            stores = self._stores()
+            track.store_series = ring.series(stores[self._cube.pair_of[:count]] == stores[pair])
+        return track
+
+    def _stores(self) -> Ints:
+        """By pair: a number for its tenant and store."""
+        tenant, store, _ = self._cube.pairs.columns
+        return np.asarray(tenant << 32 | store)
+
+    def _feed(self, step: Step, placed: Placed, touched: Ints, emit: Emit) -> None:
+        pairs = set(touched.tolist())
+        stores = self._stores()
+        of_rows = stores[placed.pair]
+        touched_stores = set(np.unique(of_rows).tolist())
+        for track in list(self.tracks.values()):
+            if track.watch.rule.any_of.share_of_store is not None:
+                store = int(stores[track.pair])
+                rows = np.flatnonzero(of_rows == store) if store in touched_stores else None
+            else:
+                rows = np.flatnonzero(placed.pair == track.pair) if track.pair in pairs else None
+            if rows is not None:
+                track.feed(self._rows_for(track, step, placed, rows), emit)
+
+    def _rows_for(self, track: Track, step: Step, placed: Placed, rows: Ints) -> Feed:
+        window = track.watch.window
+        starts, ends, before = (step.arrays[name][rows] for name in ("start_ns", "end_ns", "before_ns"))
+        due = before // window.grain_ns - 1
+        if track.at is not None:
+            due = np.maximum(due, track.at)
+        content, paths = step.arrays["content_octets_out"][rows], placed.path[rows]
+        of_pair = placed.pair[rows] == track.pair
+        return Feed(
+            cells=cells_of(starts, ends, content, window, self._oldest(step, self.rings[window.name])[rows]),
+            own=of_pair & grown(self._cube.rule_reads[track.watch.index], self._cube.paths.count)[paths],
+            of_pair=of_pair,
+            late=ends < before,
+            ends=ends,
+            seen_ns=seen_ns(step)[rows],
+            paths=paths,
+            due=due,
+            step_rows=rows,
+        )
+
+    # reload, state
+
+    def close_gone(self, rules: set[tuple[str, str]], when_ns: int, emit: Emit) -> None:
+        """Close the episodes of rules that are not among these (pack, rule id). The old rulebook is still in force."""
+        for key, track in list(self.tracks.items()):
+            if (track.watch.pack, track.watch.rule.id) not in rules:
+                for episode in track.episodes:
+                    episode.opened["reasons"] = (*episode.opened["reasons"], RULE_GONE)
+                    emit(track, episode, "close", when_ns, None, None)
+                del self.tracks[key]
+
+    def rebuild(self) -> None:
+        """After another rulebook or a restore: thresholds and tracks anew from the rings; episodes are kept."""
+        kept = self.episodes()
+        self._by_index = {w.index: w for w in self._cube.book.watches}
+        self._least = {name: np.full(1024, _NEVER, np.int64) for name in WINDOWS}
+        self.tracks = {}
+        count = self._cube.paths.count
+        self._learn(range(count))
+        for name, ring in self.rings.items():
+            ring.bound = grown(ring.bound, self._cube.pairs.count)
+            self._watch(name, np.arange(self._cube.pairs.count), count)
+        self.set_episodes(kept)
+
+    def tell_open(self, when_ns: int, emit: Emit) -> None:
+        """Tell every open episode as it stands, where that is not told yet."""
+        for track in self.tracks.values():
+            for episode in track.episodes:
+                if episode.told_as != episode.stands:
+                    episode.provisional = False
+                    emit(track, episode, "update", when_ns, None, None)
+
+    def episodes(self) -> list[dict[str, Any]]:
+        """Open episodes as plain values."""
+        return [
+            {
+                "rule": [t.watch.pack, t.watch.rule.id],
+                "pair": t.pair,
+                "grain": t.watch.window.grain_ns,
+                "episodes": [asdict(e) for e in t.episodes],
+            }
+            for t in self.tracks.values()
+            if t.episodes
+        ]
+
+    def set_episodes(self, kept: list[dict[str, Any]]) -> None:
+        """Take back what :meth:`episodes` gave; a rule's grain may have changed since."""
+        watches = {(w.pack, w.rule.id): w for w in self._by_index.values()}
+        for entry in kept:
+            watch = watches.get(tuple(entry["rule"]))
+            if watch is None:
+                continue
+            key = (watch.index, entry["pair"])
+            if key not in self.tracks:
+                self.tracks[key] = self._track(watch, entry["pair"], self._cube.paths.count)
+            old, new = entry["grain"], watch.window.grain_ns
+            for values in entry["episodes"]:
+                episode = Episode(**values | {"told_as": tuple(values["told_as"])})
+                episode.first, episode.last = episode.first * old // new, episode.last * old // new
+                self.tracks[key].episodes.append(episode)
+
+
+def _base_cells(step: Step, placed: Placed) -> Cells | None:
+    """Sums by base bucket and path (in ``row``), buckets in order; None if a row is longer than a bucket."""
+    starts, ends = step.arrays["start_ns"], step.arrays["end_ns"]
+    if (ends - starts > BASE_NS).any():
+        return None
+    buckets = ends // BASE_NS
+    low = int(buckets.min())
+    width = int(placed.path.max()) + 1
+    if (int(buckets.max()) - low + 1) * width >= _NEVER:
+        return None
+    both = (buckets - low) * width + placed.path
+    order = np.argsort(both, kind="stable")
+    both = both[order]
+    starts_at = np.flatnonzero(np.r_[True, both[1:] != both[:-1]])
+    sums = np.add.reduceat(step.arrays["content_octets_out"][order], starts_at)
+    bucket, path = np.divmod(both[starts_at], width)
+    return Cells(path, bucket + low, sums)

@@ -1,0 +1,210 @@
+"""Capture files as a source of flows: pcap and pcapng, plain or compressed by gzip, xz or zstd, or standard input.
+
+Time is the data's own. Each file is a vantage by itself (``pcap:<file name>``) with its own flow table, so files of one
+capture that was cut by size cut the flows that run from one into the next. Needs no rights.
+"""
+
+from __future__ import annotations
+
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from agent.core.accounts import Accounts
+from agent.core.address import SPECIAL_SCOPES, Network, NetworkSet
+from agent.core.clock import SECOND_NS
+from agent.core.errors import CaptureError, SekishoError
+from agent.core.flow import BatchHeader, FlowBatch
+from agent.core.stages import CollectorSettings, Context
+from agent.policy.model import NetworkField, Policy
+from collectors.packets.decode import Decoded
+from collectors.packets.files import CHUNK, STDIN, CaptureFile
+from collectors.packets.flows import FlowTable
+from collectors.packets.frames import Frames
+from collectors.packets.links import NO_LOSS
+from collectors.packets.odd import decode_any, merge
+from collectors.packets.packet import Packets
+
+_OWN_SCOPES = ("loopback", "link_local", "private", "shared")
+
+
+class Settings(CollectorSettings):
+    """Which captures, and whose addresses are the reporting side's."""
+
+    files: tuple[Path, ...] = Field(
+        min_length=1,
+        description="Captures (pcap, pcapng; .gz, .xz, .zst), in this order; - is standard input",
+    )
+    local: tuple[NetworkField, ...] = Field(
+        (),
+        description="Networks whose addresses are local. Default: loopback, link-local, private, unique local and "
+        "shared ranges, and the sites of the policy",
+    )
+    idle_s: int = Field(15, ge=1, le=3600, description="Seconds of silence after which a flow is over")
+    active_s: int = Field(60, ge=1, le=60, description="Longest span of one row in seconds")
+    max_flows: int = Field(
+        1_000_000, ge=1000, description="Flows held at once; above that the longest idle are given out early"
+    )
+
+    def build(self, context: Context) -> Pcap:
+        """The collector; opens nothing yet."""
+        return Pcap(
+            self, NetworkSet(self.local or own_networks(context.policy)), context.accounts, context.host
+        )
+
+
+def own_networks(policy: Policy | None) -> tuple[Network | str, ...]:
+    """What counts as local where nobody says: addresses that are nobody else's, and the policy's sites."""
+    special = tuple(
+        network for scope, networks in SPECIAL_SCOPES if scope in _OWN_SCOPES for network in networks
+    )
+    return (
+        special + tuple(network for site in policy.sites for network in site.networks) if policy else special
+    )
+
+
+@dataclass(slots=True)
+class Seen:
+    """What became of the frames read so far."""
+
+    frames: int = 0
+    packets: int = 0
+    odd: int = 0
+    """Frames that scapy was given."""
+    repaired: int = 0
+    """Packets counted by their frame because their IP header claims more octets than the frame had."""
+
+
+class Pcap:
+    """Reads captures one after another. See :class:`~agent.core.stages.Collector`."""
+
+    name = "pcap"
+    live = False
+
+    def __init__(
+        self,
+        settings: Settings,
+        local: NetworkSet,
+        accounts: Accounts,
+        host: str,
+        *,
+        chunk_octets: int = CHUNK,
+    ) -> None:
+        self._settings, self._local, self._accounts, self._host = settings, local, accounts, host
+        self._chunk = chunk_octets
+        self._reading: CaptureFile | None = None
+        self._read_before = 0
+        self._total: int | None = None
+        self.seen = Seen()
+
+    def collect(self, stop: threading.Event) -> Iterator[FlowBatch]:
+        """Rows of every file in turn; blocks on reading.
+
+        A file with a fault is read up to it: rows of all whole records before it are yielded, then the other files are
+        read, and the fault is raised last (:class:`~agent.core.errors.CaptureError` or
+        :class:`~agent.core.errors.DecodeError`; several faults as one ``CaptureError``). ``stop`` is seen between two
+        chunks; what is held then is yielded.
+        """
+        faults: list[SekishoError] = []
+        self._total = _total(self._settings.files)
+        for path in self._settings.files:
+            if stop.is_set():
+                break
+            file = self._reading = CaptureFile(path, chunk_octets=self._chunk)
+            table = self._table(file)
+            try:
+                with closing(file.frames()) as chunks:
+                    for frames in chunks:
+                        yield self._headed(table.add(self._packets(frames)), file)
+                        if stop.is_set():
+                            break
+            except SekishoError as fault:
+                faults.append(fault)
+            yield self._headed(table.flush(), file)
+            if file.torn != (0, 0):
+                self._accounts.lose_frames("torn_tail", *file.torn)
+            self._read_before += file.read_octets
+            self._reading = None
+        if len(faults) == 1:
+            raise faults[0]
+        if faults:
+            raise CaptureError("\n".join(str(fault) for fault in faults))
+
+    def progress(self) -> tuple[int, int] | None:
+        """(octets of the files as they lie read, octets in all); None where standard input or a pipe is among them."""
+        if self._total is None:
+            return None
+        return self._read_before + (self._reading.read_octets if self._reading else 0), self._total
+
+    def _table(self, file: CaptureFile) -> FlowTable:
+        return FlowTable(
+            local=self._local.contains,
+            vantage=f"pcap:{file.name}",
+            interfaces=file.interfaces,
+            accounts=self._accounts,
+            idle_ns=self._settings.idle_s * SECOND_NS,
+            active_ns=self._settings.active_s * SECOND_NS,
+            max_flows=self._settings.max_flows,
+        )
+
+    def _headed(self, batch: FlowBatch, file: CaptureFile) -> FlowBatch:
+        header = BatchHeader(host=self._host, collector=self.name, position=f"{file.name}:{file.offset}")
+        return FlowBatch({column.name: data for column, data in batch.columns()}, header)
+
+    def _packets(self, frames: Frames) -> Packets:
+        """Packets of a chunk; what is lost in it is counted."""
+        found = _decode(frames)
+        for reason, (lost, octets) in (*frames.lost.items(), *found.skipped.items()):
+            if reason not in NO_LOSS:
+                self._accounts.lose_frames(reason, lost, octets)
+        self.seen.frames += len(frames)
+        self.seen.packets += len(found.packets)
+        self.seen.odd += len(found.odd)
+        self.seen.repaired += sum(found.repaired.values())
+        return found.packets
+
+
+def _decode(frames: Frames) -> Decoded:
+    if isinstance(frames.link, int):
+        return _decode_link(frames, frames.link, slice(None))
+    parts = []
+    for link in np.unique(frames.link).tolist():
+        rows = np.flatnonzero(frames.link == link)
+        part = _decode_link(frames, link, rows)
+        parts.append(Decoded(part.packets, rows[part.order], rows[part.odd], part.skipped, part.repaired))
+    return merge(parts, odd=np.sort(np.concatenate([part.odd for part in parts])))
+
+
+def _decode_link(
+    frames: Frames, link: int, rows: slice | np.ndarray[tuple[int], np.dtype[np.int64]]
+) -> Decoded:
+    return decode_any(
+        frames.data,
+        frames.starts[rows],
+        frames.captured[rows],
+        frames.length[rows],
+        frames.time_ns[rows],
+        link,
+        frames.interface if isinstance(frames.interface, int) else frames.interface[rows],
+        frames.sent if frames.sent is None else frames.sent[rows],
+    )
+
+
+def _total(files: tuple[Path, ...]) -> int | None:
+    """Octets of all files; one that is not there counts nothing, for it will be a fault of its own."""
+    total = 0
+    for path in files:
+        try:
+            status = path.stat() if path != STDIN else None
+        except OSError:
+            continue
+        if status is None or not stat.S_ISREG(status.st_mode):
+            return None
+        total += status.st_size
+    return total

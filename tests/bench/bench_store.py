@@ -1,0 +1,119 @@
+"""How fast state and archive are on a disk: python -m tests.bench.bench_store [folder] [commits] [batches].
+
+A commit holds one batch id, ten ledger rows and 500 octets of delta, with a snapshot of 20 kB each 256; a batch holds
+1,000 rows of a busy host.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from agent.core.accounts import Accounts
+from agent.core.address import from_v4
+from agent.core.clock import SystemClock
+from agent.core.flow import BatchHeader, FlowBatch, Text
+from agent.core.stages import Context
+from agent.detection.decision import Decision
+from agent.store.flows import read_flows
+from agent.store.state import Commit, State
+from sinks.archive import Settings
+from tests.tools.faults import ledger_row
+
+ROWS = 1_000
+
+
+def rows_of_a_host(sequence: int, random: np.random.Generator) -> FlowBatch:
+    """Mostly numbers that do not repeat, so that compression is not flattered."""
+
+    def texts(distinct: int, name: str) -> Text:
+        return Text(
+            random.integers(0, distinct, ROWS).astype(np.int32), tuple(f"{name}-{i}" for i in range(distinct))
+        )
+
+    octets = random.lognormal(9, 2, ROWS).astype(np.int64)
+    end_ns = time.time_ns() - random.integers(0, 10**9, ROWS)
+    return FlowBatch.build(
+        ROWS,
+        {
+            "local_address": from_v4(np.full(ROWS, 0xC0000201, np.uint32)),
+            "remote_address": from_v4((0xCB007100 + random.zipf(1.3, ROWS) % 250).astype(np.uint32)),
+            "local_port": random.integers(30_000, 60_000, ROWS),
+            "remote_port": random.choice([443, 80, 53, 5432], ROWS),
+            "protocol": np.full(ROWS, 6),
+            "initiator": texts(2, "end"),
+            "flows": np.ones(ROWS, np.int64),
+            "octets_out": octets,
+            "packets_out": octets // 1000 + 1,
+            "octets_in": octets // 7,
+            "packets_in": octets // 3000 + 1,
+            "content_octets_out": octets - octets // 20,
+            "start_ns": end_ns - random.integers(0, 60 * 10**9, ROWS),
+            "end_ns": end_ns,
+            "tcp_flags": np.full(ROWS, 27),
+            "process": texts(20, "process"),
+            "pid": random.integers(1, 30_000, ROWS),
+            "executable": texts(20, "/usr/bin/process"),
+            "remote_country": texts(30, "c"),
+            "remote_asn": random.integers(64_496, 64_511, ROWS),
+            "remote_as_org": texts(15, "Example Networks"),
+            "remote_owner": texts(10, "Example Holdings"),
+            "store": texts(2, "store"),
+            "vantage": Text.full(ROWS, "af_packet:eth0"),
+        },
+        BatchHeader("agent", "run", 1, sequence, host="db-1"),
+    )
+
+
+def state(folder: Path, commits: int) -> None:
+    """Commits in a second, one after another, each synced."""
+    with State.open(folder / "state.db", clock=SystemClock()) as opened:
+        begin = time.perf_counter()
+        for n in range(commits):
+            ledger = tuple(ledger_row(f"as:{64496 + (n + i) % 40}") for i in range(10))
+            opened.commit(
+                Commit(
+                    batches=((("agent", "run", 0, n), None),),
+                    decision=Decision(ledger=ledger, delta=b"x" * 500),
+                    snapshot=b"x" * 20_000 if n % 256 == 0 else None,
+                    position=str(n),
+                    now_ns=time.time_ns(),
+                )
+            )
+        print(f"state: {commits / (time.perf_counter() - begin):,.0f} commits/s")
+
+
+def archive(folder: Path, batches: int) -> None:
+    """Rows in a second from journal to Parquet, the longest time one batch took, octets per row, and reading."""
+    random = np.random.default_rng(1)
+    sink = Settings(min_free=0).build(Context(Accounts(), folder, host="db-1"))
+    spent, longest = 0.0, 0.0
+    for n in range(batches):
+        batch = rows_of_a_host(n, random)
+        begin = time.perf_counter()
+        sink.write_flows(batch)
+        took = time.perf_counter() - begin
+        spent, longest = spent + took, max(longest, took)
+    begin = time.perf_counter()
+    sink.close()
+    spent += time.perf_counter() - begin
+    size = sum(file.stat().st_size for file in folder.rglob("*.parquet"))
+    rows = batches * ROWS
+    print(
+        f"archive: {rows / spent:,.0f} rows/s, longest batch {longest:.2f} s, {size / rows:.1f} octets a row"
+    )
+    begin = time.perf_counter()
+    found = sum(map(len, read_flows(folder / "archive", store="store-1")))
+    print(f"read: {found:,} of {rows:,} rows in {time.perf_counter() - begin:.2f} s")
+    print(f"memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB at most")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as made:
+        state(Path(made), int(sys.argv[2]) if len(sys.argv) > 2 else 2000)
+        archive(Path(made), int(sys.argv[3]) if len(sys.argv) > 3 else 600)

@@ -1,0 +1,121 @@
+"""Cases for people: finding them and acting on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.core.clock import SECOND_NS, DataClock
+from agent.core.errors import StateError
+from agent.core.finding import Case, CaseState, StoreFact
+from agent.detection.decision import Decision
+from agent.store.cases import Action, ActionKind, Verdict
+from agent.store.state import Commit, State
+from tests.tools.notices import START_NS, case
+
+IDS = ("2026-1117-01", "2026-1117-02", "2026-1118-01")
+
+
+@pytest.fixture
+def clock() -> DataClock:
+    return DataClock(START_NS)
+
+
+@pytest.fixture
+def state(tmp_path: Path, clock: DataClock) -> Iterator[State]:
+    with State.open(tmp_path / "state.db", clock=clock) as opened:
+        for number, id_ in enumerate(IDS):
+            store = StoreFact(id="ehr-main" if number < 2 else "lab")
+            _put(opened, case(id=id_, store=store, updated_ns=START_NS + number))
+        yield opened
+
+
+def _put(state: State, *cases: Case) -> None:
+    state.commit(Commit(decision=Decision(cases=cases), position="", now_ns=START_NS))
+
+
+def _ids(cases: list[Case]) -> list[str]:
+    return [c.id[-7:] for c in cases]
+
+
+def test_cases_are_listed_last_updated_first(state: State) -> None:
+    """By store, by time of the last update, and at most so many."""
+    assert _ids(state.cases.list_cases()) == ["1118-01", "1117-02", "1117-01"]
+    assert _ids(state.cases.list_cases(limit=2)) == ["1118-01", "1117-02"]
+    assert _ids(state.cases.list_cases(store="ehr-main")) == ["1117-02", "1117-01"]
+    assert _ids(state.cases.list_cases(since_ns=START_NS + 1)) == ["1118-01", "1117-02"]
+
+
+def test_cases_are_listed_by_the_state_people_see(state: State) -> None:
+    """The state asked for is that after people's actions, and the limit counts after it."""
+    state.cases.acknowledge("2026-1118", "alice")
+    state.cases.close("2026-1117-02", "bob", "planned copy", Verdict.EXPECTED)
+    by_state = {s: _ids(state.cases.list_cases(states={s}, limit=1)) for s in CaseState}
+    assert by_state == {
+        CaseState.OPEN: ["1117-01"],
+        CaseState.ACKNOWLEDGED: ["1118-01"],
+        CaseState.STOPPED: [],
+        CaseState.CLOSED: ["1117-02"],
+    }
+
+
+def test_a_case_is_found_by_an_unambiguous_beginning(state: State) -> None:
+    """A whole id or a beginning that only one case has; several are named, none says where to look."""
+    assert state.cases.get_case("2026-1118").id == IDS[2]
+    assert state.cases.get_case(IDS[0]).id == IDS[0]
+    with pytest.raises(StateError, match="begins several cases: 2026-1117-01, 2026-1117-02;"):
+        state.cases.get_case("2026-1117")
+    for none in ("2027", "", "%", "2026_1118"):
+        with pytest.raises(StateError, match="sekisho cases list"):
+            state.cases.get_case(none)
+
+
+def test_a_whole_id_wins_over_longer_ones(state: State) -> None:
+    """An id that begins another one is still found."""
+    _put(state, case(id="2026-1117-010"))
+    assert state.cases.get_case("2026-1117-01").id == "2026-1117-01"
+
+
+def test_an_action_stands_over_what_the_detector_writes_later(state: State) -> None:
+    """New content neither undoes an acknowledgement nor a closing; the content's amounts are the newest."""
+    state.cases.acknowledge(IDS[0], "alice", "on it")
+    _put(state, case(id=IDS[0], revision=2, updated_ns=START_NS + 50))
+    seen = state.cases.get_case(IDS[0])
+    assert (seen.state, seen.acknowledged_by, seen.revision) == (CaseState.ACKNOWLEDGED, "alice", 2)
+    state.cases.close(IDS[0], "bob", "wanted", Verdict.EXPECTED)
+    _put(state, case(id=IDS[0], revision=3, state=CaseState.STOPPED))
+    seen = state.cases.get_case(IDS[0])
+    assert (seen.state, seen.closed_by, seen.closing_note) == (CaseState.CLOSED, "bob", "wanted")
+
+
+def test_a_stopped_case_stays_stopped_when_acknowledged(state: State) -> None:
+    """That nothing moves any more is not hidden by a person having it."""
+    _put(state, case(id=IDS[0], revision=2, state=CaseState.STOPPED))
+    state.cases.acknowledge(IDS[0], "alice")
+    seen = state.cases.get_case(IDS[0])
+    assert (seen.state, seen.acknowledged_by) == (CaseState.STOPPED, "alice")
+
+
+def test_actions_are_kept_in_order_and_heard_once(state: State, clock: DataClock) -> None:
+    """Ids increase; asking for those after the last one heard gives each once."""
+    first = state.cases.acknowledge(IDS[0], "alice", "on it")
+    clock.set(START_NS + SECOND_NS)
+    second = state.cases.close(IDS[0], "alice", "wanted", Verdict.EXPECTED)
+    assert [first, second] == [
+        Action(1, IDS[0], ActionKind.ACK, "alice", "on it", None, START_NS),
+        Action(2, IDS[0], ActionKind.CLOSE, "alice", "wanted", Verdict.EXPECTED, START_NS + SECOND_NS),
+    ]
+    assert state.cases.actions_of(IDS[0]) == [first, second]
+    assert [state.actions_after(n) for n in range(3)] == [[first, second], [second], []]
+
+
+def test_a_closed_case_takes_no_action(state: State) -> None:
+    """Acting on a closed case is refused with who closed it; an action needs a name."""
+    state.cases.close(IDS[0], "bob", "wanted", Verdict.EXPECTED)
+    with pytest.raises(StateError, match=f"case {IDS[0]} was closed by bob"):
+        state.cases.acknowledge(IDS[0], "alice")
+    with pytest.raises(StateError, match="needs the name"):
+        state.cases.acknowledge(IDS[1], " ")
+    assert len(state.actions_after(0)) == 1
