@@ -147,9 +147,9 @@ class LocalDecide:
             update={
                 "host": self.host,
                 "account": {
-                    "captured_octets_out": account.captured.octets_out,
-                    "dropped_octets_out": gone.octets_out,
-                    "excluded_octets_out": left_out.octets_out,
+                    "captured": account.captured.octets_out,
+                    "dropped": gone.octets_out,
+                    "excluded": left_out.octets_out,
                 },
                 "lost_frames": sum(frames for frames, _ in account.lost_frames.values()),
             }

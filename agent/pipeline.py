@@ -24,6 +24,8 @@ from agent.core.stages import Collector, Enricher, Sink
 from agent.seal import Sealer, in_order
 
 QUEUE_BATCHES = 32
+FLUSH_EVERY_NS = 10 * SECOND_NS
+"""What power loss may cost the sinks of flows, at most."""
 HELD_IN = "batches"
 """The place of memory, in the account, where rows are between collector and sealing."""
 
@@ -118,7 +120,7 @@ class Pipeline:
             put((name, None))
 
     def _work(self, rows: queue.Queue[tuple[str, FlowBatch | None]], running: int) -> None:
-        last_tick_ns = self.clock.monotonic_ns()
+        last_tick_ns = last_flush_ns = self.clock.monotonic_ns()
         live = all(collector.live for collector in self.collectors.values())
         while running:
             try:
@@ -137,12 +139,14 @@ class Pipeline:
                 if now_ns - last_tick_ns >= SECOND_NS:
                     last_tick_ns = now_ns
                     self.decide.tick(self.clock.now_ns())
+                if now_ns - last_flush_ns >= FLUSH_EVERY_NS:
+                    last_flush_ns = now_ns
+                    self._flush()
             self.between()
         self._gather(self.sealer.flush())
         self._settle()
         self.decide.finish()
-        for sink in self.flow_sinks:
-            sink.flush()
+        self._flush()
         self._check_empty()
 
     def _through(self, batch: FlowBatch) -> None:
@@ -196,6 +200,13 @@ class Pipeline:
             logs.get("pipeline").warning(
                 "flows_not_written", sink=sink.name, rows=len(batch), reason=str(error)
             )
+
+    def _flush(self) -> None:
+        for sink in self.flow_sinks:
+            try:
+                sink.flush()
+            except SinkError as error:
+                logs.get("pipeline").warning("sink_not_flushed", sink=sink.name, reason=str(error))
 
     def _check_empty(self) -> None:
         account = self.accounts.read()

@@ -216,6 +216,7 @@ class Geo:
             return table
 
     def _cached(self, databases: Mapping[Kind, Database], placeless: Placeless) -> RangeTable:
+        cache = self._cache if databases else None  # overrides alone are built in no time
         hashes = " ".join(f"{kind}={d.sha256}" for kind, d in databases.items())
         overrides = "\n".join(o.model_dump_json() for o in self._overrides)
         digest = hashlib.sha256(overrides.encode()).hexdigest()
@@ -224,10 +225,10 @@ class Geo:
             return merge([_checked(kind, d) for kind, d in databases.items()]) if databases else _nothing()
 
         def whole() -> RangeTable:
-            found = cached(self._cache, f"base {hashes}", base)
+            found = cached(cache, f"base {hashes}", base)
             return placed(found, placeless, self._overrides)
 
-        return cached(self._cache, f"geo {hashes} {placeless.version} overrides={digest}", whole)
+        return cached(cache, f"geo {hashes} {placeless.version} overrides={digest}", whole)
 
     def _silent(self, table: RangeTable) -> str:
         """The canary that the table in force knows and the new one does not, in words; empty if there is none."""

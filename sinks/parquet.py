@@ -101,14 +101,10 @@ def parquet_of(journal: Path) -> Path:
 def seal_leftover(journal: Path, shape: Shape) -> tuple[int, int]:
     """Turn a journal whose writer is gone into Parquet: (its rows, octets of a torn tail that were cut).
 
-    Raises ``OSError`` and :class:`DecodeError`; the journal then stays.
+    One whose Parquet was finished but which was not yet removed gives the same Parquet once more. Raises ``OSError`` and :class:`DecodeError`; the journal then stays.
     """
     whole = sum(len(body) + 8 for body in frames(journal))
     cut = journal.stat().st_size - whole
-    if parquet_of(journal).exists():  # killed between rename and removal
-        rows = int(pq.read_metadata(parquet_of(journal)).num_rows)
-        journal.unlink()
-        return rows, cut
     return _turn(journal, shape), cut
 
 

@@ -108,7 +108,7 @@ def replay_sample(
         folder = stack.enter_context(resources.as_file(resources.files("agent") / "sample"))
         request = Replay(
             options,
-            (folder / "sample.pcap",),
+            (folder / "sample.pcap.gz",),
             (folder / "policy.yaml",),
             (folder / "overrides.yaml",),
             (),

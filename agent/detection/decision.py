@@ -1,53 +1,5 @@
-"""What the detector gives back for one event, ready to be committed in one transaction."""
+"""Moved to :mod:`agent.core.decision`, so that the store may know it without knowing detection."""
 
-from __future__ import annotations
+from agent.core.decision import Decision, LedgerRow
 
-from dataclasses import dataclass, field
-
-from agent.core.finding import Case, Finding, Notice
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerRow:
-    """Sums of one UTC day and one key, to be added to the ledger. Keyed by network facts, so that a corrected
-    ownership re-sums the past. Octets are IP-layer unless the name says content; '' and -1 stand for unknown."""
-
-    day: int
-    """Days since 1970-01-01 UTC, of the row's bucket."""
-    tenant: str
-    store: str
-    categories: str
-    """Sorted, joined by commas."""
-    entity: str
-    asn: int
-    as_org: str
-    provider: str
-    owner: str
-    country: str
-    process: str
-    initiator: str
-    vantage: str
-    flows: int
-    octets_out: int
-    packets_out: int
-    octets_in: int
-    packets_in: int
-    content_octets_out: int
-    late_octets: int
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """The effects of one event."""
-
-    findings: tuple[Finding, ...] = ()
-    """Findings whose revision changed, latest revision only."""
-    cases: tuple[Case, ...] = ()
-    """Cases whose revision changed, latest revision only."""
-    notices: tuple[Notice, ...] = ()
-    """In the order in which they arose."""
-    ledger: tuple[LedgerRow, ...] = ()
-    delta: bytes = b""
-    """What :meth:`Detector.restore` needs to take the same step again without its effects."""
-    reasons: dict[str, int] = field(default_factory=dict)
-    """Counters, such as ``rows_late`` and ``rows_clock_suspect``."""
+__all__ = ["Decision", "LedgerRow"]

@@ -96,6 +96,8 @@ class Track:
         self.first_ns = 0
         self.paths: set[int] = set()
         """Paths that the rule read, as far as the rows were fed."""
+        self.raised: int | None = None
+        """The least evaluated bucket to which something was added since; looked at when the next bucket is due."""
         self.episodes: list[Episode] = []
         self.sum = 0 if due is None else self.window_sum(due)
 
@@ -132,7 +134,7 @@ class Track:
         closed = [b for b in added if self.at is not None and b <= self.at]
         if closed and self.at is not None:
             self.sum += sum(added[b] for b in closed if b >= self.at - self.watch.window.n)
-            self._extend_back(min(closed), self.at)
+            self.raised = min(closed) if self.raised is None else min(self.raised, *closed)
         touched = [b for b in added if (self.at is None or b > self.at) and not self._covers(b)]
         if any(self.window_sum(b) > self.watch.over for b in touched):
             self._open_on_arrival(feed, mine, added, (first_before, paths_before), emit)
@@ -187,12 +189,14 @@ class Track:
         """A share is judged at the ends of buckets only: on arrival it would depend on the rows of other pairs."""
         return self.watch.rule.any_of.first_seen and first_ns >= self.watch.window.bounds(bucket)[0]
 
-    def _extend_back(self, low: int, at: int) -> None:
+    def settle(self) -> None:
         """Late rows raised sums that were evaluated: an open episode may have begun earlier or gone higher."""
+        if self.raised is None or self.at is None:
+            return
         n, grain = self.watch.window.n, self.watch.window.grain_ns
-        low = max(low, at - n)
+        low, self.raised = max(self.raised, self.at - n), None
         total = self.window_sum(low)
-        for j in range(low, at + 1):
+        for j in range(low, self.at + 1):
             if j > low:
                 total += self.series.get(j, 0) - self.series.get(j - n - 1, 0)
             if total <= self.watch.over:
@@ -204,18 +208,20 @@ class Track:
 
     # evaluating
 
-    def advance(self, to: int, emit: Emit) -> None:
-        """Evaluate every bucket up to ``to``."""
+    def advance(self, to: int, emit: Emit, over: int | None = None) -> None:
+        """Evaluate every bucket up to ``to``, and close what was quiet by the end of ``over`` (default ``to``)."""
         if self.at is None:
             self.at = min([to, *(b - 1 for b in self.series)])
             self.sum = 0
         if to <= self.at:
             return
+        self.settle()
         for j, until in self._stretches(self.at, to):
             self.sum += self.series.get(j, 0) - self.series.get(j - self.watch.window.n - 1, 0)
             if self.sum > self.watch.over:
                 self._exceed(j, until, emit)
         self.at = to
+        self._close(to if over is None else over, emit)
         for values in (self.series, self.store_series):
             for bucket in [b for b in values if b < to - 2 * self.watch.window.n]:
                 del values[bucket]
@@ -232,7 +238,7 @@ class Track:
 
     def _exceed(self, j: int, until: int, emit: Emit) -> None:
         grain = self.watch.window.grain_ns
-        self.close_until((j + 1) * grain, emit)
+        self._close(j, emit)
         for episode in self.episodes:
             if self._joins(episode, j, until):
                 episode.first = min(episode.first, j)
@@ -293,14 +299,15 @@ class Track:
                 emit(self, other, "merge", when_ns, None, None)
                 self._tell_growth(oldest, emit, when_ns)
 
-    def close_until(self, watermark_ns: int, emit: Emit) -> None:
-        """Close the episodes whose quiet has passed."""
+    def _close(self, at: int, emit: Emit) -> None:
+        """Close the episodes whose quiet has passed by the end of bucket ``at``: always at the end of a bucket."""
+        grain = self.watch.window.grain_ns
         for episode in list(self.episodes):
-            due = (episode.last + 1) * self.watch.window.grain_ns + self.watch.quiet_ns
-            if due <= watermark_ns:
+            quiet_at = episode.last - -self.watch.quiet_ns // grain
+            if quiet_at <= at:
                 self.episodes.remove(episode)
                 episode.provisional = False
-                emit(self, episode, "close", due, None, None)
+                emit(self, episode, "close", (quiet_at + 1) * grain, None, None)
 
 
 def _add(series: dict[int, int], buckets: Ints, amounts: Ints) -> dict[int, int]:

@@ -58,8 +58,7 @@ class Stage2:
             due[name] = max(due[name], ring.due if ring.due is not None else due[name])
         for key, track in list(self.tracks.items()):
             window = track.watch.window
-            track.advance(due[window.name], emit)
-            track.close_until(watermark_ns, emit)
+            track.advance(due[window.name], emit, window.last_due(watermark_ns))
             if not track.episodes and self._bound(window.name, track.pair) * 2 <= track.watch.over:
                 del self.tracks[key]
         for name, ring in self.rings.items():
@@ -201,22 +200,24 @@ class Stage2:
     def tell_open(self, when_ns: int, emit: Emit) -> None:
         """Tell every open episode as it stands, where that is not told yet."""
         for track in self.tracks.values():
+            track.settle()
             for episode in track.episodes:
                 if episode.told_as != episode.stands:
                     episode.provisional = False
                     emit(track, episode, "update", when_ns, None, None)
 
     def episodes(self) -> list[dict[str, Any]]:
-        """Open episodes as plain values."""
+        """What of the tracks the rings do not tell, as plain values."""
         return [
             {
                 "rule": [t.watch.pack, t.watch.rule.id],
                 "pair": t.pair,
                 "grain": t.watch.window.grain_ns,
+                "raised": t.raised,
                 "episodes": [asdict(e) for e in t.episodes],
             }
             for t in self.tracks.values()
-            if t.episodes
+            if t.episodes or t.raised is not None
         ]
 
     def set_episodes(self, kept: list[dict[str, Any]]) -> None:
@@ -230,6 +231,8 @@ class Stage2:
             if key not in self.tracks:
                 self.tracks[key] = self._track(watch, entry["pair"], self._cube.paths.count)
             old, new = entry["grain"], watch.window.grain_ns
+            if old == new:
+                self.tracks[key].raised = entry["raised"]
             for values in entry["episodes"]:
                 episode = Episode(**values | {"told_as": tuple(values["told_as"])})
                 episode.first, episode.last = episode.first * old // new, episode.last * old // new

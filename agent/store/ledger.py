@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from agent.detection.decision import LedgerRow
+from agent.core.decision import LedgerRow
 from agent.store import schema
 from agent.store.database import Database
 from agent.store.schema import LEDGER_KEY, LEDGER_SUMS

@@ -17,9 +17,9 @@ from typing import Final, Literal, Self
 import sqlalchemy as sa
 
 from agent.core.clock import DAY_NS, Clock
+from agent.core.decision import Decision
 from agent.core.errors import StateError
 from agent.core.faults import faultpoint
-from agent.detection.decision import Decision
 from agent.store import deliveries, schema
 from agent.store.cases import Action, Cases, put_cases, put_findings
 from agent.store.database import Database, RuntimeLock, open_database, translated

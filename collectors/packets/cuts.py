@@ -88,7 +88,7 @@ def cut(packets: Sorted, carried: Carried, idle_ns: int) -> tuple[NDArray[np.int
     clock_before = _shifted(
         packets.clocks, starts, np.where(carried.fresh, packets.clocks[starts], carried.clock)
     )
-    by_time = times - before > idle_ns
+    by_time = times - before >= idle_ns
     over = by_time | ((packets.clocks > clock_before) & (packets.clocks - before >= idle_ns))
     kind = over.astype(np.int8)
     kind[starts[carried.fresh]] = BEGINS

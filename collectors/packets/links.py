@@ -73,18 +73,18 @@ Link = tuple[NDArray[np.uint8], Offsets, NDArray[np.int8] | None]
 
 
 def _ethernet(view: View, starts: Offsets, end: Offsets) -> Link:
-    kind, at = _ethertype(view, view.u16(starts + 12), starts + 14)
+    kind, at = _ethertype(view, view.u16(starts + 12), starts + 14, end)
     return kind, at, None
 
 
 def _cooked(view: View, starts: Offsets, end: Offsets) -> Link:
-    kind, at = _ethertype(view, view.u16(starts + 14), starts + 16)
+    kind, at = _ethertype(view, view.u16(starts + 14), starts + 16, end)
     kind[view.u16(starts + 2) == _NETLINK] = NOT_IP
     return kind, at, (view.u16(starts) == _OUTGOING).astype(np.int8)
 
 
 def _cooked2(view: View, starts: Offsets, end: Offsets) -> Link:
-    kind, at = _ethertype(view, view.u16(starts), starts + 20)
+    kind, at = _ethertype(view, view.u16(starts), starts + 20, end)
     kind[view.u16(starts + 8) == _NETLINK] = NOT_IP
     return kind, at, (view.u8[starts + 10] == _OUTGOING).astype(np.int8)
 
@@ -126,7 +126,9 @@ FAST_LINKS: Final = frozenset(LINKS)
 """Link types that :func:`decode` knows; frames of any other are all odd."""
 
 
-def _ethertype(view: View, number: NDArray[np.uint16], at: Offsets) -> tuple[NDArray[np.uint8], Offsets]:
+def _ethertype(
+    view: View, number: NDArray[np.uint16], at: Offsets, end: Offsets
+) -> tuple[NDArray[np.uint8], Offsets]:
     """Kind of each frame by its ethertype, past VLAN tags and SNAP headers."""
     kind = _ETHERTYPE[number]
     for _ in range(_AFTER_TAGS):
@@ -139,7 +141,11 @@ def _ethertype(view: View, number: NDArray[np.uint16], at: Offsets) -> tuple[NDA
     if len(rows):
         snap = view.u64(at[rows])
         inner = _ETHERTYPE[(snap & np.uint64(0xFFFF)).astype(np.uint16)]
-        is_ip = (snap >> np.uint64(16) == 0xAAAA03000000) & ((inner == V4) | (inner == V6))
+        is_ip = (
+            (snap >> np.uint64(16) == 0xAAAA03000000)
+            & ((inner == V4) | (inner == V6))
+            & (at[rows] + 8 <= end[rows])
+        )
         kind[rows] = np.where(is_ip, inner, NOT_IP)
         at[rows[is_ip]] += 8
     kind[kind == TAG] = ODD

@@ -32,9 +32,18 @@ UPLOAD_PORT = 443
 ROW_OCTETS = 1_000
 
 UPLOADER = """
-import socket, sys
+import os, socket, sys, time
+size, seconds = os.path.getsize(sys.argv[3]), float(sys.argv[4])
 with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as s, open(sys.argv[3], "rb") as f:
-    s.sendfile(f)
+    while chunk := f.read(1 << 20):
+        s.sendall(chunk)
+        time.sleep(seconds * len(chunk) / size)
+"""
+READER = """
+import sys, time
+octets, seconds = int(sys.argv[1]), float(sys.argv[2])
+while chunk := sys.stdin.buffer.read(1 << 20):
+    time.sleep(seconds * len(chunk) / octets)
 """
 RECEIVER = """
 import socket, sys
@@ -67,13 +76,13 @@ def main() -> int:
             stack.enter_context(_recording(args.record))
         state = work / "state"
         with _sekisho(args.sekisho, work, state, args.language):
-            _copy_out(postgres)
-            _dump_and_upload(postgres, work)
+            _copy_out(postgres, args.megabytes, args.seconds)
+            _dump_and_upload(postgres, args.seconds)
             wait_for(
                 "a case", lambda: _case_octets(args.sekisho, state) >= 2 * args.megabytes * 10**6 * 0.9, 60
             )
         cases = _cases(args.sekisho, state)
-        say(f"{len(cases)} case: " + ", ".join(f"{c['id']} {c['severity']}" for c in cases))
+        say(f"{len(cases)} case: " + ", ".join(str(c["id"]) for c in cases))
         for case in cases:
             print(
                 _run(
@@ -112,6 +121,12 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--megabytes", type=int, default=200, help="size of the table; it leaves twice (default 200)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=0,
+        help="spread each transfer over so many seconds (default: as fast as it goes)",
     )
     parser.add_argument("--language", choices=("en", "ja"), default="en")
     parser.add_argument(
@@ -332,19 +347,21 @@ def _sekisho(program: str, work: Path, state: Path, language: str) -> Iterator[N
             sys.exit(f"sekisho ended with {code}:\n{''.join(errors)}")
 
 
-def _copy_out(postgres: Postgres) -> None:
+def _copy_out(postgres: Postgres, megabytes: int, seconds: float) -> None:
+    _run(["ip", "-n", FAR_SPACE, "route", "replace", "192.0.2.0/24", "dev", "sekisho1", "src", FAR_COPY])
     command = postgres.command(
-        FAR_SPACE, "psql", "-h", DB_ADDRESS, "-d", "postgres", "-qc", "copy patients to stdout"
+        FAR_SPACE, "psql", "-h", DB_ADDRESS, "-d", "postgres", "-qc", r"\copy patients to stdout"
     )
-    environment = {**os.environ, "PGOPTIONS": ""}
-    bind = ["ip", "-n", FAR_SPACE, "route", "replace", "192.0.2.0/24", "dev", "sekisho1", "src", FAR_COPY]
-    _run(bind)
-    with Path(os.devnull).open("w") as nowhere:
-        subprocess.run(command, stdout=nowhere, check=True, env=environment)
+    client = subprocess.Popen(command, stdout=subprocess.PIPE)
+    subprocess.run(
+        [sys.executable, "-c", READER, str(megabytes * 10**6), str(seconds)], stdin=client.stdout, check=True
+    )
+    if client.wait(10) != 0:
+        sys.exit("the client on the far side failed")
     say(f"a client at {FAR_COPY} copied the table out through port 5432")
 
 
-def _dump_and_upload(postgres: Postgres, work: Path) -> None:
+def _dump_and_upload(postgres: Postgres, seconds: float) -> None:
     dump = postgres.folder / "patients.dump"
     _run(
         postgres.command(
@@ -382,6 +399,7 @@ def _dump_and_upload(postgres: Postgres, work: Path) -> None:
             FAR_UPLOAD,
             str(UPLOAD_PORT),
             str(dump),
+            str(seconds),
         ]
     )
     arrived = int(receiver.stdout.readline())

@@ -17,9 +17,9 @@ import numpy as np
 from agent.core.accounts import Accounts
 from agent.core.address import from_v4
 from agent.core.clock import SystemClock
+from agent.core.decision import Decision
 from agent.core.flow import BatchHeader, FlowBatch, Text
 from agent.core.stages import Context
-from agent.detection.decision import Decision
 from agent.store.flows import read_flows
 from agent.store.state import Commit, State
 from sinks.archive import Settings

@@ -22,10 +22,10 @@ import sqlalchemy as sa
 from agent.core import faults
 from agent.core.accounts import Accounts
 from agent.core.clock import SECOND_NS, DataClock
+from agent.core.decision import Decision, LedgerRow
 from agent.core.finding import Notice, Severity
 from agent.core.flow import BatchHeader, FlowBatch
 from agent.core.stages import Context
-from agent.detection.decision import Decision, LedgerRow
 from agent.store import schema
 from agent.store.deliveries import key_of
 from agent.store.outbox import Outbox

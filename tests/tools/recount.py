@@ -86,7 +86,8 @@ def findings(rows: Sequence[Sent], rules: Sequence[Asked]) -> set[Found]:
             buckets = buckets_of([r for r in read if r.key == key], rule.window)
             for first, last, peak in _episodes(buckets, rule, ends_ns):
                 grain = GRAIN_NS[rule.window]
-                state = "closed" if (last + 1) * grain + rule.quiet_ns <= ends_ns else "open"
+                quiet_until_ns = (last + 1 + -(-rule.quiet_ns // grain)) * grain
+                state = "closed" if quiet_until_ns <= ends_ns else "open"
                 found.add((rule.id, *key, first * grain, last * grain, peak, state))
     return found
 

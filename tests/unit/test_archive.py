@@ -295,6 +295,7 @@ def test_a_thousand_days_at_once_open_few_files(make: Callable[..., Archive], tm
     assert len(list((tmp_path / "archive/flows").iterdir())) <= 33
     sink.close()
     assert sorted(_pids(tmp_path / "archive")) == list(range(1100))
+    assert _pids(tmp_path / "archive", limit=40) == list(range(40))
 
 
 def test_the_oldest_days_are_removed(make: Callable[..., Archive], clock: DataClock, tmp_path: Path) -> None:
@@ -319,7 +320,7 @@ def test_the_oldest_days_are_removed(make: Callable[..., Archive], clock: DataCl
 
 def test_flows_are_asked_for_by_time_store_and_remote(make: Callable[..., Archive], tmp_path: Path) -> None:
     """[since, until), one store, one network: from journal and Parquet alike; columns left out are null."""
-    sink = make(rows_per_file=4)
+    sink = make(rows_per_file=5)
     for n, (store, remote) in enumerate(
         [("a", "203.0.113.7"), ("b", "203.0.113.200"), (None, "198.51.100.1"), ("a", "2001:db8::1")] * 2
     ):

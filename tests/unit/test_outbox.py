@@ -12,10 +12,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from agent.core.clock import DAY_NS, MINUTE_NS, SECOND_NS, DataClock
+from agent.core.decision import Decision
 from agent.core.errors import SinkError, StateError
 from agent.core.finding import Notice
 from agent.core.flow import FlowBatch
-from agent.detection.decision import Decision
 from agent.store.deliveries import DeliveryState
 from agent.store.outbox import Outbox, SinkStatus
 from agent.store.state import Commit, State

@@ -20,6 +20,7 @@ from agent.core.flow import Text
 from enrichers.ranges import (
     SIX_TO_FOUR,
     Alias,
+    Database,
     RangeTable,
     Reading,
     cache,
@@ -32,6 +33,7 @@ from enrichers.ranges import (
     recast,
 )
 from enrichers.ranges.facts import READINGS
+from enrichers.ranges.mmdb import _records
 from tests.tools import mmdb
 from tests.tools.places import DATABASES, TESTDATA
 
@@ -287,6 +289,25 @@ def test_a_record_is_decoded_once(tmp_path: Path) -> None:
     table = flatten(open_database(mmdb.write(tmp_path / "a.mmdb", records)), Reading({"n": str}, read))
     assert sorted(r["n"] for r in seen) == ["even", "odd"]
     assert (len(table), table.intervals[0]) == (2, 101)
+
+
+@given(
+    st.sampled_from([24, 28, 32]),
+    st.lists(st.tuples(*[st.integers(0, 2**32 - 1)] * 2), min_size=1, max_size=9),
+)
+def test_both_records_of_a_node_are_read_whole(size: int, nodes: list[tuple[int, int]]) -> None:
+    """Every bit of 24, 28 and 32 bit records is read, those of large files too (specification 2.0, binary search tree)."""
+    pairs = [(left % 2**size, right % 2**size) for left, right in nodes]
+    if size == 28:
+        high = [(left >> 24) << 4 | right >> 24 for left, right in pairs]
+        content = b"".join(
+            (left % 2**24).to_bytes(3, "big") + bytes([middle]) + (right % 2**24).to_bytes(3, "big")
+            for (left, right), middle in zip(pairs, high, strict=True)
+        )
+    else:
+        content = b"".join(n.to_bytes(size // 8, "big") for pair in pairs for n in pair)
+    database = Database(Path("x"), content, "", "", None, 6, len(pairs), size)
+    assert _records(database).tolist() == [list(pair) for pair in pairs]
 
 
 def test_look_up_of_one_address(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from agent.core.clock import DAY_NS, DataClock
+from agent.core.decision import Decision
 from agent.core.errors import StateError
-from agent.detection.decision import Decision
 from agent.store.retention import Retention
 from agent.store.state import Commit, State
 from tests.tools.faults import FakeDetector, ledger_row, tables, work
@@ -299,7 +299,7 @@ import resource, sys
 from pathlib import Path
 from agent.core.errors import StateError
 from agent.store.state import Commit, State
-from agent.detection.decision import Decision
+from agent.core.decision import Decision
 from agent.core.clock import DataClock
 path = Path(sys.argv[1])
 with State.open(path, clock=DataClock(0)) as state:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from agent.core.clock import SECOND_NS, DataClock
+from agent.core.decision import Decision
 from agent.core.errors import StateError
 from agent.core.finding import Case, CaseState, StoreFact
-from agent.detection.decision import Decision
 from agent.store.cases import Action, ActionKind, Verdict
 from agent.store.state import Commit, State
 from tests.tools.notices import START_NS, case
