@@ -14,7 +14,7 @@ from agent import logs
 from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import Clock
 from agent.core.errors import StateError
-from agent.core.finding import Event, Notice, NoticeKind
+from agent.core.finding import Case, Event, Notice, NoticeKind
 from agent.core.flow import FlowBatch, concat
 from agent.detection.decision import Decision
 from agent.detection.detector import Detector
@@ -38,6 +38,8 @@ class LocalDecide:
     notice_sinks: tuple[str, ...] = ()
     replay: bool = False
     """The data's end is the end: evaluate all of it."""
+    not_seen: tuple[str, ...] = ()
+    """What the collectors of this run cannot see; stands in every case."""
     stop: threading.Event = field(default_factory=threading.Event)
     committed: Callable[[Decision], None] = lambda _decision: None
     """Called after each commit that changed something: wakes the outbox, feeds a live view."""
@@ -109,7 +111,7 @@ class LocalDecide:
         *,
         snapshot: bool = False,
     ) -> None:
-        decision = replace(decision, notices=tuple(self._with_account(n) for n in decision.notices))
+        decision = self._told_whole(decision)
         self._commits += 1
         due = snapshot or self._commits % SNAPSHOT_EVERY == 0
         work = Commit(
@@ -139,6 +141,17 @@ class LocalDecide:
                 tries += 1
                 self.stop.wait(wait_s)
 
+    def _told_whole(self, decision: Decision) -> Decision:
+        """Cases with what was not seen, notices with the account besides: facts that the detector does not know."""
+        return replace(
+            decision,
+            cases=tuple(self._with_blind_spots(case) for case in decision.cases),
+            notices=tuple(self._with_account(notice) for notice in decision.notices),
+        )
+
+    def _with_blind_spots(self, case: Case) -> Case:
+        return case.model_copy(update={"not_seen": self.not_seen})
+
     def _with_account(self, notice: Notice) -> Notice:
         account = self.accounts.read()
         gone = sum(account.dropped.values(), Amounts())
@@ -146,6 +159,7 @@ class LocalDecide:
         return notice.model_copy(
             update={
                 "host": self.host,
+                "case": self._with_blind_spots(notice.case) if notice.case else None,
                 "account": {
                     "captured": account.captured.octets_out,
                     "dropped": gone.octets_out,

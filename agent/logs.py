@@ -15,8 +15,8 @@ import structlog
 Log = structlog.typing.FilteringBoundLogger
 
 
-def configure(*, verbose: bool = False, file: Path | None = None) -> None:
-    """Set up logging for the process. ``file`` takes the lines instead of standard error (a live view owns the screen)."""
+def configure(*, level: int = logging.INFO, file: Path | None = None) -> None:
+    """Set up logging for the process, from ``level`` up. ``file`` takes the lines instead of standard error (a live view owns the screen)."""
     stream: TextIO = file.open("a", encoding="utf-8") if file else sys.stderr
     renderer: structlog.typing.Processor
     if stream.isatty():
@@ -31,7 +31,7 @@ def configure(*, verbose: bool = False, file: Path | None = None) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )

@@ -62,6 +62,7 @@ class Runtime:
     on_decision: Callable[[Decision], None] = lambda _decision: None
     stop: threading.Event = field(default_factory=threading.Event)
     _stack: ExitStack = field(default_factory=ExitStack)
+    _told: set[str] = field(default_factory=set)
 
     @property
     def settings(self) -> Settings:
@@ -138,6 +139,7 @@ class Runtime:
             replay=self.replay,
             stop=self.stop,
             committed=self._committed,
+            not_seen=tuple(dict.fromkeys(what for c in self.collectors.values() for what in c.not_seen)),
         )
         self.decide.restore()
         header = BatchHeader(
@@ -170,6 +172,7 @@ class Runtime:
         elif self.clock.monotonic_ns() - self._looked_ns >= LOOK_EVERY_NS:
             self._looked_ns = self.clock.monotonic_ns()
             self.reload()
+            self._tell_troubles()
 
     def _reload_policy(self) -> bool:
         stamps = self._stamps()
@@ -189,15 +192,27 @@ class Runtime:
         self.decide.announce(Event(name="policy_reloaded", detail={"version": policy.version}))
         return True
 
+    def _tell_troubles(self) -> None:
+        """Say once what the enrichers' answers lack. A replay only logs it: its notices are about the data."""
+        for enricher in self.pipeline.enrichers:
+            for event in enricher.troubles(self.clock.now_ns()):
+                detail = {k: v for k, v in event.detail.items() if k != "days"}
+                told = f"{event.name} {sorted(detail.items())}"
+                if told in self._told:
+                    continue
+                self._told.add(told)
+                if self.replay:
+                    logs.get("runtime").warning(event.name, **event.detail)
+                else:
+                    self.decide.announce(event)
+
     def _refused(self, part: str, error: SekishoError) -> None:
         detail = {"part": part, "reason": str(error), "kept": "the last good one"}
         self.decide.announce(Event(name="reload_refused", severity=Severity.MEDIUM, detail=dict(detail)))
 
     def _greet(self) -> None:
         log = logs.get("runtime")
-        for enricher in self.enrichers:
-            for fault in getattr(enricher, "faults", ()):
-                log.warning("data_missing", part=enricher.name, reason=fault)
+        self._tell_troubles()
         log.info(
             "run_started",
             host=self.settings.host,

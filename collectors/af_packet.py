@@ -77,6 +77,7 @@ class AfPacket:
 
     name = "af_packet"
     live = True
+    not_seen: tuple[str, ...] = ("processes", "bypass", "local_sockets", "before_start")
 
     def __init__(self, settings: Settings, accounts: Accounts, clock: Clock) -> None:
         self._settings = settings

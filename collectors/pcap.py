@@ -86,6 +86,7 @@ class Pcap:
 
     name = "pcap"
     live = False
+    not_seen: tuple[str, ...] = ("processes", "bypass", "local_sockets", "other_interfaces", "before_start")
 
     def __init__(
         self,

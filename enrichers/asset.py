@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.address import SPECIAL_SCOPES, V4_PREFIX, Addresses, Network, NetworkSet, is_v4, span
+from agent.core.finding import Event
 from agent.core.flow import FlowBatch, Mark, Text
 from agent.core.stages import Context, EnricherSettings
 from agent.policy.model import THIS_HOST, Policy, Recognition, Store, same_host
@@ -83,6 +84,10 @@ class Asset:
     def reload(self) -> bool:
         """Never changes: another policy is another enricher."""
         return False
+
+    def troubles(self, now_ns: int) -> tuple[Event, ...]:
+        """None: what it answers from is read whole, or not at all."""
+        return ()
 
     def versions(self) -> Mapping[str, str]:
         """The policy's."""

@@ -20,7 +20,7 @@ from pydantic import Field
 from agent.core.address import Addresses, is_v4, parse
 from agent.core.clock import DAY_NS, SECOND_NS
 from agent.core.errors import EnrichError
-from agent.core.finding import Confidence
+from agent.core.finding import Confidence, Event, Severity
 from agent.core.flow import ColumnData, FlowBatch, Text, concat_text
 from agent.core.stages import Context, EnricherSettings
 from agent.policy.model import Override
@@ -174,6 +174,21 @@ class Geo:
         if self._placeless is not None:
             found["anycast"] = self._placeless.version
         return found
+
+    def troubles(self, now_ns: int) -> tuple[Event, ...]:
+        """Databases that are missing, refused or older than ``STALE_DAYS``."""
+        name = (
+            "database_missing" if self._answers is None or not self._answers.databases else "database_refused"
+        )
+        found = [Event(name=name, severity=Severity.LOW, detail={"reason": fault}) for fault in self._faults]
+        for kind, days in self.age_days(now_ns).items():
+            if days > STALE_DAYS:
+                found.append(
+                    Event(
+                        name="database_aged", severity=Severity.LOW, detail={"database": kind, "days": days}
+                    )
+                )
+        return tuple(found)
 
     def age_days(self, now_ns: int) -> dict[str, int]:
         """Whole days since each database was built, where it says when. Over ``STALE_DAYS`` people should be told."""

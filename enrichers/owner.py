@@ -15,7 +15,7 @@ from pydantic import Field
 
 from agent.core.address import Addresses
 from agent.core.clock import SECOND_NS, Clock
-from agent.core.finding import Confidence, OwnerFact
+from agent.core.finding import Confidence, Event, OwnerFact
 from agent.core.flow import FlowBatch, Text
 from agent.core.stages import Context, EnricherSettings
 from agent.policy.model import Override
@@ -84,6 +84,10 @@ class Owner:
     def reload(self) -> bool:
         """Nothing of its own changes while it runs: a new policy makes a new enricher."""
         return False
+
+    def troubles(self, now_ns: int) -> tuple[Event, ...]:
+        """None: what it answers from is read whole, or not at all."""
+        return ()
 
     def versions(self) -> dict[str, str]:
         """``ownership``: day and hash of the table."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -43,9 +44,13 @@ class Options:
             pairs.append(("state_dir", str(Path(state_dir).expanduser().absolute())))
         return cls(Path(config_file) if config_file else None, tuple(pairs), verbose)
 
+    def level(self, usual: int) -> int:
+        """The level from which logs are shown: ``usual``, or everything with --verbose."""
+        return logging.DEBUG if self.verbose else usual
+
     def load(self, *more: tuple[str, Any]) -> config.Loaded:
         """The settings in force; ``more`` wins over everything. Raises :class:`agent.core.errors.ConfigError`."""
-        logs.configure(verbose=self.verbose)
+        logs.configure(level=self.level(logging.WARNING))
         return config.load(self.config_file, flags=(*self.flags, *more))
 
 

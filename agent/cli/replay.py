@@ -18,7 +18,7 @@ from typing import Any
 import click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from agent import config, logs
+from agent import config
 from agent.cli import EXIT_ERROR, EXIT_FINDINGS
 from agent.cli.common import Options, console, example, place, size, table
 from agent.cli.up import with_archive
@@ -140,7 +140,6 @@ class Replay:
     def run(self) -> int:
         """Replay, print, and say how it went as an exit code."""
         loaded = self._settings()
-        logs.configure(verbose=self.options.verbose)
         with ExitStack() as stack:
             state_dir = self.state
             if state_dir is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from pathlib import Path
@@ -42,8 +43,7 @@ def command(options: Options, plain: bool, or_replay: bool) -> None:
         raise SystemExit(replay_sample(options))
     live_view = sys.stdout.isatty() and not plain
     loaded = options.load()
-    if live_view:
-        logs.configure(verbose=options.verbose, file=_log_file(loaded))
+    logs.configure(level=options.level(logging.INFO), file=_log_file(loaded) if live_view else None)
     loaded = with_archive(loaded)
     extra = {}
     if not live_view and "stdout" not in loaded.settings.sinks:
@@ -102,8 +102,6 @@ def _notes(run: Runtime, loaded: config.Loaded) -> list[str]:
         notes.append(
             "No store is registered, so no alert can come: run `sekisho init`, then name your stores in the policy."
         )
-    for enricher in run.enrichers:
-        notes += [f"{enricher.name}: {fault}" for fault in getattr(enricher, "faults", ())]
     return notes
 
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from agent.core.accounts import Accounts
 from agent.core.clock import Clock, SystemClock
-from agent.core.finding import Notice
+from agent.core.finding import Event, Notice
 from agent.core.flow import FlowBatch
 
 
@@ -45,6 +45,8 @@ class Collector(Protocol):
     """Tier and source, such as ``pcap`` or ``af_packet``."""
     live: bool
     """Whether rows carry the present: a live collector yields (perhaps empty) batches at least once a second."""
+    not_seen: tuple[str, ...]
+    """What it cannot see by its nature, as words keys of ``not_seen`` in :mod:`agent.words`; every alert repeats it."""
 
     def collect(self, stop: threading.Event) -> Iterator[FlowBatch]:
         """Yield batches until the source ends or ``stop`` is set; then yield all that is still held and return.
@@ -75,6 +77,9 @@ class Enricher(Protocol):
 
     def versions(self) -> Mapping[str, str]:
         """Name -> version and hash of what it answers from."""
+
+    def troubles(self, now_ns: int) -> tuple[Event, ...]:
+        """Why its answers are missing or doubtful now: a database gone or old. People are told each of them once."""
 
 
 class Sink(Protocol):

@@ -166,6 +166,7 @@ class Track:
         for row, bucket, amount, ends_row in zip(
             cells.row.tolist(), cells.bucket.tolist(), cells.amount.tolist(), last_of_row, strict=True
         ):
+            then[bucket] = then.get(bucket, 0) + amount
             for b in sums:
                 if bucket <= b <= bucket + n:
                     sums[b] += amount
@@ -175,7 +176,7 @@ class Track:
             paths.add(int(feed.paths[row]))
             if not ends_row or feed.late[row] or sums[bucket] <= over or self._covers(bucket):
                 continue
-            if self.at is not None and bucket <= self.at:
+            if (self.at is not None and bucket <= self.at) or self._reaches(bucket, then):
                 continue
             is_first = first_ns >= self.watch.window.bounds(bucket)[0]
             if self.watch.is_tested and not (self.watch.rule.any_of.first_seen and is_first):
@@ -184,6 +185,18 @@ class Track:
                 bucket, sums[bucket], int(feed.ends[row]), True, is_first, None, frozenset(paths)
             )
             self._open(bucket, bucket, opening, emit, opening.crossed_ns, int(feed.step_rows[row]))
+
+    def _reaches(self, bucket: int, series: dict[int, int]) -> bool:
+        """Whether an open episode reaches to here through buckets that are not evaluated yet, but exceed already."""
+        grain = self.watch.window.grain_ns
+        for episode in self.episodes:
+            points = {b + step for b in series for step in (0, self.watch.window.n + 1)}
+            starts = sorted({p for p in points if episode.last < p < bucket} | {episode.last + 1})
+            for j, until in zip(starts, [*(p - 1 for p in starts[1:]), bucket - 1], strict=True):
+                is_near = (j - episode.last) * grain < self.watch.quiet_ns
+                if is_near and j <= until and self.window_sum(j, series) > self.watch.over:
+                    episode.last = until
+        return self._covers(bucket)
 
     def _can_pass_on_arrival(self, bucket: int, first_ns: int) -> bool:
         """A share is judged at the ends of buckets only: on arrival it would depend on the rows of other pairs."""

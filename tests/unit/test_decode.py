@@ -479,19 +479,11 @@ def by_scapy(frame: bytes, link: int) -> tuple[Any, ...]:
     while transport.__class__.__name__.startswith("IPv6ExtHdr"):
         transport = transport.payload
     protocol = {TCP: 6, UDP: 17, ICMP: 1, ICMPv6EchoRequest: 58}[transport.__class__]
-    if isinstance(transport, TCP | UDP):
-        content = len(transport.payload)
-        return (
-            *ends,
-            transport.sport,
-            transport.dport,
-            protocol,
-            octets,
-            content,
-            1,
-            int(transport.flags) & 0xFF if protocol == 6 else -1,
-        )
     padding = len(transport[Padding].load) if transport.haslayer(Padding) else 0
+    if isinstance(transport, TCP | UDP):
+        flags = int(transport.flags) & 0xFF if protocol == 6 else -1
+        content = len(transport.payload) - padding
+        return (*ends, transport.sport, transport.dport, protocol, octets, content, 1, flags)
     return (*ends, -1, -1, protocol, octets, len(transport) - padding, 1, -1)
 
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from agent.core.clock import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS
+from agent.core.clock import DAY_NS, SECOND_NS
 from agent.core.finding import FindingState, finding_id
 from agent.detection.detector import Detector
 from agent.policy.model import Rule, RuleTest
@@ -28,7 +28,9 @@ def busy(seed: int) -> list[Sent]:
     rng = random.Random(seed)
     rows, now = [], T0
     for _ in range(rng.choice([40, 400])):
-        rest = rng.choice([0.01, 1, 3, 30, 300 if rng.random() < 0.2 else 2, 90_000 if rng.random() < 0.02 else 1])
+        rest = rng.choice(
+            [0.01, 1, 3, 30, 300 if rng.random() < 0.2 else 2, 90_000 if rng.random() < 0.02 else 1]
+        )
         now += int(rest * rng.random() * SECOND_NS)
         end = now - int(rng.choice([0, 5, 55]) * rng.random() * SECOND_NS)
         start = end - int(rng.choice([0, 9, 35, 61]) * rng.random() * SECOND_NS)
@@ -65,7 +67,13 @@ def test_late_and_very_long_rows_give_the_same_findings_whatever_the_batch_size(
     """Rows behind the watermark, and parts of long rows behind it, do not make results depend on batches."""
     rng = random.Random(seed)
     rows = [
-        Sent(r.store, r.asn, r.start_ns - (late := rng.choice([0, 0, 0, 200, 3000]) * SECOND_NS), r.end_ns - late, r.octets)
+        Sent(
+            r.store,
+            r.asn,
+            r.start_ns - (late := rng.choice([0, 0, 0, 200, 3000]) * SECOND_NS),
+            r.end_ns - late,
+            r.octets,
+        )
         if rng.random() < 0.5
         else Sent(r.store, r.asn, r.start_ns - rng.choice([0, 900]) * SECOND_NS, r.end_ns, r.octets)
         for r in busy(seed)
@@ -74,7 +82,11 @@ def test_late_and_very_long_rows_give_the_same_findings_whatever_the_batch_size(
     made = [run(rules, rows, size) for size in (1, 17, 10**6)]
     assert made[0].reasons["rows_late"] > 0
     assert made[0].found() == made[1].found() == made[2].found()
-    assert [n.kind for n in made[0].notices] == [n.kind for n in made[1].notices] == [n.kind for n in made[2].notices]
+    assert (
+        [n.kind for n in made[0].notices]
+        == [n.kind for n in made[1].notices]
+        == [n.kind for n in made[2].notices]
+    )
 
 
 def test_exactly_the_threshold_is_no_finding_and_one_octet_more_is_one():
@@ -98,7 +110,10 @@ def test_a_finding_opens_at_the_row_that_passes_the_threshold():
         True,
         4 * MB,
     )
-    assert (finding.window_from_ns, finding.window_to_ns) == (BUCKET - 300 * SECOND_NS, BUCKET + 10 * SECOND_NS)
+    assert (finding.window_from_ns, finding.window_to_ns) == (
+        BUCKET - 300 * SECOND_NS,
+        BUCKET + 10 * SECOND_NS,
+    )
 
 
 def test_the_window_covers_at_least_its_length():
@@ -177,13 +192,15 @@ def test_a_late_row_does_not_reopen_what_is_closed():
 def test_two_episodes_that_meet_become_the_older():
     """A provisional finding far ahead joins the older one when the time between fills up."""
     rule = Rule(id="bulk", over=MB, window="5m", quiet="150s")
-    detector = Detector(policy(rule, stores=STORES), None, lateness_ns=2 * HOUR_NS, replay=True)
-    made = Run(detector)
+    made = Run(Detector(policy(rule, stores=STORES), None, replay=True))
+    made.take([at(0, 1, store="bank", host="slow")])
     made.take([at(0, 2 * MB), at(2000, 2 * MB)])
     assert len(made.findings) == 2
     older = next(iter(made.findings))
     made.take([at(seconds, 2 * MB) for seconds in range(300, 2000, 300)])
     made.take([at(3 * 3600, 1, store="bank")])
+    assert len(made.findings) == 2
+    made.take([at(3 * 3600, 1, store="bank", host="slow")])
     merged = [f for f in made.findings.values() if "merged" in f.reasons]
     kept = [f for f in made.findings.values() if "merged" not in f.reasons]
     assert [len(merged), len(kept)] == [1, 1]
@@ -202,7 +219,11 @@ def test_first_seen_asks_for_no_earlier_egress_before_the_window():
     new = run(policy(rule), [at(0, 1, asn=64501), at(4000, 2 * GB)])
     assert old.findings == {}
     (finding,) = new.findings.values()
-    assert (finding.first_seen, finding.reasons, finding.observed_days) == (True, ("over_threshold", "first_seen"), 0)
+    assert (finding.first_seen, finding.reasons, finding.observed_days) == (
+        True,
+        ("over_threshold", "first_seen"),
+        0,
+    )
 
 
 def test_share_of_store_is_judged_at_the_end_of_buckets():
@@ -219,7 +240,11 @@ def test_share_of_store_is_judged_at_the_end_of_buckets():
 def test_shares_and_first_sight_do_not_depend_on_batch_size(seed):
     """The further tests of a rule give the same findings for every batch size."""
     rows = busy(seed + 100)
-    tests = [RuleTest(first_seen=True), RuleTest(share_of_store=0.6), RuleTest(first_seen=True, share_of_store=0.4)]
+    tests = [
+        RuleTest(first_seen=True),
+        RuleTest(share_of_store=0.6),
+        RuleTest(first_seen=True, share_of_store=0.4),
+    ]
     rules = [
         Rule(id=f"t{i}{w}", over=5 * MB, window=w, quiet="3h", any_of=test)
         for i, test in enumerate(tests)
@@ -258,7 +283,6 @@ def test_growth_is_told_when_the_amount_has_doubled():
         decision = made.take([at(minute * 60, GB)])
         revisions += [f.content_octets_out // GB for f in decision.findings]
     assert revisions == [2, 4, 8, 16, 32]
-    assert MINUTE_NS * 15 == 900 * SECOND_NS
     assert len(made.notices) == 1
 
 

@@ -110,14 +110,20 @@ def test_a_row_of_up_to_a_bucket_counts_where_it_ends_and_a_longer_one_is_spread
     ]
 
 
-@given(st.integers(0, 10**7), st.integers(0, 40 * 86_400), st.integers(0, 10**12), st.sampled_from(list(WINDOWS)))
+@given(
+    st.integers(0, 10**7), st.integers(0, 40 * 86_400), st.integers(0, 10**12), st.sampled_from(list(WINDOWS))
+)
 def test_spreading_equals_the_recount_in_every_grain(start_s, length_s, octets, window):
     """A coarse grain holds what its base buckets hold, and nothing is lost in spreading."""
     row = Sent("ehr", 64500, start_s * SECOND_NS, (start_s + length_s % 90_000) * SECOND_NS, octets)
     cells = cells_of(
-        *(np.array([v]) for v in (row.start_ns, row.end_ns, row.octets)), WINDOWS[window], np.array([-(10**9)])
+        *(np.array([v]) for v in (row.start_ns, row.end_ns, row.octets)),
+        WINDOWS[window],
+        np.array([-(10**9)]),
     )
-    assert dict(zip(cells.bucket.tolist(), cells.amount.tolist(), strict=True)) == recount.buckets_of([row], window)
+    assert dict(zip(cells.bucket.tolist(), cells.amount.tolist(), strict=True)) == recount.buckets_of(
+        [row], window
+    )
     assert cells.amount.sum() == octets
 
 
@@ -126,9 +132,7 @@ def test_a_row_since_1970_costs_no_more_than_a_ring():
     end = 10**18
     for window in WINDOWS.values():
         due = end // window.grain_ns
-        cells = cells_of(
-            *(np.array([v]) for v in (0, end, 10**15)), window, np.array([due - 2 * window.n])
-        )
+        cells = cells_of(*(np.array([v]) for v in (0, end, 10**15)), window, np.array([due - 2 * window.n]))
         assert len(cells.bucket) == 2 * window.n + 1
 
 
@@ -195,4 +199,7 @@ def test_an_empty_decade_costs_nothing():
     rows = [Sent("ehr", 64500, T0 + i * gap, T0 + i * gap, MB) for i in range(5)]
     for row in rows:
         detector.take(sent([row]), row.end_ns)
-    assert detector.window_sum("default", "ehr", "as:64500", "30d", rows[-1].end_ns // WINDOWS["30d"].grain_ns) == MB
+    assert (
+        detector.window_sum("default", "ehr", "as:64500", "30d", rows[-1].end_ns // WINDOWS["30d"].grain_ns)
+        == MB
+    )
