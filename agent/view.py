@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,12 +29,12 @@ class DestinationLine:
     octets_in: int = 0
     flows: int = 0
     stores: set[str] = field(default_factory=set)
-    recent: deque[tuple[int, int]] = field(default_factory=deque)
-    """(second, octets out) of the last minute."""
+    recent: Counter[int] = field(default_factory=Counter)
+    """Second -> octets out, of the last minute."""
 
     def rate(self, now_s: int, over_s: int = 10) -> float:
         """Octets out per second over the last ``over_s`` seconds."""
-        return sum(octets for second, octets in self.recent if second > now_s - over_s) / over_s
+        return sum(octets for second, octets in self.recent.items() if second > now_s - over_s) / over_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +62,20 @@ class View:
         self._lock = threading.Lock()
         self._lines: dict[tuple[object, ...], DestinationLine] = {}
         self._out = self._in = self._flows = self._internal = 0
-        self._series: deque[tuple[int, int]] = deque()
+        self._series: Counter[int] = Counter()
 
     def observe(self, batch: FlowBatch) -> None:
-        """Add a batch to the tallies, at the time of its arrival."""
+        """Add a batch to the tallies; what a row moved is spread over the seconds that it lasted."""
         if not len(batch):
             return
-        second = self._clock.now_ns() // SECOND_NS
         amounts = batch.amounts()
         with self._lock:
             self._out += amounts.octets_out
             self._in += amounts.octets_in
             self._flows += amounts.flows
-            _push(self._series, second, amounts.octets_out)
-            self._tally(batch, second)
+            self._tally(batch, self._clock.now_ns() // SECOND_NS)
 
-    def _tally(self, batch: FlowBatch, second: int) -> None:
+    def _tally(self, batch: FlowBatch, now_s: int) -> None:
         names = (
             "remote_country",
             "remote_as_org",
@@ -95,11 +93,18 @@ class View:
             name: np.bincount(inverse, weights=batch[name], minlength=len(distinct)).astype(np.int64)
             for name in ("octets_out", "octets_in", "flows")
         }
+        first_s, last_s = (
+            np.clip(batch[name] // SECOND_NS, now_s - SERIES_S, now_s) for name in ("start_ns", "end_ns")
+        )
+        begins, ends = np.full(len(distinct), now_s), np.zeros(len(distinct), np.int64)
+        np.minimum.at(begins, inverse, first_s)
+        np.maximum.at(ends, inverse, last_s)
         for i, codes in enumerate(distinct.tolist()):
             country, as_org, provider, owner, owner_country, scope, store = (
                 text.values[code] if code >= 0 else None for text, code in zip(texts, codes[:-1], strict=True)
             )
             out = int(sums["octets_out"][i])
+            _spread(self._series, int(begins[i]), int(ends[i]), out, now_s)
             if scope != "external":
                 self._internal += out
                 continue
@@ -111,7 +116,7 @@ class View:
             line.flows += int(sums["flows"][i])
             if store:
                 line.stores.add(store)
-            _push(line.recent, second, out)
+            _spread(line.recent, int(begins[i]), int(ends[i]), out, now_s)
 
     def _line(
         self,
@@ -152,10 +157,11 @@ class View:
             )
 
 
-def _push(series: deque[tuple[int, int]], second: int, octets: int) -> None:
-    if series and series[-1][0] == second:
-        series[-1] = (second, series[-1][1] + octets)
-    else:
-        series.append((second, octets))
-    while series and series[0][0] <= second - SERIES_S:
-        series.popleft()
+def _spread(series: Counter[int], first_s: int, last_s: int, octets: int, now_s: int) -> None:
+    """Add octets evenly to the seconds ``first_s`` to ``last_s`` and forget what is over a minute old."""
+    each, rest = divmod(octets, last_s - first_s + 1)
+    for second in range(first_s, last_s + 1):
+        series[second] += each
+    series[last_s] += rest
+    for second in [second for second in series if second <= now_s - SERIES_S]:
+        del series[second]

@@ -261,7 +261,7 @@ class Facts:
         """All of it as plain values and arrays."""
         detail_days, details = self._details.arrays(self._cube.details.count)
         address_days, addresses = self._addresses.arrays(self._keys.count)
-        nothing = np.zeros(0, np.int64)
+        nothing, pairs = np.zeros(0, np.int64), self._cube.pairs.count
         waiting = {
             "days": np.concatenate([nothing, *(d for d, _, _ in self._waiting)]),
             "ids": np.concatenate([nothing, *(i for _, i, _ in self._waiting)]),
@@ -272,7 +272,7 @@ class Facts:
         arrays = {f"details.{k}": v for k, v in details.items()}
         arrays |= {f"addresses.{k}": v for k, v in addresses.items()}
         arrays |= {f"waiting.{k}": v for k, v in waiting.items()}
-        arrays |= {"address_keys": self._keys.columns, "distinct": self._distinct}
+        arrays |= {"address_keys": self._keys.columns, "distinct": grown(self._distinct, pairs)[:pairs]}
         return {"detail_days": detail_days, "address_days": address_days}, arrays
 
     def set_state(self, meta: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:

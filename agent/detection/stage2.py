@@ -216,7 +216,7 @@ class Stage2:
                 "raised": t.raised,
                 "episodes": [asdict(e) for e in t.episodes],
             }
-            for t in self.tracks.values()
+            for _, t in sorted(self.tracks.items())
             if t.episodes or t.raised is not None
         ]
 

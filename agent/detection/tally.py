@@ -113,8 +113,8 @@ class Tally:
         """Days of the marks, and every array cut to ``count`` ids."""
         out = {"totals": grown(self.totals, count)[:, :count], "last_ns": grown(self.last_ns, count)[:count]}
         for i, mark in enumerate(self._marks):
-            out[f"mark{i}"] = mark.totals
-            out[f"first{i}"] = mark.first_ns
+            out[f"mark{i}"] = grown(mark.totals, count)[:, :count]
+            out[f"first{i}"] = grown(mark.first_ns, count, NEVER_NS)[:count]
         return [m.day for m in self._marks], out
 
     def set_arrays(self, days: list[int], arrays: dict[str, NDArray[Any]]) -> None:

@@ -161,7 +161,7 @@ class Ring:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Every cell, for a snapshot: bucket, path, amount."""
         for chunks in self._buckets.values():
-            _merge(chunks)
+            _merge(chunks, even_one=True)
         buckets = sorted(self._buckets)
         sizes = [len(self._buckets[b][0][0]) for b in buckets]
         parts = [self._buckets[b][0] for b in buckets]
@@ -179,9 +179,9 @@ class Ring:
         self.add(arrays["path"], arrays["bucket"], arrays["amount"])
 
 
-def _merge(chunks: list[tuple[Ints, Ints]]) -> None:
-    """Make one chunk of several, each path once."""
-    if len(chunks) > 1:
+def _merge(chunks: list[tuple[Ints, Ints]], *, even_one: bool = False) -> None:
+    """Make one chunk of several, each path once and in order."""
+    if even_one or len(chunks) > 1:
         paths = np.concatenate([p for p, _ in chunks])
         amounts = np.concatenate([a for _, a in chunks])
         order = np.argsort(paths, kind="stable")
