@@ -54,6 +54,9 @@ class Settings(BaseModel):
     lateness: DurationNs = Field(
         120 * 10**9, description="How far behind the newest row a row may come and still be on time"
     )
+    commit_rows: int = Field(
+        50_000, ge=1, description="Rows that one commit decides, at most (and what one batch adds)"
+    )
     archive: bool = Field(True, description="Keep flows as Parquet in state_dir/archive")
     collectors: dict[str, dict[str, Any]] = Field(
         default_factory=_default_collectors, description="Where flows come from"

@@ -51,6 +51,7 @@ class LocalDecide:
         """Take up where the last run of this state stopped."""
         restored = self.state.load()
         self.detector.restore(restored.snapshot, restored.deltas)
+        self._action = restored.last_action
         self._hear_people()
 
     def take(self, batches: Sequence[FlowBatch], received_ns: int) -> None:
@@ -122,6 +123,7 @@ class LocalDecide:
             now_ns=self.clock.now_ns(),
             notice_sinks=self.notice_sinks,
             versions=versions or {},
+            last_action=self._action,
         )
         self._until_committed(work)
         if decision.notices or decision.cases:

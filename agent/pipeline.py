@@ -21,13 +21,15 @@ from agent.core.clock import SECOND_NS, Clock
 from agent.core.errors import AccountError, SekishoError, SinkError
 from agent.core.flow import FlowBatch
 from agent.core.stages import Collector, Enricher, Sink
-from agent.seal import Sealer, in_order
+from agent.seal import STOPPED, Sealer, in_order
 
 QUEUE_BATCHES = 32
 FLUSH_EVERY_NS = 10 * SECOND_NS
 """What power loss may cost the sinks of flows, at most."""
 HELD_IN = "batches"
 """The place of memory, in the account, where rows are between collector and sealing."""
+SETTLE_ROWS = 50_000
+"""Sealed rows that are decided and committed together, at most (and what one batch adds)."""
 
 
 class Decide(Protocol):
@@ -58,6 +60,10 @@ class Pipeline:
     """Sees every sealed batch, for a live view."""
     between: Callable[[], None] = lambda: None
     """Called by the worker between two batches and while idle: reloads and other chores."""
+    settle_rows: int = SETTLE_ROWS
+    comes_again: bool = False
+    """Whoever stops this run brings the same data again from the beginning: what is held is then let go, undecided, so
+    that batches of the same number hold the same rows in both runs."""
     stop: threading.Event = field(default_factory=threading.Event)
     failures: dict[str, SekishoError] = field(default_factory=dict)
     """Collector name -> why it ended early."""
@@ -143,14 +149,32 @@ class Pipeline:
                     last_flush_ns = now_ns
                     self._flush()
             self.between()
-        self._gather(self.sealer.flush())
-        self._settle()
-        self.decide.finish()
+        if self._is_cut:
+            self._let_go()
+        else:
+            self._gather(self.sealer.flush())
+            self._settle()
+            self.decide.finish()
         self._flush()
         self._check_empty()
 
+    @property
+    def _is_cut(self) -> bool:
+        return self.comes_again and self.stop.is_set()
+
+    def _let_go(self) -> None:
+        """Forget what is held, with an account of it."""
+        self.sealer.let_go()
+        for batch in self._pending:
+            self.accounts.bury(STOPPED, batch)
+        self._pending.clear()
+        self.accounts.wait(Amounts())
+
     def _through(self, batch: FlowBatch) -> None:
         if not len(batch):
+            return
+        if self._is_cut:
+            self.accounts.drop(STOPPED, batch, held_in=HELD_IN)
             return
         self._gather(self.sealer.add(self._enriched(in_order(batch)), self.clock.monotonic_ns()))
 
@@ -170,9 +194,9 @@ class Pipeline:
         for batch in sealed:
             self._pending.append(batch)
             self._pending_amounts += batch.amounts()
-        self.accounts.wait(self._pending_amounts)
-        if sum(map(len, self._pending)) >= 50_000:
-            self._settle()
+            self.accounts.wait(self._pending_amounts)
+            if sum(map(len, self._pending)) >= self.settle_rows:
+                self._settle()
 
     def _settle(self) -> None:
         """Decide and commit what is sealed, then hand it to the sinks."""

@@ -57,7 +57,9 @@ class Runtime:
     state_path: Path | None = None
     run_id: str = ""
     replay: bool = False
-    """Time is the data's, and the run ends with it."""
+    """Time is the data's, and the run ends with it. Policy and databases are those of its start."""
+    comes_again: bool = False
+    """See :attr:`agent.pipeline.Pipeline.comes_again`."""
     extra_sinks: Mapping[str, Sink] = field(default_factory=dict)
     on_decision: Callable[[Decision], None] = lambda _decision: None
     stop: threading.Event = field(default_factory=threading.Event)
@@ -148,13 +150,15 @@ class Runtime:
         self.pipeline = Pipeline(
             self.collectors,
             self.enrichers,
-            Sealer(header, self.accounts),
+            Sealer(header, self.accounts, in_step=self.replay),
             self.decide,
             [sink for sink in self.sinks.values() if sink.takes_flows],
             self.accounts,
             self.clock,
             observe=self.view.observe,
-            between=self._between,
+            between=_nothing if self.replay else self._between,
+            settle_rows=settings.commit_rows,
+            comes_again=self.comes_again,
             stop=self.stop,
         )
         self._asked = threading.Event()
@@ -301,6 +305,10 @@ class _Nothing:
 
     def finish(self) -> None:
         """Nothing is left."""
+
+
+def _nothing() -> None:
+    """No chore."""
 
 
 def read_policy(settings: Settings, today: date) -> Policy:

@@ -20,6 +20,8 @@ STORE_LANE = 1
 OTHER_LANE = 0
 MAX_ROWS = 1_000
 MAX_AGE_NS = {STORE_LANE: SECOND_NS, OTHER_LANE: 10 * SECOND_NS}
+STOPPED = "stopped"
+"""Reason, in the account, of rows that were let go because the run was stopped and its data comes again."""
 
 _SUMMED = ("flows", "octets_out", "packets_out", "octets_in", "packets_in", "content_octets_out")
 _NOT_KEYS = frozenset(
@@ -28,10 +30,17 @@ _NOT_KEYS = frozenset(
 
 
 class Sealer:
-    """Gathers rows by lane and hands them out as numbered batches. Not thread-safe."""
+    """Gathers rows by lane and hands them out as numbered batches. Not thread-safe.
 
-    def __init__(self, header: BatchHeader, accounts: Accounts, *, held_in: str = "batches") -> None:
+    ``in_step`` is for data whose time is not ours, where no batch grows old: rows of stores, often the few, are then
+    handed out before every full batch of the others, or they would come hours behind them and count as late.
+    """
+
+    def __init__(
+        self, header: BatchHeader, accounts: Accounts, *, held_in: str = "batches", in_step: bool = False
+    ) -> None:
         self._header = header
+        self._in_step = in_step
         self._accounts = accounts
         self._held_in = held_in
         self._rows: dict[int, list[FlowBatch]] = {STORE_LANE: [], OTHER_LANE: []}
@@ -49,9 +58,11 @@ class Sealer:
                     rows = batch if mask.all() else batch.take(mask)
                     self._rows[lane].append(rows)
                     self._count[lane] += len(rows)
+        others_full = self._count[OTHER_LANE] >= MAX_ROWS
         for lane in (STORE_LANE, OTHER_LANE):
-            if self._count[lane] >= MAX_ROWS:
-                yield from self._seal(lane, now_ns, whole=False)
+            whole = lane == STORE_LANE and self._in_step and others_full
+            if self._count[lane] >= MAX_ROWS or whole:
+                yield from self._seal(lane, now_ns, whole=whole)
 
     def due(self, now_ns: int) -> Iterator[FlowBatch]:
         """Yield the batches whose first row has waited long enough."""
@@ -63,6 +74,14 @@ class Sealer:
         """Yield everything that is still held."""
         for lane in (STORE_LANE, OTHER_LANE):
             yield from self._seal(lane, 0, whole=True)
+
+    def let_go(self) -> None:
+        """Forget what is held, as :data:`STOPPED` in the account."""
+        for lane, rows in self._rows.items():
+            for batch in rows:
+                self._accounts.drop(STOPPED, batch, held_in=self._held_in)
+            self._rows[lane], self._count[lane] = [], 0
+        self._since_ns.clear()
 
     def amounts(self) -> Amounts:
         """What is held and not yet sealed."""

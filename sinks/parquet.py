@@ -23,6 +23,11 @@ from agent.core.frames import FrameFile, frames
 NULL: Final = "__HIVE_DEFAULT_PARTITION__"
 """How Hive, Spark, DuckDB and Arrow name the folder of rows without a value."""
 
+BatchId = tuple[str, str, int, int]
+"""(agent id, run id, lane, sequence)."""
+
+_BATCHES: Final = b"sekisho.batches"
+
 LARGEST_BATCH: Final = 256 * 2**20
 """Octets of one unpacked batch; more is not ours."""
 
@@ -44,7 +49,7 @@ class Part:
         self.rows = 0
         number = 0
         while True:
-            stem = f"part-{quote(run[:12], safe='') or 'run'}-{number:06d}"
+            stem = f"{_stem(run)}-{number:06d}"
             number += 1
             if (folder / f"{stem}.parquet").exists():
                 continue
@@ -133,7 +138,7 @@ def _write(journal: Path, target: Path, shape: Shape) -> int:
         for group in _groups(batches(journal), shape.rows_per_group, taken):
             writer.write_table(_table(group), row_group_size=shape.rows_per_group)
             rows += len(group)
-        writer.add_key_value_metadata({"sekisho.batches": _ranges(taken)})
+        writer.add_key_value_metadata({_BATCHES.decode(): _ranges(taken)})
     return rows
 
 
@@ -162,13 +167,41 @@ def _groups(
 
 
 def _ranges(taken: dict[tuple[str, str, int], list[int]]) -> str:
-    """Which sealed batches gave rows to the file: agent, run, lane, first and last sequence, how many."""
+    """Which sealed batches gave rows to the file: agent, run, lane, and the sequences as [first, last], both included."""
     return json.dumps(
-        [
-            {"agent": a, "run": r, "lane": n, "first": min(s), "last": max(s), "batches": len(s)}
-            for (a, r, n), s in taken.items()
-        ]
+        [{"agent": a, "run": r, "lane": n, "sequences": _runs(s)} for (a, r, n), s in taken.items()]
     )
+
+
+def _runs(numbers: list[int]) -> list[list[int]]:
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return runs
+
+
+def held_by(folder: Path, run: str) -> set[BatchId]:
+    """The batches of a run that gave rows to the Parquet files of a folder. Raises ``OSError``.
+
+    A file that cannot be read says nothing; whoever reads its rows is told.
+    """
+    held: set[BatchId] = set()
+    for file in folder.glob(f"{_stem(run)}-*.parquet"):
+        try:
+            told = (pq.read_metadata(file).metadata or {}).get(_BATCHES, b"[]")
+            for part in json.loads(told):
+                for first, last in part["sequences"] if part["run"] == run else ():
+                    held |= {(part["agent"], run, part["lane"], n) for n in range(first, last + 1)}
+        except (pa.ArrowException, ValueError, KeyError):
+            continue
+    return held
+
+
+def _stem(run: str) -> str:
+    return f"part-{quote(run[:12], safe='') or 'run'}"
 
 
 def _sync(path: Path) -> None:

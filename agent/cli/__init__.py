@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import os
 import sys
-from typing import Any
+import tempfile
+import traceback
+from collections.abc import Mapping
+from typing import Any, Final
 
 import click
 
@@ -29,9 +34,37 @@ EXIT_ERROR = 1
 EXIT_FINDINGS = 3
 EXIT_INTERRUPTED = 130
 
+_OF_THE_HOST: Final[Mapping[int, str]] = {
+    errno.ENOSPC: "no room is left there; free some",
+    errno.EDQUOT: "its user's quota is used up; free some room",
+    errno.EACCES: "access was refused; run as a user who may, or name another place",
+    errno.EPERM: "this was not permitted; run as a user who may, or name another place",
+    errno.EROFS: "it lies on a volume that is read-only; name another place",
+    errno.ENOENT: "there is no such file or folder; check the path",
+    errno.ENOTDIR: "a part of the path is no folder; check the path",
+    errno.EISDIR: "is a folder where a file was expected; check the path",
+    errno.EEXIST: "a file is in the way; check the path",
+    errno.ELOOP: "its symbolic links go round in a circle; check the path",
+    errno.ENAMETOOLONG: "its name is too long; check the path",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
+    errno.EIO: "the device failed; see the kernel's log",
+}
+"""Errors of the host that any command may meet with any file, and how to mend them."""
+
+
+class ReaderGoneError(Exception):
+    """Whoever read standard output has gone. No OSError, for click turns that one into exit code 1."""
+
 
 class Commands(click.Group):
     """Loads a command's file when the command is asked for, so that ``sekisho who`` does not wait for the detector."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderGoneError from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every command, in the order of a newcomer's first day."""
@@ -89,21 +122,77 @@ def cli(
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Entry point. Exit codes: 0 done, 1 an error that was said, 2 wrong usage, 3 findings where asked, 130 interrupted."""
+    """Entry point. Exit codes: 0 done, 1 an error that was said, 2 wrong usage, 3 findings where asked, 130 interrupted.
+
+    Nobody ever sees a traceback: a defect of ours is said in one line and its details are put into a file.
+    """
+    _open_closed_streams()
     try:
         code = cli.main(args=arguments, prog_name="sekisho", standalone_mode=False)
-    except click.exceptions.Abort:
-        code = EXIT_INTERRUPTED
-    except click.ClickException as error:
+        sys.stdout.flush()
+    except SystemExit as asked:
+        code = asked.code
+    except BaseException as error:  # noqa: BLE001  the program's outermost edge
+        code = _said(error)
+    sys.exit(_flushed(code if isinstance(code, int) else 0))
+
+
+def _said(error: BaseException) -> int:
+    """Tell the user what went wrong; the exit code for it."""
+    if isinstance(error, click.exceptions.Abort | KeyboardInterrupt):
+        _say("interrupted")
+        return EXIT_INTERRUPTED
+    if isinstance(error, click.ClickException):
         error.show()
-        code = error.exit_code
-    except SekishoError as error:
-        click.echo(f"sekisho: {error}", err=True)
-        code = EXIT_ERROR
-    except KeyboardInterrupt:
-        click.echo("sekisho: interrupted", err=True)
-        code = EXIT_INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    sys.exit(code if isinstance(code, int) else 0)
+        return error.exit_code
+    if isinstance(error, ReaderGoneError | BrokenPipeError):
+        return 0
+    if isinstance(error, SekishoError):
+        _say(str(error))
+    elif isinstance(error, MemoryError):
+        _say("out of memory: give it more, or lower max_flows of the collector")
+    elif isinstance(error, OSError) and error.errno in _OF_THE_HOST:
+        _say(f"{error.filename or 'a file or standard output'}: {_OF_THE_HOST[error.errno]}")
+    else:
+        _say(f"a defect of ours ({type(error).__name__}: {error}); {_kept(error)}")
+    return EXIT_ERROR
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        click.echo(f"sekisho: {text}", err=True)
+
+
+def _kept(error: BaseException) -> str:
+    """Where the details of a defect are, in words."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="sekisho-defect-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            traceback.print_exception(error, file=file)
+    except OSError:
+        return "please report it"
+    return f"please report it with {file.name}"
+
+
+def _flushed(code: int) -> int:
+    """The exit code once standard output has taken all of it; the interpreter's own last flush would end in noise."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError) and code == 0:
+            code = _said(error)
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _open_closed_streams() -> None:
+    """Give a standard stream that was handed over closed somewhere to go, so that no file of ours takes its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8"))  # noqa: PTH123, SIM115

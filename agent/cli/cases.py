@@ -39,7 +39,7 @@ def list_cases(
 ) -> None:
     """List cases, newest first."""
     settings = options.load().settings
-    since_ns = SystemClock().now_ns() - span_ns(since) if since else None
+    since_ns = SystemClock().now_ns() - span_ns(since, "--since") if since else None
     with _state(settings) as state:
         found = state.cases.list_cases(OPEN if open_only else (), store=store, since_ns=since_ns, limit=limit)
     if as_json:

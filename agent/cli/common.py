@@ -59,9 +59,15 @@ def example(name: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[name])
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave the exit code to :func:`agent.cli.main`, as for any other output."""
+        raise BrokenPipeError
+
+
 def console(*, err: bool = False) -> Console:
     """A console that honours NO_COLOR, pipes and the terminal's width."""
-    return Console(stderr=err, highlight=False, soft_wrap=not (sys.stderr if err else sys.stdout).isatty())
+    return _Console(stderr=err, highlight=False, soft_wrap=not (sys.stderr if err else sys.stdout).isatty())
 
 
 def table(columns: Iterable[str | tuple[str, str]], *, title: str | None = None) -> Table:
@@ -93,24 +99,27 @@ def moment(time_ns: int, zone: tzinfo | None) -> str:
     return when(time_ns, zone).strftime("%Y-%m-%d %H:%M:%S %Z")
 
 
-def span_ns(text: str) -> int:
-    """A span such as ``2h`` as nanoseconds. Raises ``click.BadParameter``."""
+def span_ns(text: str, flag: str) -> int:
+    """A span such as ``2h``, given with ``flag``, as nanoseconds. Raises ``click.BadParameter``."""
     try:
         return duration_ns(text)
     except ValueError as error:
-        raise click.BadParameter(f"{text}: {error}") from None
+        raise click.BadParameter(f"{text}: {error}", param_hint=flag) from None
 
 
-def point_ns(text: str, now_ns: int, zone: tzinfo | None) -> int:
-    """A span before now (``2h``) or a date and time (``2026-11-18 16:00``, local unless it says otherwise)."""
+def point_ns(text: str, flag: str, now_ns: int, zone: tzinfo | None) -> int:
+    """A span before now (``2h``) or a date and time (``2026-11-18 16:00``, local unless it says otherwise).
+
+    Raises ``click.BadParameter`` that names ``flag``.
+    """
     with contextlib.suppress(ValueError):
         return now_ns - duration_ns(text)
     try:
         given = datetime.fromisoformat(text)
-    except ValueError:
+        if given.tzinfo is None:
+            given = given.replace(tzinfo=zone) if zone else given.astimezone()
+        return int(given.timestamp()) * 10**9
+    except (ValueError, OverflowError):
         raise click.BadParameter(
-            f"{text}: expected a span such as 2h or 7d, or a time such as 2026-11-18T16:00"
+            f"{text}: expected a span such as 2h or 7d, or a time such as 2026-11-18T16:00", param_hint=flag
         ) from None
-    if given.tzinfo is None:
-        given = given.replace(tzinfo=zone) if zone else given.astimezone()
-    return int(given.timestamp()) * 10**9

@@ -70,8 +70,8 @@ def command(
         ) from None
     batches = read_flows(
         archive or settings.state_dir / "archive",
-        since_ns=point_ns(since, now_ns, settings.zone),
-        until_ns=point_ns(until, now_ns, settings.zone) if until else None,
+        since_ns=point_ns(since, "--since", now_ns, settings.zone),
+        until_ns=point_ns(until, "--until", now_ns, settings.zone) if until else None,
         store=store,
         remote=network,
         limit=None if group else limit,

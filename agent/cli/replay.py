@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,14 +21,15 @@ import click
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agent import config
-from agent.cli import EXIT_ERROR, EXIT_FINDINGS
+from agent.cli import EXIT_ERROR, EXIT_FINDINGS, EXIT_INTERRUPTED
 from agent.cli.common import Options, console, example, place, size, table
-from agent.cli.up import with_archive
+from agent.core.errors import StateError
 from agent.core.finding import Case, Severity
 from agent.core.stages import Collector, Sink
 from agent.detection.decision import Decision
 from agent.runtime import Runtime
 from collectors.pcap import Settings as PcapSettings
+from sinks.archive import Settings as ArchiveSettings
 from sinks.stdout import Settings as StdoutSettings
 
 
@@ -64,7 +67,7 @@ from sinks.stdout import Settings as StdoutSettings
     "--state",
     "state",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Keep cases and ledger in this folder, and go on there if a replay was cut off. Default: a throwaway one.",
+    help="Keep cases, ledger and archive in this folder, and go on there if a replay was cut off. Default: a throwaway one.",
 )
 @click.option(
     "--fail-on",
@@ -89,8 +92,9 @@ def command(
 ) -> None:
     """Run captures (pcap, pcapng, also compressed; - is standard input) through the whole road.
 
-    Time is the data's own. Nothing is mixed with what `sekisho up` knows: cases and ledger are kept apart, in a
-    throwaway folder unless --state names one. No rights are needed.
+    Time is the data's own. Nothing is mixed with what `sekisho up` knows: cases, ledger and archive are kept apart, in
+    a throwaway folder unless --state names one. The same files in the same order count once in such a folder, however
+    often they are replayed. No rights are needed.
     """
     if sample:
         raise SystemExit(replay_sample(options, as_json=as_json, quiet=quiet, fail_on=fail_on))
@@ -146,6 +150,7 @@ class Replay:
                 state_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sekisho-replay-")))
             state_dir.mkdir(parents=True, exist_ok=True)
             run = stack.enter_context(self._runtime(loaded, state_dir))
+            self._refuse_another_view(run)
             for case in run.state.cases.list_cases():
                 self.cases[case.id] = case
             started = time.monotonic()
@@ -160,8 +165,14 @@ class Replay:
             more.append(("overrides", [str(p) for p in self.overrides]))
         if self.host:
             more.append(("host", self.host))
-        loaded = self.options.load(*more)
-        return with_archive(loaded) if self.state is not None else loaded
+        return self._with_archive(self.options.load(*more))
+
+    def _with_archive(self, loaded: config.Loaded) -> config.Loaded:
+        """The archive of `sekisho up` is not ours to write to: one in the folder of ``--state``, or none."""
+        sinks = {n: s for n, s in loaded.stages.sinks.items() if not isinstance(s, ArchiveSettings)}
+        if self.state is not None and loaded.settings.archive:
+            sinks["archive"] = ArchiveSettings(directory=self.state / "archive")
+        return replace(loaded, stages=replace(loaded.stages, sinks=sinks))
 
     def _runtime(self, loaded: config.Loaded, state_dir: Path) -> Runtime:
         sinks: dict[str, Sink] = {}
@@ -173,6 +184,7 @@ class Replay:
             state_path=state_dir / "state.db",
             run_id=self._run_id(loaded),
             replay=True,
+            comes_again=self.state is not None,
             extra_sinks=sinks,
             on_decision=self._hear,
         )
@@ -181,16 +193,25 @@ class Replay:
         return run
 
     def _run_id(self, loaded: config.Loaded) -> str:
-        """Equal for equal input, so that a replay that was cut off goes on where it stopped."""
-        digest = hashlib.sha256()
-        for path in self.files:
-            try:
-                stat = path.stat()
-                digest.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
-            except OSError:
-                digest.update(f"{path}\0".encode())
-        digest.update("\0".join((*self.local, loaded.settings.host)).encode())
-        return "replay-" + digest.hexdigest()[:24]
+        """Equal for equal input seen in the same way, so that a replay that was cut off goes on where it stopped.
+
+        ``replay-<input>-<view>``: the view is what decides which row goes into which batch.
+        """
+        view = hashlib.sha256("\0".join((*self.local, loaded.settings.host)).encode())
+        for path in (*loaded.settings.policy, *loaded.settings.overrides):
+            for file in sorted(path.glob("*.yaml")) if path.is_dir() else [path]:
+                with contextlib.suppress(OSError):  # reading the policy says it better
+                    view.update(file.read_bytes())
+        return f"replay-{_digest_of(self.files)}-{view.hexdigest()[:12]}"
+
+    def _refuse_another_view(self, run: Runtime) -> None:
+        """Raises :class:`StateError` where the same input was counted under another policy: it would count twice."""
+        told = run.run_id.rsplit("-", 1)[0] + "-"
+        if any(other.startswith(told) and other != run.run_id for _, other, _ in run.state.streams()):
+            raise StateError(
+                f"{self.state}: holds a replay of the same files under another policy, host or --local; "
+                "name another folder with --state"
+            )
 
     def _hear(self, decision: Decision) -> None:
         for case in decision.cases:
@@ -234,6 +255,8 @@ class Replay:
             self._summary(run, failures, took_s)
         if failures:
             return EXIT_ERROR
+        if run.stop.is_set():
+            return EXIT_INTERRUPTED
         if self.fail_on and any(
             case.severity >= Severity[self.fail_on.upper()] for case in self.cases.values()
         ):
@@ -260,6 +283,7 @@ class Replay:
                 for line in reading.destinations
             ],
             "policy": run.policy.version,
+            "complete": not run.stop.is_set(),
             "faults": failures,
         }
 
@@ -316,9 +340,35 @@ class Replay:
                 "no case"
                 + ("" if run.policy.stores else ": no store is registered (--policy FILE names them)")
             )
+        if run.stop.is_set():
+            on = "; the same command goes on there" if self.state is not None else ""
+            click.echo(f"sekisho: stopped before the end of the data{on}", err=True)
         for failure in failures.values():
             click.echo(f"sekisho: {failure}", err=True)
 
 
 def _one(collector: Collector) -> dict[str, Collector]:
     return {collector.name: collector}
+
+
+_EDGE = 1 << 16
+
+
+def _digest_of(files: tuple[Path, ...]) -> str:
+    """Tells inputs apart by size, beginning and end, whatever they are called; what is no plain file is like no other."""
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            digest.update(_edges(path) if path.is_file() else uuid.uuid4().bytes)
+        except OSError:  # the collector says it better
+            digest.update(uuid.uuid4().bytes)
+    return digest.hexdigest()[:24]
+
+
+def _edges(path: Path) -> bytes:
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        first = file.read(_EDGE)
+        file.seek(max(0, size - _EDGE))
+        return f"{size}\0".encode() + first + file.read(_EDGE)

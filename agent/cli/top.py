@@ -26,7 +26,7 @@ def command(options: Options, span: str | None, plain: bool) -> None:
     loaded = options.load()
     loaded = replace(loaded, stages=Stages(loaded.stages.collectors, loaded.stages.enrichers, {}))
     stop = threading.Event()
-    seconds = span_ns(span) / SECOND_NS if span else None
+    seconds = span_ns(span, "--for") / SECOND_NS if span else None
     if seconds is None and (plain or not sys.stdout.isatty()):
         seconds = 10.0
     timer = threading.Timer(seconds, stop.set) if seconds is not None else None

@@ -150,21 +150,22 @@ class Cube:
             self.paths.limit = PATHS
         if self.paths.count > known:
             new, first = np.unique(ids, return_index=True)
-            for path, row in zip(new.tolist(), first.tolist(), strict=True):
-                if path >= known:
-                    self._learn(path, int(ends[row]))
+            self._learn(known, ends[first[new >= known]].tolist())
         return ids
 
-    def _learn(self, path: int, born_ns: int) -> None:
-        fact = self._fact(path, born_ns)
-        owner = self.book.owner(fact)
-        entity = self.book.entity(fact, owner)
-        key = [self.names.code(text) for text in (fact.tenant, fact.store, entity)]
-        pair = int(self.pairs.ids([np.array([code], np.int64) for code in key])[0])
-        self.pair_of = grown(self.pair_of, path + 1)
-        self.pair_of[path] = pair
-        self._remember(fact, owner)
-        self._note_hits(path, self.hits[path])
+    def _learn(self, known: int, born_ns: list[int]) -> None:
+        """Paths from ``known`` on are new; each was born then."""
+        codes: list[tuple[int, ...]] = []
+        for path, born in enumerate(born_ns, known):
+            fact = self._fact(path, born)
+            owner = self.book.owner(fact)
+            entity = self.book.entity(fact, owner)
+            codes.append(tuple(map(self.names.code, (fact.tenant, fact.store, entity))))
+            self._remember(fact, owner)
+        self.pair_of = grown(self.pair_of, self.paths.count)
+        self.pair_of[known : self.paths.count] = self.pairs.ids(list(np.array(codes, np.int64).T))
+        for path in range(known, self.paths.count):
+            self._note_hits(path, self.hits[path])
 
     def _remember(self, fact: PathFact, owner: OwnerFact) -> None:
         self.facts.append(fact)

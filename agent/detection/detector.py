@@ -149,6 +149,7 @@ class Detector:
             self._person(step)
             return Decision()
         cases, notices = self._cases.rule(rulings)
+        self._bases = {key: base for key, base in self._bases.items() if self._cases.has(key)}
         reasons |= self._cube.reasons
         self._cube.reasons.clear()
         return Decision(
@@ -193,11 +194,11 @@ class Detector:
         now_ns = max(self._sources.watermark, 0)
         findings = self._findings()
         self._stage2.close_gone(
-            {(pack, r.id) for pack, r in policy.rules if r.enabled}, now_ns, findings.emit
+            {(name, r.id) for name, r in policy.rules if r.enabled}, now_ns, findings.emit
         )
-        before = {(pack, rule.id): rule for pack, rule in self.policy.rules}
-        for pack, rule in policy.rules:
-            if before.get((pack, rule.id)) != rule:
+        before = {(name, rule.id): rule for name, rule in self.policy.rules}
+        for name, rule in policy.rules:
+            if before.get((name, rule.id)) != rule:
                 self._rule_since[rule.id] = now_ns
         self._cube.use(Rulebook(policy, self._ownership, self._lateness, self._rule_since))
         self._stage2.rebuild()

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.core.address import text_of
+from agent.core.address import Addresses, text_of
 from agent.core.clock import DAY_NS
 from agent.core.finding import Confidence, Destination, OwnerFact, Share, Traffic
 from agent.detection.admit import AMOUNTS, Step
@@ -30,7 +30,7 @@ LATE: Final = MEASURES.index("late_octets")
 SHARES_SHOWN: Final = 20
 ADDRESSES: Final = 131_072
 ADDRESSES_COUNTED: Final = 1_000
-_KEPT_OF_A_PAIR: Final = (500, 100, SHARES_SHOWN)
+_KEPT_OF_A_PAIR: Final = (500, 100, SHARES_SHOWN, 4, 1)
 UNKNOWN: Final = "?"
 _PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 33: "dccp", 58: "icmpv6", 132: "sctp"}
 
@@ -85,29 +85,27 @@ class Facts:
                 content * step.arrays["estimated"],
             ]
         )
-        starts, ends = step.arrays["start_ns"], step.arrays["end_ns"]
-        days = ends // DAY_NS
-        newest = int(days.max())
-        ids, order, sums = grouped(placed.detail, columns)
-        groups = np.searchsorted(placed.detail[order], ids)
-        first = np.minimum.reduceat(starts[order], groups)
-        last = np.maximum.reduceat(ends[order], groups)
-        self._details.add(ids, sums, first, last, newest)
-        if int(days.min()) == newest:
-            self._waiting.append((np.full(len(ids), newest, np.int64), ids, sums))
-        else:
-            for day in np.unique(days).tolist():
-                some = days == day
-                day_ids, _, day_sums = grouped(placed.detail[some], columns[:, some])
-                self._waiting.append((np.full(len(day_ids), day, np.int64), day_ids, day_sums))
-        self._add_addresses(step, placed, content, newest)
+        days = step.arrays["end_ns"] // DAY_NS
+        for day in np.unique(days).tolist():
+            rows = np.flatnonzero(days == day)
+            self._add_day(step, placed, columns, rows, day)
 
-    def _add_addresses(self, step: Step, placed: Placed, content: Ints, day: int) -> None:
-        if self._keys.count > ADDRESSES // 2:
+    def _add_day(self, step: Step, placed: Placed, columns: Ints, rows: Ints, day: int) -> None:
+        details = placed.detail[rows]
+        ids, order, sums = grouped(details, columns[:, rows])
+        groups = np.searchsorted(details[order], ids)
+        first = np.minimum.reduceat(step.arrays["start_ns"][rows][order], groups)
+        last = np.maximum.reduceat(step.arrays["end_ns"][rows][order], groups)
+        self._details.add(ids, sums, first, last, day)
+        self._waiting.append((np.full(len(ids), day, np.int64), ids, sums))
+        self._add_addresses(placed.pair[rows], step.arrays["remote"][rows], columns[CONTENT, rows], day)
+
+    def _add_addresses(self, pairs: Ints, addresses: Addresses, content: Ints, day: int) -> None:
+        if self._keys.count + len(pairs) > ADDRESSES:
             self._prune()
-        remote = step.arrays["remote"].view(np.int64)
+        remote = addresses.view(np.int64)
         known = self._keys.count
-        ids = self._keys.ids([placed.pair, remote[:, 0], remote[:, 1]])
+        ids = self._keys.ids([pairs, remote[:, 0], remote[:, 1]])
         self._distinct = grown(self._distinct, self._cube.pairs.count)
         np.add.at(self._distinct, self._keys.columns[0, known:], 1)
         kept = ids >= 0
@@ -128,7 +126,7 @@ class Facts:
             self._addresses.last_ns = grown(self._addresses.last_ns, self._keys.count)
             self._addresses.keep(kept)
             self._keys = Keys.of(np.ascontiguousarray(self._keys.columns[:, kept]), ADDRESSES)
-            if len(kept) <= ADDRESSES // 4:
+            if len(kept) <= ADDRESSES // 2:
                 return
 
     # cases

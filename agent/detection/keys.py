@@ -91,11 +91,15 @@ class Keys:
 
     def ids(self, key: Sequence[Ints]) -> Ints:
         """The id of each row's key, given now if it has none; -1 where the table is full. Shape (n,)."""
-        n = len(key[0])
         hashes = _hash(key)
-        out = np.full(n, NONE, np.int64)
-        todo = np.arange(n)
         place = self._first_place(hashes)
+        out = self._slot_id[place].astype(np.int64)
+        known = self._slot_hash[place] == hashes
+        for stored, column in zip(self._columns, key, strict=True):
+            known &= stored[out] == column
+        todo = np.flatnonzero(~known)
+        out[todo] = NONE
+        place = place[todo]
         while len(todo):
             wanted = hashes[todo]
             found = self._slot_hash[place]

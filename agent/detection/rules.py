@@ -44,6 +44,12 @@ class PathFact:
     born_ns: int
     """When it was first seen: staleness of ownership is judged then."""
 
+    @property
+    def network(self) -> tuple[object, ...]:
+        """All that rules and the ownership table may ask of the other end."""
+        facts = (self.country, self.asn, self.as_org, self.provider, self.owner, self.owner_country)
+        return (*facts, self.override, self.networks, self.born_ns // (86_400 * SECOND_NS))
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:
@@ -103,6 +109,10 @@ class Rulebook:
             if rule.enabled
         )
 
+        self._owners: dict[tuple[object, ...], OwnerFact] = {}
+        self._matches: dict[tuple[object, ...], dict[str, Match]] = {}
+        self._readers: dict[tuple[str, bool, str], tuple[Watch, ...]] = {}
+
     def store(self, store_id: str) -> Store | None:
         """The register's entry."""
         return self._stores.get(store_id)
@@ -114,6 +124,12 @@ class Rulebook:
 
     def owner(self, path: PathFact) -> OwnerFact:
         """What is on record of the network at the path's end."""
+        network = path.network
+        if network not in self._owners:
+            self._owners[network] = self._ask(path)
+        return self._owners[network]
+
+    def _ask(self, path: PathFact) -> OwnerFact:
         asn = path.asn if path.asn >= 0 else None
         if self.ownership is None:
             return OwnerFact(
@@ -147,13 +163,15 @@ class Rulebook:
 
     def hits(self, path: PathFact, owner: OwnerFact) -> dict[int, Hit]:
         """Rule index -> hit, for every rule that reads this path."""
-        found = {w.index: self._hit(w, path, owner) for w in self.watches}
+        who = (path.store, path.shared, path.initiator)
+        readers = self._readers.get(who)
+        if readers is None:
+            readers = self._readers[who] = tuple(w for w in self.watches if self._reads(w.rule, path))
+        found = {w.index: self._hit(w, path, owner) for w in readers}
         return {index: hit for index, hit in found.items() if hit is not None}
 
     def _hit(self, watch: Watch, path: PathFact, owner: OwnerFact) -> Hit | None:
         rule = watch.rule
-        if not self._reads(rule, path):
-            return None
         if any(self._match(name, path, owner).hit for name in rule.except_destinations):
             return None
         matched = {name: self._match(name, path, owner) for name in rule.destinations}
@@ -172,6 +190,12 @@ class Rulebook:
         return not (store.public_service and path.initiator == "remote")
 
     def _match(self, set_id: str, path: PathFact, owner: OwnerFact) -> Match:
+        known = self._matches.setdefault(path.network, {})
+        if set_id not in known:
+            known[set_id] = self._matched(set_id, path, owner)
+        return known[set_id]
+
+    def _matched(self, set_id: str, path: PathFact, owner: OwnerFact) -> Match:
         destinations = self._sets.get(set_id)
         if destinations is None:
             return Match(False, (), False)

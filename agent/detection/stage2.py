@@ -250,7 +250,7 @@ def _base_cells(step: Step, placed: Placed) -> Cells | None:
     if (int(buckets.max()) - low + 1) * width >= _NEVER:
         return None
     both = (buckets - low) * width + placed.path
-    order = np.argsort(both, kind="stable")
+    order = np.argsort(both)
     both = both[order]
     starts_at = np.flatnonzero(np.r_[True, both[1:] != both[:-1]])
     sums = np.add.reduceat(step.arrays["content_octets_out"][order], starts_at)

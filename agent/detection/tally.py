@@ -63,6 +63,9 @@ class Tally:
         """What a case on these ids leaves out, if its window began at ``since_ns``."""
         day = since_ns // DAY_NS
         place = max((i for i, m in enumerate(self._marks) if m.day <= day), default=0)
+        newest = len(self._marks) - 1
+        if self._marks and place == newest - 1 and self._marks[place].day < day:
+            place = newest  # the mark before holds the rows of its own day only
         totals: dict[int, list[int]] = {}
         first = NEVER_NS
         for mark in self._marks[place:]:
@@ -125,7 +128,7 @@ class Tally:
 
 def grouped(ids: Ints, columns: Ints) -> tuple[Ints, NDArray[np.intp], Ints]:
     """Sums of columns (measures, n) by id: distinct ids in order, the sorting of the rows, sums (measures, groups)."""
-    order = np.argsort(ids, kind="stable")
+    order = np.argsort(ids)
     in_order = ids[order]
     starts = np.flatnonzero(np.r_[True, in_order[1:] != in_order[:-1]]) if len(ids) else np.zeros(0, np.int64)
     if not len(starts):

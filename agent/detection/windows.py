@@ -125,7 +125,7 @@ class Ring:
         if not len(buckets):
             return
         if not (buckets[1:] >= buckets[:-1]).all():
-            order = np.argsort(buckets, kind="stable")
+            order = np.argsort(buckets)
             paths, buckets, amounts = paths[order], buckets[order], amounts[order]
         edges = np.flatnonzero(np.diff(buckets)) + 1
         for low, high in zip([0, *edges.tolist()], [*edges.tolist(), len(buckets)], strict=True):
@@ -184,7 +184,7 @@ def _merge(chunks: list[tuple[Ints, Ints]], *, even_one: bool = False) -> None:
     if even_one or len(chunks) > 1:
         paths = np.concatenate([p for p, _ in chunks])
         amounts = np.concatenate([a for _, a in chunks])
-        order = np.argsort(paths, kind="stable")
+        order = np.argsort(paths)
         paths = paths[order]
         starts = np.flatnonzero(np.r_[True, paths[1:] != paths[:-1]])
         chunks[:] = [(paths[starts], np.add.reduceat(amounts[order], starts))]

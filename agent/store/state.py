@@ -185,6 +185,10 @@ class State:
             known = connection.execute(sa.select(table.digest).where(*where)).scalar_one_or_none()
         return "conflict" if digest is not None and known not in (None, digest) else "duplicate"
 
+    def streams(self) -> list[Stream]:
+        """Every (agent, run, lane) of which a batch was committed and is remembered."""
+        return list(self._taken.streams())
+
     def commit(self, work: Commit) -> None:
         """Write it all in one transaction, or nothing; after an error the same work may be committed again.
 

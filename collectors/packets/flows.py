@@ -177,7 +177,7 @@ class FlowTable:
         standing[neither] = rowlib.TRANSIT | np.where(by_b[neither], rowlib.AS_B, rowlib.AS_A)
         standing |= by_b * rowlib.FIRST_B
         standing |= (piece.packets.times[first] - (self._first or 0) >= self._idle_ns) * rowlib.BEGUN
-        piece.flow_standing = np.where(new, standing, piece.old[FLOW, key_of_flow] & ~rowlib.CLOSED)
+        piece.flow_standing = np.where(new, standing, piece.old[FLOW, key_of_flow])
 
     def _merge(self, piece: Piece, packets: Packets, slots: Numbers) -> list[Rows]:
         """Sum the runs, give out those that are over, put each key's last one into the table."""

@@ -46,7 +46,8 @@ def transfer(total: int, seconds: int, start_s: int = 0, each_s: int = 5) -> lis
     """A steady transfer of so many octets over so many seconds."""
     times = range(start_s, start_s + seconds, each_s)
     return [
-        Sent("ehr", 64500, T0 + (t - each_s + 1) * SECOND_NS, T0 + t * SECOND_NS, total // len(times)) for t in times
+        Sent("ehr", 64500, T0 + (t - each_s + 1) * SECOND_NS, T0 + t * SECOND_NS, total // len(times))
+        for t in times
     ]
 
 
@@ -56,10 +57,17 @@ def every_rule() -> list[Rule | tuple[str, Rule]]:
     severities = [Severity.LOW, Severity.MEDIUM, Severity.HIGH, Severity.CRITICAL]
     for number, pack in enumerate(("operator", "first", "second")):
         for step, window in enumerate(("5m", "1h", "24h", "30d")):
-            over = 200 * MB * 3 ** (step + number)
+            over = 150 * MB * 3 ** (step + number)
             severity = severities[min(step + number, 3)]
             aim = ("restricted",) if step % 2 else ()
-            rules.append((pack, Rule(id=f"{pack}-{window}", over=over, window=window, severity=severity, destinations=aim)))
+            rules.append(
+                (
+                    pack,
+                    Rule(
+                        id=f"{pack}-{window}", over=over, window=window, severity=severity, destinations=aim
+                    ),
+                )
+            )
     return rules
 
 
@@ -99,10 +107,14 @@ def test_a_download_from_a_restricted_owner_is_none():
 def test_a_case_tells_the_whole_transfer_from_its_first_row():
     """Totals are those of all rows of store and destination; shares name who, how and where, most first."""
     rule = Rule(id="bulk", over=GB, window="24h")
-    detector = Detector(policy(rule, stores=[store("ehr", name="Records", contact="ward 3", subjects=9)]), None, host="db-1")
+    detector = Detector(
+        policy(rule, stores=[store("ehr", name="Records", contact="ward 3", subjects=9)]), None, host="db-1"
+    )
     made = Run(detector)
     made.take(transfer(GB // 2, 50), process="postgres", remote_country="DE", location_confidence="high")
-    made.take(transfer(2 * GB, 50, 60), process="curl", basis="same_host", remote_country=None, remote_port=8443)
+    made.take(
+        transfer(2 * GB, 50, 60), process="curl", basis="same_host", remote_country=None, remote_port=8443
+    )
     made.heard(detector.finish())
     (case,) = made.cases.values()
     traffic = case.traffic
@@ -112,7 +124,10 @@ def test_a_case_tells_the_whole_transfer_from_its_first_row():
         T0 - 4 * SECOND_NS,
         T0 + 105 * SECOND_NS,
     )
-    two = (Share(value="curl", content_octets_out=2 * GB), Share(value="postgres", content_octets_out=GB // 2))
+    two = (
+        Share(value="curl", content_octets_out=2 * GB),
+        Share(value="postgres", content_octets_out=GB // 2),
+    )
     assert traffic.processes == two
     assert [s.value for s in traffic.services] == ["tcp/8443", "tcp/443"]
     assert [s.value for s in traffic.bases] == ["same_host", "process"]
@@ -121,7 +136,12 @@ def test_a_case_tells_the_whole_transfer_from_its_first_row():
     assert [s.value for s in case.destination.networks] == ["AS64500 Example 64500"]
     assert [s.value for s in case.destination.addresses] == ["203.0.113.7"]
     assert (case.destination.address_count, case.destination.location_sources) == (1, ("example 2025-11",))
-    assert (case.store.name, case.store.contact, case.store.host, case.store.subjects) == ("Records", "ward 3", "db-1", 9)
+    assert (case.store.name, case.store.contact, case.store.host, case.store.subjects) == (
+        "Records",
+        "ward 3",
+        "db-1",
+        9,
+    )
     assert case.id == "2025-1121-01"
 
 
@@ -204,7 +224,9 @@ def test_networks_asns_and_exceptions_of_a_set():
     inside, outside = transfer(GB + 12, 60), transfer(GB - 12, 60)
     made.take(inside)
     assert {f.rule for f in made.findings.values()} == {"to-net"}
-    made.take([Sent(r.store, 64501, r.start_ns, r.end_ns, r.octets) for r in inside], **{"remote_country": "DE"})
+    made.take(
+        [Sent(r.store, 64501, r.start_ns, r.end_ns, r.octets) for r in inside], **{"remote_country": "DE"}
+    )
     assert {f.rule for f in made.findings.values()} == {"to-net", "to-asn"}
     from agent.core import address
 
@@ -243,7 +265,10 @@ def test_a_case_of_medium_severity_waits_for_a_person_when_its_traffic_has_stopp
     made = stopped()
     made.heard(made.detector.tick(T0 + 900 * HOUR_NS))
     (case,) = made.cases.values()
-    assert (case.state, [n.kind for n in made.notices]) == (CaseState.STOPPED, [NoticeKind.OPENED, NoticeKind.CLOSED])
+    assert (case.state, [n.kind for n in made.notices]) == (
+        CaseState.STOPPED,
+        [NoticeKind.OPENED, NoticeKind.CLOSED],
+    )
 
 
 def test_a_case_of_low_severity_closes_itself():
@@ -253,7 +278,10 @@ def test_a_case_of_low_severity_closes_itself():
     made.take(transfer(2 * GB, 60))
     made.heard(made.detector.tick(T0 + 2 * HOUR_NS))
     made.take(transfer(2 * GB, 60, 3 * 3600))
-    assert [(c.id[-2:], c.state) for c in made.cases.values()] == [("01", CaseState.CLOSED), ("02", CaseState.OPEN)]
+    assert [(c.id[-2:], c.state) for c in made.cases.values()] == [
+        ("01", CaseState.CLOSED),
+        ("02", CaseState.OPEN),
+    ]
 
 
 def test_traffic_that_comes_back_opens_the_stopped_case_again():

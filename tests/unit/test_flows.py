@@ -399,6 +399,15 @@ def test_time_running_backwards_loses_nothing() -> None:
     ]
 
 
+def test_a_late_packet_does_not_make_its_flow_older() -> None:
+    """After a late packet from the minute before, idle still counts from the newest packet, in whatever chunks."""
+    packets = [udp(61), udp(59), udp(75.5)]
+    mine = make()
+    found = [mine.add(columns([packet])) for packet in packets]
+    assert rows([*found, mine.flush()]) == truth(packets)
+    assert summary(run(packets), "flows", "packets_out") == [(0, 1), (1, 1), (0, 1)]
+
+
 def test_one_wrong_clock_reading_does_not_break_every_flow() -> None:
     """After one packet from the year 2106 other flows are cut once, not at every packet."""
     far = dataclasses.replace(udp(0, ELSEWHERE), time_ns=(2**32 - 1) * S)

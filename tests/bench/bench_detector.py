@@ -1,0 +1,193 @@
+"""How many enriched rows a second the detector takes on one core, beside the same sums in Python dicts.
+
+    python -m tests.bench.bench_detector [rows]
+
+Three sides, interleaved, medians of CPU time: the windows alone (keys, buckets, five rings with their bounds) on
+decoded columns; one Python dict per window, row by row; and the whole detector (admission, attribution to paths and
+details, windows, facts, addresses, ledger, delta). Every side's sums are checked against the generator's.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from agent.core import address
+from agent.core.clock import SECOND_NS
+from agent.core.flow import BatchHeader, FlowBatch, Text
+from agent.detection.detector import Detector
+from agent.detection.keys import Keys, grown
+from agent.detection.windows import WINDOWS, Ring, Window
+from agent.policy.model import Policy, Recognition, Rule, Store
+
+START_NS = 1_763_712_000 * SECOND_NS
+BATCH = 10_000
+PEER_ROWS = 500_000
+STORES, COUNTRIES, NETWORKS = 100, 60, 1500
+FIVE = (*WINDOWS.values(), Window("365d", 122, 3 * 86_400 * SECOND_NS))
+
+
+class Rows:
+    """Skewed rows over an hour: store, country, network, octets, time in seconds."""
+
+    def __init__(self, n: int) -> None:
+        random = np.random.default_rng(11)
+
+        def zipf(k: int) -> np.ndarray:
+            return np.minimum(random.zipf(1.25, n) - 1, 10**9) % k
+
+        network_of, country_of = random.integers(0, NETWORKS, 1500), random.integers(0, COUNTRIES, 1500)
+        self.n = n
+        self.store, pair = zipf(STORES), zipf(1500)
+        self.country, self.network = country_of[pair], network_of[pair]
+        self.octets = (random.pareto(1.2, n) * 1000).astype(np.int64) + 64
+        self.end_ns = START_NS + np.sort(random.integers(0, 3600 * SECOND_NS, n))
+        self.remote = address.from_v4(random.integers(2**24, 2**24 + 50_000, n).astype(np.uint32))
+
+    def batch(self, rows: slice) -> FlowBatch:
+        n = len(self.store[rows])
+        ones = np.ones(n, np.int64)
+        texts = {
+            "store": Text(self.store[rows].astype(np.int32), tuple(f"store-{i}" for i in range(STORES))),
+            "remote_country": Text(
+                self.country[rows].astype(np.int32), tuple(f"{i:02d}" for i in range(COUNTRIES))
+            ),
+            "remote_as_org": Text(
+                self.network[rows].astype(np.int32), tuple(f"Example {i}" for i in range(NETWORKS))
+            ),
+        }
+        same = {
+            "tenant": "default",
+            "remote_scope": "external",
+            "initiator": "local",
+            "basis": "process",
+            "process": "postgres",
+            "vantage": "af_packet:eth0",
+        }
+        columns = {
+            "local_address": np.repeat(address.parse(["192.0.2.1"]), n, axis=0),
+            "remote_address": self.remote[rows],
+            "local_port": ones * 40_000,
+            "remote_port": ones * 443,
+            "protocol": ones * 6,
+            "flows": ones,
+            "octets_out": self.octets[rows] + 40,
+            "packets_out": ones,
+            "octets_in": ones * 40,
+            "packets_in": ones,
+            "content_octets_out": self.octets[rows],
+            "start_ns": self.end_ns[rows] - SECOND_NS,
+            "end_ns": self.end_ns[rows],
+            "remote_asn": self.network[rows] + 64_500,
+        }
+        texts |= {name: Text.full(n, text) for name, text in same.items()}
+        return FlowBatch.build(n, {**columns, **texts}, BatchHeader(agent_id="bench"))
+
+
+def cut(n: int) -> list[slice]:
+    return [slice(i, min(i + BATCH, n)) for i in range(0, n, BATCH)]
+
+
+def windows(rows: Rows) -> int:
+    """Keys and five rings over decoded columns; gives the sum of the bounds of the longest."""
+    keys = Keys(3, 10**6)
+    rings = [Ring(window) for window in FIVE]
+    pair_of = np.zeros(0, np.int64)
+    passed = 0
+    for part in cut(rows.n):
+        ids = keys.ids([rows.store[part], rows.country[part], rows.network[part]])
+        pair_of = grown(pair_of, keys.count)
+        pair_of[:] = np.arange(len(pair_of))
+        buckets = rows.end_ns[part] // (10 * SECOND_NS)
+        low = int(buckets.min())
+        both = (buckets - low) * keys.count + ids
+        order = np.argsort(both)
+        both = both[order]
+        starts = np.flatnonzero(np.r_[True, both[1:] != both[:-1]])
+        sums = np.add.reduceat(rows.octets[part][order], starts)
+        bucket, path = np.divmod(both[starts], keys.count)
+        bucket += low
+        for ring in rings:
+            coarse = bucket // (ring.window.grain_ns // (10 * SECOND_NS))
+            ring.add_bound(path, coarse, sums, keys.count)
+            passed += int((ring.bound[path] > 10**12).sum())
+            ring.add(path, coarse, sums)
+            ring.retire(ring.window.last_due(int(rows.end_ns[part][-1]) - 120 * SECOND_NS), pair_of)
+    assert passed == 0
+    return int(rings[-1].bound.sum())
+
+
+def dicts(rows: Rows, n: int) -> int:
+    """The peer: a dict of (key, bucket) for each of five windows; gives the sum of one."""
+    columns = (rows.store, rows.country, rows.network, rows.octets, rows.end_ns)
+    lists = [column[:n].tolist() for column in columns]
+    held: list[dict[object, int]] = [{} for _ in FIVE]
+    grains = [window.grain_ns for window in FIVE]
+    start = time.process_time()
+    for store, country, network, octets, end_ns in zip(*lists, strict=True):
+        key = (store, country, network)
+        for sums, grain in zip(held, grains, strict=True):
+            place = (key, end_ns // grain)
+            if place in sums:
+                sums[place] += octets
+            else:
+                sums[place] = octets
+    dicts.seconds = time.process_time() - start  # type: ignore[attr-defined]
+    return sum(held[-1].values())
+
+
+def detector(rows: Rows, batches: list[FlowBatch]) -> tuple[int, int]:
+    """The whole core; gives the ledger's octets and those of the deltas."""
+    stores = tuple(
+        Store(id=f"store-{i}", categories=("research",), recognise=Recognition(ports=(5000 + i,)))
+        for i in range(STORES)
+    )
+    rules = tuple(("operator", Rule(id=f"r-{w}", over=10**13, window=w)) for w in WINDOWS)
+    made = Detector(Policy(stores=stores, rules=rules), None, replay=True)
+    octets = size = 0
+    for batch in batches:
+        decision = made.take(batch, int(batch["end_ns"][-1]))
+        octets += sum(row.content_octets_out for row in decision.ledger)
+        size += len(decision.delta)
+    octets += sum(row.content_octets_out for row in made.finish().ledger)
+    return octets, size
+
+
+def timed(job: Callable[[], object]) -> tuple[object, float]:
+    start = time.process_time()
+    result = job()
+    return result, time.process_time() - start
+
+
+def main() -> None:
+    n = int(sys.argv[1]) if len(sys.argv) > 1 else 3_000_000
+    rows = Rows(n)
+    few = Rows(min(n, 1_000_000))
+    batches = [few.batch(part) for part in cut(few.n)]
+    times: dict[str, list[float]] = {"windows": [], "dicts": [], "detector": []}
+    size = 0
+    for _ in range(3):
+        total, seconds = timed(lambda: windows(rows))
+        assert total == int(rows.octets.sum())
+        times["windows"].append(seconds)
+        assert dicts(rows, PEER_ROWS) == int(rows.octets[:PEER_ROWS].sum())
+        times["dicts"].append(dicts.seconds)  # type: ignore[attr-defined]
+        (total, size), seconds = timed(lambda: detector(few, batches))  # type: ignore[misc]
+        assert total == int(few.octets.sum())
+        times["detector"].append(seconds)
+    rate = {
+        "windows": n / statistics.median(times["windows"]),
+        "dicts": PEER_ROWS / statistics.median(times["dicts"]),
+        "detector": few.n / statistics.median(times["detector"]),
+    }
+    for name, value in rate.items():
+        print(f"{name:10} {value / 1e6:7.3f} M rows/s  {value / rate['dicts']:6.1f} x dicts")
+    print(f"delta      {size / few.n:7.1f} octets a row")
+
+
+if __name__ == "__main__":
+    main()
