@@ -5,7 +5,8 @@
 
 Rows go to the journal as they come, one checksummed frame per batch, and are in the kernel's hands when
 ``write_flows`` returns. A journal becomes Parquet after some minutes or rows: written beside it, synced, renamed, and
-only then is the journal removed. So a kill loses nothing: the next start turns the leftover into Parquet.
+only then is the journal removed. So a kill loses nothing: the next start turns the leftover into Parquet. A batch
+that an earlier process archived and that comes again, as in a replay that goes on, is known by its id and left out.
 Rows whose day cannot be believed (after tomorrow) stand in the folder of the null day, as Hive names it.
 """
 
@@ -30,7 +31,7 @@ from agent.core.finding import Notice
 from agent.core.flow import FlowBatch
 from agent.core.frames import claim
 from agent.core.stages import Context, SinkSettings
-from sinks.parquet import Part, Shape, day_folder, pack, seal_leftover
+from sinks.parquet import BatchId, Part, Shape, day_folder, held_by, pack, seal_leftover
 
 SYNC_EVERY_NS = 10 * SECOND_NS
 """A host that loses power loses at most so much."""
@@ -64,7 +65,7 @@ class _Held:
     """One batch's rows of one day, ready to be journalled."""
 
     folder: str
-    run: str
+    batch: BatchId
     frame: bytes
     rows: int
 
@@ -89,6 +90,8 @@ class Archive:
         self._host = host
         self._shape = Shape(settings.compression, settings.rows_per_group)
         self._parts: dict[str, Part] = {}
+        self._before: dict[tuple[str, str], set[BatchId]] = {}
+        """By folder and run: the batches that an earlier process archived there."""
         self._held: deque[_Held] = deque()
         self._held_octets = 0
         self._opened = False
@@ -178,7 +181,7 @@ class Archive:
 
     def _pieces(self, batch: FlowBatch) -> list[_Held]:
         """The batch by day, each piece packed."""
-        host, run = batch.header.host or self._host, batch.header.run_id
+        host, batch_id = batch.header.host or self._host, batch.header.batch_id
         tomorrow = self._clock.now_ns() // DAY_NS + 1
         days = batch["end_ns"] // DAY_NS
         distinct = np.unique(days)
@@ -192,20 +195,24 @@ class Archive:
             if not mask.any():
                 continue
             rows = batch if mask.all() else batch.take(mask)
-            pieces.append(_Held(day_folder(day, host), run, pack(rows), len(rows)))
+            pieces.append(_Held(day_folder(day, host), batch_id, pack(rows), len(rows)))
         return pieces
 
     def _journal(self, piece: _Held) -> None:
         folder = piece.folder
         if folder not in self._parts and len(self._parts) >= MOST_OPEN:
             folder = day_folder(None, self._host)
+        place, run = self.directory / "flows" / folder, piece.batch[1]
+        if (folder, run) not in self._before:
+            self._before[folder, run] = held_by(place, run)
+        if piece.batch in self._before[folder, run]:
+            return
         part = self._parts.get(folder)
         if part is None:
-            place = self.directory / "flows" / folder
             if not place.is_dir():
                 place.mkdir(parents=True)
                 self._forget_old_days()
-            part = self._parts[folder] = Part(place, piece.run, self._clock.monotonic_ns())
+            part = self._parts[folder] = Part(place, run, self._clock.monotonic_ns())
         part.add(piece.frame, piece.rows)
         faultpoint("archive.after_journal")
 

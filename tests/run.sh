@@ -34,7 +34,7 @@ rm -rf build dist
 python -m build --wheel --no-isolation -o dist . >/dev/null
 pip install -q --disable-pip-version-check --no-deps --target build/wheel dist/*.whl
 mkdir -p build/test
-cp -r tests pyproject.toml build/test/
+cp -r tests deploy docs README.md pyproject.toml build/test/
 python - build/wheel <<'PY'
 import pathlib, sys
 wheel = pathlib.Path(sys.argv[1])

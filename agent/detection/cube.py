@@ -83,6 +83,7 @@ class Cube:
     owners: list[OwnerFact] = field(default_factory=list)
     hits: list[dict[int, Hit]] = field(default_factory=list)
     reasons: dict[str, int] = field(default_factory=dict)
+    _pair_names: list[tuple[str, str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.use(self.book)
@@ -125,8 +126,10 @@ class Cube:
 
     def pair(self, pair: int) -> tuple[str, str, str]:
         """(tenant, store, entity) of a pair."""
-        tenant, store, entity = self.pairs.columns[:, pair].tolist()
-        return self.names.text(tenant), self.names.text(store), self.names.text(entity)
+        for new in range(len(self._pair_names), self.pairs.count):
+            tenant, store, entity = map(self.names.text, self.pairs.columns[:, new].tolist())
+            self._pair_names.append((tenant, store, entity))
+        return self._pair_names[pair]
 
     def paths_of(self, pair: int, *, before: int | None = None) -> list[int]:
         """Paths of a pair; only those with a number under ``before``."""
@@ -253,7 +256,7 @@ class Cube:
         """Take back what :meth:`state` gave."""
         self.names = Names(meta["names"])
         self.set_keys = list(meta["sets"])
-        self.pairs = Keys.of(arrays["pairs"], UNBOUNDED)
+        self.pairs, self._pair_names = Keys.of(arrays["pairs"], UNBOUNDED), []
         self.paths = Keys.of(arrays["paths"], UNBOUNDED)
         self.details = Keys.of(arrays["details"], UNBOUNDED)
         self.paths.limit, self.details.limit = PATHS, DETAILS

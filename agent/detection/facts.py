@@ -221,37 +221,30 @@ class Facts:
     def ledger(self) -> tuple[LedgerRow, ...]:
         """The rows since the last call."""
         waiting, self._waiting = self._waiting, []
-        sums: dict[tuple[Any, ...], Ints] = {}
-        detail_columns = self._cube.details.columns
-        for days, details, amounts in waiting:
-            for place, (day, detail) in enumerate(zip(days.tolist(), details.tolist(), strict=True)):
-                path, _, process, vantage = detail_columns[:4, detail].tolist()
-                key = (day, path, process, vantage)
-                before = sums.get(key)
-                sums[key] = amounts[:, place] if before is None else before + amounts[:, place]
-        rows: dict[tuple[Any, ...], Ints] = {}
-        for (day, path, process, vantage), total in sums.items():
-            full = self._ledger_key(day, path, process, vantage)
-            rows[full] = rows[full] + total if full in rows else total
-        return tuple(LedgerRow(*key, *total[: LATE + 1].tolist()) for key, total in sorted(rows.items()))
+        if not waiting:
+            return ()
+        days, details, amounts = (np.concatenate(part, axis=-1) for part in zip(*waiting, strict=True))
+        path, _, process, vantage = self._cube.details.columns[:4, details]
+        order = np.lexsort((vantage, process, path, days))
+        key = np.stack([days, path, process, vantage])[:, order]
+        starts = np.flatnonzero(np.r_[True, (key[:, 1:] != key[:, :-1]).any(axis=0)])
+        sums = np.add.reduceat(amounts[: LATE + 1, order], starts, axis=1)
+        rows: dict[tuple[Any, ...], list[int]] = {}
+        for (day, p, process_code, vantage_code), total in zip(
+            key[:, starts].T.tolist(), sums.T.tolist(), strict=True
+        ):
+            full = (day, *self._ledger_path(p, process_code), self._cube.names.text(vantage_code))
+            before = rows.get(full)
+            rows[full] = total if before is None else [a + b for a, b in zip(before, total, strict=True)]
+        return tuple(LedgerRow(*full, *total) for full, total in rows.items())
 
-    def _ledger_key(self, day: int, path: int, process: int, vantage: int) -> tuple[Any, ...]:
-        fact, names = self._cube.facts[path], self._cube.names
-        return (
-            day,
-            fact.tenant,
-            fact.store,
-            ",".join(self._cube.book.categories(fact.store)),
-            self._cube.pair(int(self._cube.pair_of[path]))[2],
-            max(fact.asn, -1),
-            fact.as_org,
-            fact.provider,
-            fact.owner,
-            fact.country,
-            names.text(process),
-            fact.initiator,
-            names.text(vantage),
-        )
+    def _ledger_path(self, path: int, process: int) -> tuple[Any, ...]:
+        """The ledger's key between the day and the vantage."""
+        fact = self._cube.facts[path]
+        tenant, store, entity = self._cube.pair(int(self._cube.pair_of[path]))
+        categories = ",".join(self._cube.book.categories(store))
+        network = (entity, max(fact.asn, -1), fact.as_org, fact.provider, fact.owner, fact.country)
+        return (tenant, store, categories, *network, self._cube.names.text(process), fact.initiator)
 
     # state
 

@@ -111,7 +111,9 @@ class Rulebook:
 
         self._owners: dict[tuple[object, ...], OwnerFact] = {}
         self._matches: dict[tuple[object, ...], dict[str, Match]] = {}
-        self._readers: dict[tuple[str, bool, str], tuple[Watch, ...]] = {}
+        self._readers: dict[tuple[str, bool, str], tuple[int, ...]] = {}
+        self._hits: dict[tuple[object, ...], dict[int, Hit]] = {}
+        """By readers, network and whether sampled: shared by all paths that agree in these."""
 
     def store(self, store_id: str) -> Store | None:
         """The register's entry."""
@@ -166,9 +168,12 @@ class Rulebook:
         who = (path.store, path.shared, path.initiator)
         readers = self._readers.get(who)
         if readers is None:
-            readers = self._readers[who] = tuple(w for w in self.watches if self._reads(w.rule, path))
-        found = {w.index: self._hit(w, path, owner) for w in readers}
-        return {index: hit for index, hit in found.items() if hit is not None}
+            readers = self._readers[who] = tuple(w.index for w in self.watches if self._reads(w.rule, path))
+        key = (readers, path.estimated, path.network)
+        if key not in self._hits:
+            found = {w.index: self._hit(w, path, owner) for w in self.watches if w.index in readers}
+            self._hits[key] = {index: hit for index, hit in found.items() if hit is not None}
+        return self._hits[key]
 
     def _hit(self, watch: Watch, path: PathFact, owner: OwnerFact) -> Hit | None:
         rule = watch.rule

@@ -19,7 +19,7 @@ from agent.detection.keys import Bools, Ints, grown
 
 BASE_NS: Final = 10 * SECOND_NS
 """The cube's bucket: a longer row is spread over several."""
-_MERGE_AT: Final = 16
+_PIECES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,64 @@ def _spread(starts: Ints, ends: Ints, amounts: Ints, window: Window, oldest: Int
     return Cells(row, bucket, each[row] * base + np.where(bucket == high[row], rest[row], 0))
 
 
+class Bucket:
+    """Amounts by path: a list of pieces, or, while it is filled, one dense column."""
+
+    __slots__ = ("_dense", "_pieces")
+
+    def __init__(self) -> None:
+        self._pieces: list[tuple[NDArray[np.int32], Ints]] = []
+        self._dense: Ints | None = None
+
+    def add(self, paths: NDArray[np.int32], amounts: Ints) -> None:
+        """Add amounts to paths, a path perhaps several times."""
+        if self._dense is None:
+            self._pieces.append((paths, amounts))
+            if len(self._pieces) >= _PIECES:
+                self._join()
+            return
+        self._dense = grown(self._dense, int(paths.max()) + 1)
+        np.add.at(self._dense, paths, amounts)
+
+    def cells(self) -> tuple[NDArray[np.int32], Ints]:
+        """Each path with its amount, in order; compacts the bucket, so call it when little more will come."""
+        if self._dense is None:
+            self._make_dense()
+        assert self._dense is not None
+        paths = np.flatnonzero(self._dense).astype(np.int32)
+        amounts = self._dense[paths]
+        self._pieces, self._dense = [(paths, amounts)] if len(paths) else [], None
+        return paths, amounts
+
+    def total(self, wanted: Bools) -> int:
+        """The sum of the wanted paths (a mask by path)."""
+        if self._dense is not None:
+            n = min(len(self._dense), len(wanted))
+            return int(self._dense[:n][wanted[:n]].sum())
+        return sum(int(amounts[wanted[paths]].sum()) for paths, amounts in self._pieces)
+
+    def _join(self) -> None:
+        """Make one of many pieces: dense if they would fill a good part of the column anyway."""
+        if sum(len(paths) for paths, _ in self._pieces) * 4 >= max(
+            int(paths.max()) for paths, _ in self._pieces
+        ):
+            self._make_dense()
+            return
+        paths = np.concatenate([p for p, _ in self._pieces])
+        amounts = np.concatenate([a for _, a in self._pieces])
+        order = np.argsort(paths)
+        paths = paths[order]
+        starts = np.flatnonzero(np.r_[True, paths[1:] != paths[:-1]])
+        self._pieces = [(paths[starts], np.add.reduceat(amounts[order], starts))]
+
+    def _make_dense(self) -> None:
+        size = max((int(paths.max()) for paths, _ in self._pieces), default=-1) + 1
+        self._dense = np.zeros(size, np.int64)
+        for paths, amounts in self._pieces:
+            np.add.at(self._dense, paths, amounts)
+        self._pieces = []
+
+
 class Ring:
     """All buckets of one window, by path; and by pair the sum of what the next evaluation may still count."""
 
@@ -111,7 +169,7 @@ class Ring:
         """By pair: at least as large as any sum of a window that is not evaluated yet."""
         self.due: int | None = None
         """The last bucket evaluated."""
-        self._buckets: dict[int, list[tuple[Ints, Ints]]] = {}
+        self._buckets: dict[int, Bucket] = {}
         self._counted: set[int] = set()
 
     def add_bound(self, pairs: Ints, buckets: Ints, amounts: Ints, pair_count: int) -> None:
@@ -130,10 +188,9 @@ class Ring:
         edges = np.flatnonzero(np.diff(buckets)) + 1
         for low, high in zip([0, *edges.tolist()], [*edges.tolist(), len(buckets)], strict=True):
             bucket = int(buckets[low])
-            chunks = self._buckets.setdefault(bucket, [])
-            chunks.append((paths[low:high].astype(np.int32), amounts[low:high]))
-            if len(chunks) >= _MERGE_AT:
-                _merge(chunks)
+            if bucket not in self._buckets:
+                self._buckets[bucket] = Bucket()
+            self._buckets[bucket].add(paths[low:high].astype(np.int32), amounts[low:high])
             if self.due is None or bucket >= self.due - self.window.n:
                 self._counted.add(bucket)
 
@@ -141,35 +198,30 @@ class Ring:
         """All buckets up to ``due`` are evaluated: let go of what no window will count again."""
         if self.due is not None and due <= self.due:
             return
+        for over in [b for b in self._buckets if (self.due is None or b > self.due) and b <= due]:
+            self._buckets[over].cells()
         self.due = due
         for bucket in [b for b in self._counted if b < due - self.window.n]:
             self._counted.remove(bucket)
-            for paths, amounts in self._buckets[bucket]:
-                np.subtract.at(self.bound, pair_of[paths], amounts)
+            paths, amounts = self._buckets[bucket].cells()
+            np.subtract.at(self.bound, pair_of[paths], amounts)
         for bucket in [b for b in self._buckets if b < due - 2 * self.window.n]:
             del self._buckets[bucket]
 
     def series(self, wanted: Bools) -> dict[int, int]:
         """Bucket -> sum over the wanted paths (a mask by path), where there is any."""
-        out: dict[int, int] = {}
-        for bucket, chunks in self._buckets.items():
-            total = sum(int(amounts[wanted[paths]].sum()) for paths, amounts in chunks)
-            if total:
-                out[bucket] = total
-        return out
+        totals = {number: bucket.total(wanted) for number, bucket in self._buckets.items()}
+        return {number: total for number, total in totals.items() if total}
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Every cell, for a snapshot: bucket, path, amount."""
-        for chunks in self._buckets.values():
-            _merge(chunks, even_one=True)
-        buckets = sorted(self._buckets)
-        sizes = [len(self._buckets[b][0][0]) for b in buckets]
-        parts = [self._buckets[b][0] for b in buckets]
+        numbers = sorted(self._buckets)
+        cells = [self._buckets[number].cells() for number in numbers]
         nothing = np.zeros(0, np.int64)
         return {
-            "bucket": np.repeat(np.array(buckets, np.int64), sizes),
-            "path": np.concatenate([p for p, _ in parts]).astype(np.int64) if parts else nothing,
-            "amount": np.concatenate([a for _, a in parts]) if parts else nothing,
+            "bucket": np.repeat(np.array(numbers, np.int64), [len(paths) for paths, _ in cells]),
+            "path": np.concatenate([nothing, *(paths for paths, _ in cells)]),
+            "amount": np.concatenate([nothing, *(amounts for _, amounts in cells)]),
         }
 
     def set_arrays(self, arrays: Mapping[str, Ints], due: int | None, pair_of: Ints, pair_count: int) -> None:
@@ -177,14 +229,3 @@ class Ring:
         self.due = due
         self.add_bound(pair_of[arrays["path"]], arrays["bucket"], arrays["amount"], pair_count)
         self.add(arrays["path"], arrays["bucket"], arrays["amount"])
-
-
-def _merge(chunks: list[tuple[Ints, Ints]], *, even_one: bool = False) -> None:
-    """Make one chunk of several, each path once and in order."""
-    if even_one or len(chunks) > 1:
-        paths = np.concatenate([p for p, _ in chunks])
-        amounts = np.concatenate([a for _, a in chunks])
-        order = np.argsort(paths)
-        paths = paths[order]
-        starts = np.flatnonzero(np.r_[True, paths[1:] != paths[:-1]])
-        chunks[:] = [(paths[starts], np.add.reduceat(amounts[order], starts))]

@@ -203,11 +203,17 @@ class _Source(io.RawIOBase):
             self.head = self.head[len(head) :]
             got = len(head)
         else:
-            # Of a pipe only what has come: a capture that still runs is read as it goes.
-            read = getattr(self.file, "readinto1", None) or self.file.readinto
-            got = read(view) if len(view) else 0
+            got = self._read(view) if len(view) else 0
         self.taken += got
         return got
+
+    def _read(self, room: memoryview) -> int:
+        if not hasattr(self.file, "read1"):
+            return int(self.file.readinto(room))
+        # Standard input: only what has come, for a capture that still runs is read as it goes. (readinto1 waits on.)
+        came = self.file.read1(len(room))
+        room[: len(came)] = came
+        return len(came)
 
 
 def _open(path: Path) -> _Source:

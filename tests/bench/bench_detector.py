@@ -4,7 +4,8 @@
 
 Three sides, interleaved, medians of CPU time: the windows alone (keys, buckets, five rings with their bounds) on
 decoded columns; one Python dict per window, row by row; and the whole detector (admission, attribution to paths and
-details, windows, facts, addresses, ledger, delta). Every side's sums are checked against the generator's.
+details, windows, facts, addresses, ledger, delta), once with the same 150,000 keys and 50,000 addresses, and once as
+one host sends: three stores, fifty networks, 2,000 addresses. Every side's sums are checked against the generator's.
 """
 
 from __future__ import annotations
@@ -32,21 +33,21 @@ FIVE = (*WINDOWS.values(), Window("365d", 122, 3 * 86_400 * SECOND_NS))
 
 
 class Rows:
-    """Skewed rows over an hour: store, country, network, octets, time in seconds."""
+    """Skewed rows over an hour: store, country, network, octets, end."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n: int, stores: int = STORES, places: int = 1500, addresses: int = 50_000) -> None:
         random = np.random.default_rng(11)
 
         def zipf(k: int) -> np.ndarray:
             return np.minimum(random.zipf(1.25, n) - 1, 10**9) % k
 
-        network_of, country_of = random.integers(0, NETWORKS, 1500), random.integers(0, COUNTRIES, 1500)
+        network_of, country_of = random.integers(0, NETWORKS, places), random.integers(0, COUNTRIES, places)
         self.n = n
-        self.store, pair = zipf(STORES), zipf(1500)
+        self.store, pair = zipf(stores), zipf(places)
         self.country, self.network = country_of[pair], network_of[pair]
         self.octets = (random.pareto(1.2, n) * 1000).astype(np.int64) + 64
         self.end_ns = START_NS + np.sort(random.integers(0, 3600 * SECOND_NS, n))
-        self.remote = address.from_v4(random.integers(2**24, 2**24 + 50_000, n).astype(np.uint32))
+        self.remote = address.from_v4(random.integers(2**24, 2**24 + addresses, n).astype(np.uint32))
 
     def batch(self, rows: slice) -> FlowBatch:
         n = len(self.store[rows])
@@ -86,6 +87,9 @@ class Rows:
         }
         texts |= {name: Text.full(n, text) for name, text in same.items()}
         return FlowBatch.build(n, {**columns, **texts}, BatchHeader(agent_id="bench"))
+
+    def batches(self) -> list[FlowBatch]:
+        return [self.batch(part) for part in cut(self.n)]
 
 
 def cut(n: int) -> list[slice]:
@@ -166,27 +170,26 @@ def timed(job: Callable[[], object]) -> tuple[object, float]:
 def main() -> None:
     n = int(sys.argv[1]) if len(sys.argv) > 1 else 3_000_000
     rows = Rows(n)
-    few = Rows(min(n, 1_000_000))
-    batches = [few.batch(part) for part in cut(few.n)]
-    times: dict[str, list[float]] = {"windows": [], "dicts": [], "detector": []}
-    size = 0
+    wide, host = Rows(300_000), Rows(1_000_000, 3, 50, 2_000)
+    whole = {"wide": (wide, wide.batches()), "host": (host, host.batches())}
+    times: dict[str, list[float]] = {"windows": [], "dicts": [], "wide": [], "host": []}
+    sizes: dict[str, float] = {}
     for _ in range(3):
         total, seconds = timed(lambda: windows(rows))
         assert total == int(rows.octets.sum())
         times["windows"].append(seconds)
         assert dicts(rows, PEER_ROWS) == int(rows.octets[:PEER_ROWS].sum())
         times["dicts"].append(dicts.seconds)  # type: ignore[attr-defined]
-        (total, size), seconds = timed(lambda: detector(few, batches))  # type: ignore[misc]
-        assert total == int(few.octets.sum())
-        times["detector"].append(seconds)
-    rate = {
-        "windows": n / statistics.median(times["windows"]),
-        "dicts": PEER_ROWS / statistics.median(times["dicts"]),
-        "detector": few.n / statistics.median(times["detector"]),
-    }
+        for name, (some, batches) in whole.items():
+            (octets, size), seconds = timed(lambda some=some, batches=batches: detector(some, batches))  # type: ignore[misc]
+            assert octets == int(some.octets.sum())
+            times[name].append(seconds)
+            sizes[name] = size / some.n
+    counts = {"windows": n, "dicts": PEER_ROWS, "wide": wide.n, "host": host.n}
+    rate = {name: counts[name] / statistics.median(taken) for name, taken in times.items()}
     for name, value in rate.items():
-        print(f"{name:10} {value / 1e6:7.3f} M rows/s  {value / rate['dicts']:6.1f} x dicts")
-    print(f"delta      {size / few.n:7.1f} octets a row")
+        delta = f"  delta {sizes[name]:5.1f} octets a row" if name in sizes else ""
+        print(f"{name:8} {value / 1e6:7.3f} M rows/s  {value / rate['dicts']:6.1f} x dicts{delta}")
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def test_a_file_has_the_schema_and_says_whose_rows_it_holds(
     assert [group.num_rows for group in groups] == [4, 4, 1]
     assert groups[0].column(0).compression == "ZSTD"
     assert json.loads(found.metadata.metadata[b"sekisho.batches"]) == [
-        {"agent": "agent", "run": "0123456789abcdef", "lane": 1, "first": 3, "last": 6, "batches": 3}
+        {"agent": "agent", "run": "0123456789abcdef", "lane": 1, "sequences": [[3, 4], [6, 6]]}
     ]
     found.close()
 
@@ -141,6 +141,32 @@ def test_a_file_appears_only_whole(make: Callable[..., Archive], clock: DataCloc
     sink.close()
 
 
+def test_a_batch_that_comes_again_after_a_restart_is_left_out(
+    make: Callable[..., Archive], tmp_path: Path
+) -> None:
+    """What an earlier process archived is known by its batch id, journal or Parquet; a batch in part is completed."""
+    both_days = batch_of(
+        [{"pid": 1, "end_ns": START_NS}, {"pid": 2, "end_ns": START_NS + DAY_NS}],
+        BatchHeader(agent_id="agent", run_id="0123456789abcdef", lane=1, sequence=7),
+    )
+    first = make()
+    first.write_flows(_batch(10, 3, sequence=3))
+    first.close()
+    killed = make()
+    killed.write_flows(_batch(20, 3, sequence=4))
+    killed.write_flows(both_days.take(slice(0, 1)))
+    for part in killed._parts.values():
+        part.leave()
+    again = make()
+    for sequence in (3, 4, 5):
+        again.write_flows(_batch((sequence - 2) * 10, 3, sequence=sequence))
+    again.write_flows(both_days)
+    again.write_flows(_batch(40, sequence=3, end_ns=START_NS).with_header(agent_id="other"))
+    again.close()
+    pids = sorted(_pids(tmp_path / "archive"))
+    assert pids == [1, 2, 10, 11, 12, 20, 21, 22, 30, 31, 32, 40]
+
+
 def test_a_leftover_of_a_killed_run_is_salvaged(make: Callable[..., Archive], tmp_path: Path) -> None:
     """The next start turns a journal that nobody holds into Parquet, cuts a torn tail, and says so."""
     killed = make()
@@ -154,7 +180,7 @@ def test_a_leftover_of_a_killed_run_is_salvaged(make: Callable[..., Archive], tm
     journal.with_name(".part-0123456789ab-000000.parquet.tmp").write_bytes(b"half a file")
     sink = make()
     with capture_logs() as logs:
-        sink.write_flows(_batch(20))
+        sink.write_flows(_batch(20, sequence=1))
     assert [(e["event"], e["rows"], e["octets_cut"]) for e in logs] == [("archive_salvaged", 10, 40)]
     assert sink.salvaged == 1
     sink.close()

@@ -18,7 +18,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.core.errors import CaptureError, DecodeError
+from agent.core.errors import CaptureError
 from collectors.packets import classic as classic_module
 from collectors.packets import files as files_module
 from collectors.packets.classic import Classic
