@@ -154,12 +154,14 @@ def load(
     *,
     environ: Mapping[str, str] | None = None,
     flags: Sequence[tuple[str, Any]] = (),
+    given: Sequence[tuple[str, Any]] = (),
 ) -> Loaded:
-    """Read the settings. ``flags`` are (dotted path, value). Raises :class:`ConfigError` with every fault found."""
+    """Read the settings. ``flags`` are (dotted path, value as YAML), from ``--set``; ``given`` are (name, value as it is),
+    from flags of their own, and win over everything. Raises :class:`ConfigError` with every fault found."""
     environ = os.environ if environ is None else environ
     if file is None:
         named = environ.get(PREFIX + "CONFIG")
-        file = Path(named) if named else next((f for f in default_config_files() if f.is_file()), None)
+        file = Path(named) if named else next(filter(_is_there, default_config_files()), None)
     document = read(file) if file is not None else None
     data: dict[str, Any] = {}
     origins: dict[str, str] = {}
@@ -170,9 +172,9 @@ def load(
         _resolve_paths(data, Path(file).parent if file else Path())
         for path in _leaves(data):
             origins[".".join(path)] = f"{file}:{document.line_of(path)}"
-    for path, value, origin in (*_environment(environ), *_flagged(flags)):
+    for path, value, origin in (*_environment(environ), *_flagged(flags), *_given(given)):
         _put(data, path, value, origin)
-        for leaf in _leaves(value) if isinstance(value, dict) else [()]:
+        for leaf in list(_leaves(value)) or [()] if isinstance(value, dict) else [()]:
             origins[".".join((*path, *leaf))] = origin
     return _checked(data, origins, document, file)
 
@@ -231,7 +233,16 @@ def _origin(origins: Mapping[str, str], path: Sequence[str]) -> str:
     for length in range(len(path), 0, -1):
         if found := origins.get(".".join(path[:length])):
             return found
-    return ""
+    below = ".".join(path) + "."
+    return next((origin for key, origin in origins.items() if key.startswith(below)), "")
+
+
+def _is_there(file: Path) -> bool:
+    """Whether it is a file; one in a folder that this user may not enter is another user's."""
+    try:
+        return file.is_file()
+    except OSError:
+        return False
 
 
 def _copy(value: Any) -> Any:
@@ -270,6 +281,11 @@ def _flagged(flags: Sequence[tuple[str, Any]]) -> Iterator[tuple[tuple[str, ...]
         path = tuple(dotted.split("."))
         origin = f"--set {dotted}"
         yield path, _yaml_value(value, origin, path) if isinstance(value, str) else value, origin
+
+
+def _given(given: Sequence[tuple[str, Any]]) -> Iterator[tuple[tuple[str, ...], Any, str]]:
+    for name, value in given:
+        yield (name,), value, "--" + name.replace("_", "-")
 
 
 def _yaml_value(text: str, origin: str, path: tuple[str, ...]) -> Any:

@@ -5,6 +5,7 @@ Human-readable on a terminal, JSON lines elsewhere; always to standard error or 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from pathlib import Path
@@ -13,6 +14,23 @@ from typing import TextIO, cast
 import structlog
 
 Log = structlog.typing.FilteringBoundLogger
+
+
+class _Unfailing:
+    """A stream whose faults stop nobody: on a full disk the program's work matters more than its log."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write if that is possible."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flush if that is possible."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def configure(*, level: int = logging.INFO, file: Path | None = None) -> None:
@@ -32,7 +50,7 @@ def configure(*, level: int = logging.INFO, file: Path | None = None) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Unfailing(stream))),
         cache_logger_on_first_use=False,
     )
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import stat
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from agent.core.accounts import Accounts
 from agent.core.address import SPECIAL_SCOPES, Network, NetworkSet
 from agent.core.clock import SECOND_NS
 from agent.core.errors import CaptureError, SekishoError
-from agent.core.flow import BatchHeader, FlowBatch
+from agent.core.flow import BatchHeader, FlowBatch, concat
 from agent.core.stages import CollectorSettings, Context
 from agent.policy.model import NetworkField, Policy
 from collectors.packets.decode import Decoded
@@ -31,6 +32,8 @@ from collectors.packets.links import NO_LOSS
 from collectors.packets.odd import decode_any, merge
 from collectors.packets.packet import Packets
 
+_LONG_AGO = -(1 << 62)
+_PEEK = 1 << 16
 _OWN_SCOPES = ("loopback", "link_local", "private", "shared")
 
 
@@ -39,7 +42,7 @@ class Settings(CollectorSettings):
 
     files: tuple[Path, ...] = Field(
         min_length=1,
-        description="Captures (pcap, pcapng; .gz, .xz, .zst), in this order; - is standard input",
+        description="Captures (pcap, pcapng; .gz, .xz, .zst); - is standard input",
     )
     local: tuple[NetworkField, ...] = Field(
         (),
@@ -67,6 +70,15 @@ def own_networks(policy: Policy | None) -> tuple[Network | str, ...]:
     return (
         special + tuple(network for site in policy.sites for network in site.networks) if policy else special
     )
+
+
+class _Reading:
+    """A file that is being read: ``rows`` gives what each chunk ended, ``clock_ns`` is the time of its newest frame."""
+
+    def __init__(self, file: CaptureFile, rows: Callable[[_Reading], Generator[FlowBatch]]) -> None:
+        self.file = file
+        self.clock_ns = _LONG_AGO
+        self.rows = rows(self)
 
 
 @dataclass(slots=True)
@@ -99,13 +111,14 @@ class Pcap:
     ) -> None:
         self._settings, self._local, self._accounts, self._host = settings, local, accounts, host
         self._chunk = chunk_octets
-        self._reading: CaptureFile | None = None
+        self._reading: list[_Reading] = []
         self._read_before = 0
         self._total: int | None = None
         self.seen = Seen()
 
     def collect(self, stop: threading.Event) -> Iterator[FlowBatch]:
-        """Rows of every file in turn; blocks on reading.
+        """Rows of every file; blocks on reading. Files that overlap in time are read side by side, the least first,
+        and their rows yielded in one order of time; others one after another, whatever the order given.
 
         A file with a fault is read up to it: rows of all whole records before it are yielded, then the other files are
         read, and the fault is raised last (:class:`~agent.core.errors.CaptureError` or
@@ -114,24 +127,22 @@ class Pcap:
         """
         faults: list[SekishoError] = []
         self._total = _total(self._settings.files)
-        for path in self._settings.files:
-            if stop.is_set():
-                break
-            file = self._reading = CaptureFile(path, chunk_octets=self._chunk)
-            table = self._table(file)
-            try:
-                with closing(file.frames()) as chunks:
-                    for frames in chunks:
-                        yield self._headed(table.add(self._packets(frames)), file)
-                        if stop.is_set():
-                            break
-            except SekishoError as fault:
-                faults.append(fault)
-            yield self._headed(table.flush(), file)
-            if file.torn != (0, 0):
-                self._accounts.lose_frames("torn_tail", *file.torn)
-            self._read_before += file.read_octets
-            self._reading = None
+        waiting = deque(_by_beginning(self._settings.files))
+        held: list[FlowBatch] = []
+        try:
+            while self._reading or (waiting and not stop.is_set()):
+                while waiting and (not self._reading or waiting[0][0] <= self._least().clock_ns):
+                    self._reading.append(self._open(waiting.popleft()[1], stop, faults))
+                reading = self._least()
+                rows = next(reading.rows, None)
+                if rows is None:
+                    self._read_before += reading.file.read_octets
+                    self._reading.remove(reading)
+                    rows = FlowBatch.empty()
+                yield self._headed(self._in_turn(held, rows), reading.file)
+        finally:
+            for reading in self._reading:
+                reading.rows.close()
         if len(faults) == 1:
             raise faults[0]
         if faults:
@@ -141,7 +152,48 @@ class Pcap:
         """(octets of the files as they lie read, octets in all); None where standard input or a pipe is among them."""
         if self._total is None:
             return None
-        return self._read_before + (self._reading.read_octets if self._reading else 0), self._total
+        return self._read_before + sum(r.file.read_octets for r in self._reading), self._total
+
+    def _least(self) -> _Reading:
+        return min(self._reading, key=lambda reading: reading.clock_ns)
+
+    def _in_turn(self, held: list[FlowBatch], rows: FlowBatch) -> FlowBatch:
+        """The rows that may go: all if one file is read, else those that every file being read has passed."""
+        if not held and len(self._reading) <= 1:
+            return rows
+        joined = concat([batch for batch in (*held, rows) if len(batch)])
+        held.clear()
+        if len(self._reading) <= 1:
+            return joined
+        ready = joined["end_ns"] <= self._least().clock_ns
+        if not ready.all():
+            held.append(joined.take(~ready))
+        return joined.take(ready)
+
+    def _open(self, path: Path, stop: threading.Event, faults: list[SekishoError]) -> _Reading:
+        return _Reading(
+            CaptureFile(path, chunk_octets=self._chunk), lambda reading: self._rows(reading, stop, faults)
+        )
+
+    def _rows(
+        self, reading: _Reading, stop: threading.Event, faults: list[SekishoError]
+    ) -> Generator[FlowBatch]:
+        """Rows of one file, a chunk at a time."""
+        file = reading.file
+        table = self._table(file)
+        try:
+            with closing(file.frames()) as chunks:
+                for frames in chunks:
+                    if len(frames):
+                        reading.clock_ns = int(frames.time_ns[-1])
+                    yield table.add(self._packets(frames))
+                    if stop.is_set():
+                        break
+        except SekishoError as fault:
+            faults.append(fault)
+        yield table.flush()
+        if file.torn != (0, 0):
+            self._accounts.lose_frames("torn_tail", *file.torn)
 
     def _table(self, file: CaptureFile) -> FlowTable:
         return FlowTable(
@@ -195,6 +247,23 @@ def _decode_link(
         frames.interface if isinstance(frames.interface, int) else frames.interface[rows],
         frames.sent if frames.sent is None else frames.sent[rows],
     )
+
+
+def _by_beginning(paths: Sequence[Path]) -> list[tuple[int, Path]]:
+    """Each file with the time of its first frame, oldest first; what cannot tell beforehand is read at once."""
+    if len(paths) == 1:
+        return [(_LONG_AGO, paths[0])]
+    return sorted(((_beginning(path), path) for path in paths), key=lambda item: item[0])
+
+
+def _beginning(path: Path) -> int:
+    if not path.is_file():
+        return _LONG_AGO
+    try:
+        with closing(CaptureFile(path, chunk_octets=_PEEK).frames()) as chunks:
+            return next((int(frames.time_ns[0]) for frames in chunks if len(frames)), _LONG_AGO)
+    except SekishoError:
+        return _LONG_AGO
 
 
 def _total(files: tuple[Path, ...]) -> int | None:

@@ -134,7 +134,11 @@ def _turn(journal: Path, shape: Shape) -> int:
 def _write(journal: Path, target: Path, shape: Shape) -> int:
     rows = 0
     taken: dict[tuple[str, str, int], list[int]] = {}
-    with pq.ParquetWriter(target, wire.arrow_schema(), compression=shape.compression) as writer:
+    # Given a path, Arrow expands ~ in it and takes it for UTF-8.
+    with (
+        target.open("wb") as file,
+        pq.ParquetWriter(file, wire.arrow_schema(), compression=shape.compression) as writer,
+    ):
         for group in _groups(batches(journal), shape.rows_per_group, taken):
             writer.write_table(_table(group), row_group_size=shape.rows_per_group)
             rows += len(group)
@@ -191,7 +195,8 @@ def held_by(folder: Path, run: str) -> set[BatchId]:
     held: set[BatchId] = set()
     for file in folder.glob(f"{_stem(run)}-*.parquet"):
         try:
-            told = (pq.read_metadata(file).metadata or {}).get(_BATCHES, b"[]")
+            with file.open("rb") as opened:
+                told = (pq.read_metadata(opened).metadata or {}).get(_BATCHES, b"[]")
             for part in json.loads(told):
                 for first, last in part["sequences"] if part["run"] == run else ():
                     held |= {(part["agent"], run, part["lane"], n) for n in range(first, last + 1)}

@@ -1,4 +1,4 @@
-"""Skips that say why, and no skips at all where SEKISHO_NO_SKIP is set (but for data that others made)."""
+"""Skips that say why, and no skips at all where TESTS_NO_SKIP is set (but for data that others made)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ settings.register_profile(
 )
 settings.load_profile("house")
 
-NO_SKIP = bool(os.environ.get("SEKISHO_NO_SKIP"))
+NO_SKIP = bool(os.environ.get("TESTS_NO_SKIP"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

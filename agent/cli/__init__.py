@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import io
 import os
 import sys
 import tempfile
@@ -126,7 +127,7 @@ def main(arguments: list[str] | None = None) -> Any:
 
     Nobody ever sees a traceback: a defect of ours is said in one line and its details are put into a file.
     """
-    _open_closed_streams()
+    _ready_streams()
     try:
         code = cli.main(args=arguments, prog_name="sekisho", standalone_mode=False)
         sys.stdout.flush()
@@ -151,8 +152,10 @@ def _said(error: BaseException) -> int:
         _say(str(error))
     elif isinstance(error, MemoryError):
         _say("out of memory: give it more, or lower max_flows of the collector")
+    elif isinstance(error, UnicodeError):
+        _say("a path or an argument is no text in this locale; set LC_ALL=C.UTF-8, and name files in UTF-8")
     elif isinstance(error, OSError) and error.errno in _OF_THE_HOST:
-        _say(f"{error.filename or 'a file or standard output'}: {_OF_THE_HOST[error.errno]}")
+        _say(f"{error.filename or 'output'}: {_OF_THE_HOST[error.errno]}")
     else:
         _say(f"a defect of ours ({type(error).__name__}: {error}); {_kept(error)}")
     return EXIT_ERROR
@@ -187,8 +190,10 @@ def _flushed(code: int) -> int:
     return code
 
 
-def _open_closed_streams() -> None:
-    """Give a standard stream that was handed over closed somewhere to go, so that no file of ours takes its number."""
+def _ready_streams() -> None:
+    """Give a standard stream that was handed over closed somewhere to go, so that no file of ours takes its number;
+    and let no text fail because the locale has no letters for it.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             nowhere = os.open(os.devnull, os.O_RDWR)
@@ -196,3 +201,6 @@ def _open_closed_streams() -> None:
                 os.dup2(nowhere, number)
                 os.close(nowhere)
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8"))  # noqa: PTH123, SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -109,7 +109,7 @@ def show(options: Options, case_id: str, as_json: bool, language: str | None) ->
 @click.pass_obj
 def ack(options: Options, case_id: str, note: str, who: str) -> None:
     """Acknowledge a case: a person has it."""
-    with _state(options.load().settings) as state:
+    with _state(options.load().settings, acting=True) as state:
         action = state.cases.acknowledge(case_id, who, note)
     click.echo(f"{action.case_id} acknowledged by {who}")
 
@@ -124,14 +124,15 @@ def ack(options: Options, case_id: str, note: str, who: str) -> None:
 @click.pass_obj
 def close(options: Options, case_id: str, verdict: str, note: str, who: str) -> None:
     """Close a case. Traffic that goes on, or begins again, opens a new one."""
-    with _state(options.load().settings) as state:
+    with _state(options.load().settings, acting=True) as state:
         action = state.cases.close(case_id, who, note, Verdict(verdict))
     click.echo(f"{action.case_id} closed by {who}: {verdict}")
 
 
-def _state(settings: Settings) -> AbstractContextManager[State]:
-    """The state beside a program that may be running."""
-    return closing(State.open(settings.state_dir / "state.db", clock=SystemClock(), read_only=True))
+def _state(settings: Settings, *, acting: bool = False) -> AbstractContextManager[State]:
+    """The state beside a program that may be running; ``acting``: a person does something about a case."""
+    path = settings.state_dir / "state.db"
+    return closing(State.open(path, clock=SystemClock(), people=acting, read_only=not acting))
 
 
 def _as_notice(case: Case) -> Notice:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ctypes.util
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 import socket
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -110,11 +110,14 @@ def _capture() -> Line:
 def _state_dir(settings: config.Settings) -> Line:
     directory = settings.state_dir
     parent = next((p for p in (directory, *directory.parents) if p.exists()), Path("/"))
-    if not os.access(parent, os.W_OK):
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
         return Line(
             "state",
             "missing",
-            f"{directory} cannot be written",
+            f"{directory} cannot be written: {error.strerror}",
             "run as root, or set state_dir to a folder of your own",
         )
     usage = shutil.disk_usage(parent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ class Options:
     """The options before the command's name."""
 
     config_file: Path | None
-    flags: tuple[tuple[str, Any], ...]
+    flags: tuple[tuple[str, str], ...]
+    state_dir: Path | None
     verbose: bool
 
     @classmethod
@@ -34,15 +36,16 @@ class Options:
         cls, config_file: str | None, flags: Sequence[str], state_dir: str | None, verbose: bool
     ) -> Options:
         """From what click read. Raises ``click.UsageError``."""
-        pairs: list[tuple[str, Any]] = []
+        pairs: list[tuple[str, str]] = []
         for flag in flags:
             name, sign, value = flag.partition("=")
             if not sign or not name:
                 raise click.UsageError(f"--set {flag}: expected NAME=VALUE, such as --set language=ja")
             pairs.append((name, value))
-        if state_dir is not None:
-            pairs.append(("state_dir", str(Path(state_dir).expanduser().absolute())))
-        return cls(Path(config_file) if config_file else None, tuple(pairs), verbose)
+        if state_dir == "":
+            raise click.UsageError("--state-dir is empty; expected a folder")
+        folder = None if state_dir is None else Path(state_dir).expanduser().absolute()
+        return cls(Path(config_file) if config_file else None, tuple(pairs), folder, verbose)
 
     def level(self, usual: int) -> int:
         """The level from which logs are shown: ``usual``, or everything with --verbose."""
@@ -51,7 +54,8 @@ class Options:
     def load(self, *more: tuple[str, Any]) -> config.Loaded:
         """The settings in force; ``more`` wins over everything. Raises :class:`agent.core.errors.ConfigError`."""
         logs.configure(level=self.level(logging.WARNING))
-        return config.load(self.config_file, flags=(*self.flags, *more))
+        folder = () if self.state_dir is None else (("state_dir", self.state_dir),)
+        return config.load(self.config_file, flags=self.flags, given=(*folder, *more))
 
 
 def example(name: str) -> str:
@@ -65,9 +69,21 @@ class _Console(Console):
         raise BrokenPipeError
 
 
+PIPED_WIDTH = 200
+"""Columns where nobody says how wide the paper is: rows in a pipe or a file are not folded at 80."""
+LEAST_WIDTH = 40
+"""Narrower than this a table would show nothing at all."""
+
+
 def console(*, err: bool = False) -> Console:
-    """A console that honours NO_COLOR, pipes and the terminal's width."""
-    return _Console(stderr=err, highlight=False, soft_wrap=not (sys.stderr if err else sys.stdout).isatty())
+    """A console that honours NO_COLOR, COLUMNS, pipes and the terminal's width."""
+    piped = not (sys.stderr if err else sys.stdout).isatty()
+    made = _Console(stderr=err, highlight=False, soft_wrap=piped)
+    if piped and not os.environ.get("COLUMNS"):
+        made.width = PIPED_WIDTH
+    elif made.width < LEAST_WIDTH:
+        made.width = LEAST_WIDTH
+    return made
 
 
 def table(columns: Iterable[str | tuple[str, str]], *, title: str | None = None) -> Table:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic import ValidationError
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from agent import config
@@ -27,6 +28,7 @@ from agent.core.errors import StateError
 from agent.core.finding import Case, Severity
 from agent.core.stages import Collector, Sink
 from agent.detection.decision import Decision
+from agent.policy.faults import faults_of
 from agent.runtime import Runtime
 from collectors.pcap import Settings as PcapSettings
 from sinks.archive import Settings as ArchiveSettings
@@ -97,7 +99,11 @@ def command(
     often they are replayed. No rights are needed.
     """
     if sample:
-        raise SystemExit(replay_sample(options, as_json=as_json, quiet=quiet, fail_on=fail_on))
+        if files or policies or overrides or local or host:
+            raise click.UsageError(
+                "--sample brings its own capture, policy, overrides and host; name no others"
+            )
+        raise SystemExit(replay_sample(options, state=state, as_json=as_json, quiet=quiet, fail_on=fail_on))
     if not files:
         raise click.UsageError("name at least one capture, or --sample")
     request = Replay(options, files, policies, overrides, local, host, state, fail_on, as_json, quiet)
@@ -105,7 +111,12 @@ def command(
 
 
 def replay_sample(
-    options: Options, *, as_json: bool = False, quiet: bool = False, fail_on: str | None = None
+    options: Options,
+    *,
+    state: Path | None = None,
+    as_json: bool = False,
+    quiet: bool = False,
+    fail_on: str | None = None,
 ) -> int:
     """Replay the bundled capture under its own policy. Returns the exit code."""
     with ExitStack() as stack:
@@ -117,7 +128,7 @@ def replay_sample(
             (folder / "overrides.yaml",),
             (),
             "db-01",
-            None,
+            state,
             fail_on,
             as_json,
             quiet,
@@ -188,9 +199,16 @@ class Replay:
             extra_sinks=sinks,
             on_decision=self._hear,
         )
-        settings = PcapSettings.model_validate({"files": self.files, "local": self.local})
+        settings = self._collector()
         run.build_collectors = lambda context: _one(settings.build(context))
         return run
+
+    def _collector(self) -> PcapSettings:
+        try:
+            return PcapSettings.model_validate({"files": self.files, "local": self.local})
+        except ValidationError as error:
+            said = "; ".join(fault.message for fault in faults_of(error, None, PcapSettings))
+            raise click.UsageError(f"--local: {said}") from None
 
     def _run_id(self, loaded: config.Loaded) -> str:
         """Equal for equal input seen in the same way, so that a replay that was cut off goes on where it stopped.

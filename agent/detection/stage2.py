@@ -16,7 +16,7 @@ from agent.detection.cube import Cube, Placed
 from agent.detection.episodes import Emit, Episode, Feed, Track
 from agent.detection.keys import Ints, grown
 from agent.detection.rules import Watch
-from agent.detection.windows import BASE_NS, WINDOWS, Cells, Ring, cells_of
+from agent.detection.windows import BASE_NS, WINDOWS, Parts, Ring, cells_of, summed
 
 _NEVER: Final = 2**62
 RULE_GONE: Final = "rule_gone"
@@ -40,12 +40,12 @@ class Stage2:
         if step.rows:
             self._learn(range(known_paths, self._cube.paths.count))
             touched = np.unique(placed.pair)
-            base = _base_cells(step, placed)
+            base = _base_parts(step, placed)
             for name, ring in self.rings.items():
-                cells, paths = self._cells(step, placed, ring, base)
-                ring.add_bound(self._cube.pair_of[paths], cells.bucket, cells.amount, self._cube.pairs.count)
+                parts = self._parts(step, placed, ring, base)
+                ring.add_bound(parts, self._cube.pair_of[parts.paths], self._cube.pairs.count)
                 self._watch(name, touched, known_paths)
-                ring.add(paths, cells.bucket, cells.amount)
+                ring.add(parts)
             self._feed(step, placed, touched, emit)
         self.pass_to(watermark_ns, emit)
 
@@ -66,17 +66,18 @@ class Stage2:
 
     # rings
 
-    def _cells(self, step: Step, placed: Placed, ring: Ring, base: Cells | None) -> tuple[Cells, Ints]:
-        """Cells of a ring and their paths. Without long or very old rows they are made of the base buckets' sums."""
+    def _parts(self, step: Step, placed: Placed, ring: Ring, base: Parts | None) -> Parts:
+        """What a ring takes. Without long or very old rows it is made of the base buckets' sums."""
         oldest = self._oldest(step, ring)
-        if base is not None and int(base.bucket[0]) * BASE_NS // ring.window.grain_ns >= int(oldest.max()):
-            factor = ring.window.grain_ns // BASE_NS
-            return Cells(base.row, base.bucket // factor, base.amount), base.row
+        if base is not None:
+            parts = base.coarser(ring.window.grain_ns // BASE_NS)
+            if parts.numbers[0] >= int(oldest.max()):
+                return parts
         arrays = step.arrays
         cells = cells_of(
             arrays["start_ns"], arrays["end_ns"], arrays["content_octets_out"], ring.window, oldest
         )
-        return cells, placed.path[cells.row]
+        return Parts.of(cells.bucket, placed.path[cells.row], cells.amount)
 
     @staticmethod
     def _oldest(step: Step, ring: Ring) -> Ints:
@@ -239,20 +240,13 @@ class Stage2:
                 self.tracks[key].episodes.append(episode)
 
 
-def _base_cells(step: Step, placed: Placed) -> Cells | None:
-    """Sums by base bucket and path (in ``row``), buckets in order; None if a row is longer than a bucket."""
+def _base_parts(step: Step, placed: Placed) -> Parts | None:
+    """Sums by base bucket and path; None if a row is longer than a bucket."""
     starts, ends = step.arrays["start_ns"], step.arrays["end_ns"]
     if (ends - starts > BASE_NS).any():
         return None
     buckets = ends // BASE_NS
-    low = int(buckets.min())
     width = int(placed.path.max()) + 1
-    if (int(buckets.max()) - low + 1) * width >= _NEVER:
+    if (int(buckets.max()) - int(buckets.min()) + 1) * width >= _NEVER:
         return None
-    both = (buckets - low) * width + placed.path
-    order = np.argsort(both)
-    both = both[order]
-    starts_at = np.flatnonzero(np.r_[True, both[1:] != both[:-1]])
-    sums = np.add.reduceat(step.arrays["content_octets_out"][order], starts_at)
-    bucket, path = np.divmod(both[starts_at], width)
-    return Cells(path, bucket + low, sums)
+    return summed(buckets, placed.path, step.arrays["content_octets_out"], width)

@@ -7,7 +7,7 @@ that is evaluated, so that late rows can be judged against whole windows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from agent.detection.keys import Bools, Ints, grown
 BASE_NS: Final = 10 * SECOND_NS
 """The cube's bucket: a longer row is spread over several."""
 _PIECES: Final = 16
+_FEW: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,62 @@ def _spread(starts: Ints, ends: Ints, amounts: Ints, window: Window, oldest: Int
     return Cells(row, bucket, each[row] * base + np.where(bucket == high[row], rest[row], 0))
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Amounts by path, one stretch for each bucket, buckets in order."""
+
+    numbers: list[int]
+    edges: list[int]
+    """One more than ``numbers``: where each stretch begins, and the end."""
+    paths: NDArray[np.int32]
+    amounts: Ints
+
+    @classmethod
+    def of(cls, buckets: Ints, paths: Ints, amounts: Ints) -> Parts:
+        """Sorted by bucket, where they are not."""
+        if not (buckets[1:] >= buckets[:-1]).all():
+            order = np.argsort(buckets)
+            buckets, paths, amounts = buckets[order], paths[order], amounts[order]
+        starts = np.flatnonzero(np.r_[True, buckets[1:] != buckets[:-1]]) if len(buckets) else buckets
+        edges = [*starts.tolist(), len(buckets)]
+        return cls(buckets[starts].tolist(), edges, paths.astype(np.int32), amounts)
+
+    def coarser(self, factor: int) -> Parts:
+        """The same in a grain that is ``factor`` times as long."""
+        if factor == 1:
+            return self
+        numbers = [number // factor for number in self.numbers]
+        kept = [i for i, number in enumerate(numbers) if i == 0 or number != numbers[i - 1]]
+        edges = [*(self.edges[i] for i in kept), self.edges[-1]]
+        return Parts([numbers[i] for i in kept], edges, self.paths, self.amounts)
+
+    def stretches(self) -> Iterator[tuple[int, slice]]:
+        """(bucket, where its stretch is)."""
+        for number, low, high in zip(self.numbers, self.edges, self.edges[1:], strict=False):
+            yield number, slice(low, high)
+
+
+def summed(buckets: Ints, paths: Ints, amounts: Ints, width: int) -> Parts:
+    """Sums by bucket and path. Every path is under ``width``; buckets times width fit 62 bits."""
+    low = int(buckets.min())
+    both = (buckets - low) * width + paths
+    order = np.argsort(both)
+    both = both[order]
+    starts = np.flatnonzero(np.r_[True, both[1:] != both[:-1]])
+    sums = np.add.reduceat(amounts[order], starts)
+    both = both[starts]
+    last = int(both[-1]) // width
+    firsts = np.searchsorted(both, np.arange(last + 2) * width) if last < _FEW else None
+    if firsts is None:
+        bucket, path = np.divmod(both, width)
+        return Parts.of(bucket + low, path, sums)
+    number = [i for i in range(last + 1) if firsts[i] < firsts[i + 1]]
+    for i in number:
+        both[firsts[i] : firsts[i + 1]] -= i * width
+    edges = [*(int(firsts[i]) for i in number), len(both)]
+    return Parts([low + i for i in number], edges, both.astype(np.int32), sums)
+
+
 class Bucket:
     """Amounts by path: a list of pieces, or, while it is filled, one dense column."""
 
@@ -121,8 +178,12 @@ class Bucket:
         self._dense = grown(self._dense, int(paths.max()) + 1)
         np.add.at(self._dense, paths, amounts)
 
+    def pieces(self) -> list[tuple[NDArray[np.int32], Ints]]:
+        """All of it; gives up the dense column, so call it when little more will come."""
+        return [self.cells()] if self._dense is not None else self._pieces
+
     def cells(self) -> tuple[NDArray[np.int32], Ints]:
-        """Each path with its amount, in order; compacts the bucket, so call it when little more will come."""
+        """Each path with its amount, in order."""
         if self._dense is None:
             self._make_dense()
         assert self._dense is not None
@@ -172,39 +233,37 @@ class Ring:
         self._buckets: dict[int, Bucket] = {}
         self._counted: set[int] = set()
 
-    def add_bound(self, pairs: Ints, buckets: Ints, amounts: Ints, pair_count: int) -> None:
-        """Raise the bounds by what is about to be added."""
+    def add_bound(self, parts: Parts, pairs: Ints, pair_count: int) -> None:
+        """Raise the bounds by what is about to be added; ``pairs`` of the parts' paths."""
         self.bound = grown(self.bound, pair_count)
-        counted = slice(None) if self.due is None else buckets >= self.due - self.window.n
-        np.add.at(self.bound, pairs[counted], amounts[counted])
+        for number, stretch in parts.stretches():
+            if self._counts(number):
+                np.add.at(self.bound, pairs[stretch], parts.amounts[stretch])
 
-    def add(self, paths: Ints, buckets: Ints, amounts: Ints) -> None:
+    def add(self, parts: Parts) -> None:
         """Put amounts into their buckets."""
-        if not len(buckets):
-            return
-        if not (buckets[1:] >= buckets[:-1]).all():
-            order = np.argsort(buckets)
-            paths, buckets, amounts = paths[order], buckets[order], amounts[order]
-        edges = np.flatnonzero(np.diff(buckets)) + 1
-        for low, high in zip([0, *edges.tolist()], [*edges.tolist(), len(buckets)], strict=True):
-            bucket = int(buckets[low])
-            if bucket not in self._buckets:
-                self._buckets[bucket] = Bucket()
-            self._buckets[bucket].add(paths[low:high].astype(np.int32), amounts[low:high])
-            if self.due is None or bucket >= self.due - self.window.n:
-                self._counted.add(bucket)
+        for number, stretch in parts.stretches():
+            if number not in self._buckets:
+                self._buckets[number] = Bucket()
+            self._buckets[number].add(parts.paths[stretch], parts.amounts[stretch])
+            if self._counts(number):
+                self._counted.add(number)
+
+    def _counts(self, number: int) -> bool:
+        """Whether a window that is not evaluated yet holds this bucket."""
+        return self.due is None or number >= self.due - self.window.n
 
     def retire(self, due: int, pair_of: Ints) -> None:
         """All buckets up to ``due`` are evaluated: let go of what no window will count again."""
         if self.due is not None and due <= self.due:
             return
         for over in [b for b in self._buckets if (self.due is None or b > self.due) and b <= due]:
-            self._buckets[over].cells()
+            self._buckets[over].pieces()
         self.due = due
         for bucket in [b for b in self._counted if b < due - self.window.n]:
             self._counted.remove(bucket)
-            paths, amounts = self._buckets[bucket].cells()
-            np.subtract.at(self.bound, pair_of[paths], amounts)
+            for paths, amounts in self._buckets[bucket].pieces():
+                np.subtract.at(self.bound, pair_of[paths], amounts)
         for bucket in [b for b in self._buckets if b < due - 2 * self.window.n]:
             del self._buckets[bucket]
 
@@ -227,5 +286,6 @@ class Ring:
     def set_arrays(self, arrays: Mapping[str, Ints], due: int | None, pair_of: Ints, pair_count: int) -> None:
         """Take back what :meth:`arrays` gave."""
         self.due = due
-        self.add_bound(pair_of[arrays["path"]], arrays["bucket"], arrays["amount"], pair_count)
-        self.add(arrays["path"], arrays["bucket"], arrays["amount"])
+        parts = Parts.of(arrays["bucket"], arrays["path"], arrays["amount"])
+        self.add_bound(parts, pair_of[parts.paths], pair_count)
+        self.add(parts)

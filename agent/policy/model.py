@@ -22,6 +22,8 @@ _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40, "pi": 2**50}
 _SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([kmgtp]i?)?\s*(?:b|bytes?|octets?)?\s*$", re.IGNORECASE)
 _SPAN = re.compile(r"^\s*(\d+)\s*(s|m|h|d)\s*$")
 _SPAN_NS = {"s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
+_MOST_DAYS = 36_500
+_MOST_OCTETS = 10**18
 
 
 def octets(value: Any) -> int:
@@ -30,21 +32,30 @@ def octets(value: Any) -> int:
         size = value
     elif isinstance(value, str) and (match := _SIZE.match(value)):
         unit = (match[2] or "").lower()
-        size = int(float(match[1]) * (_BINARY.get(unit) or _DECIMAL[unit]))
+        exact = float(match[1]) * (_BINARY.get(unit) or _DECIMAL[unit])
+        size = int(min(exact, 2 * _MOST_OCTETS))
     else:
         raise ValueError("expected a size such as 500 MB, 1.5 GB or 2 GiB")
     if size < 0:
         raise ValueError("a size is not negative")
+    if size > _MOST_OCTETS:
+        raise ValueError("a size is at most 1000 PB")
     return size
 
 
 def duration_ns(value: Any) -> int:
     """A span such as ``90s``, ``5m``, ``24h`` or ``30d`` as nanoseconds. Raises ``ValueError``."""
     if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, str) and (match := _SPAN.match(value)):
-        return int(match[1]) * _SPAN_NS[match[2]]
-    raise ValueError("expected a span such as 90s, 5m, 24h or 30d")
+        span_ns = value
+    elif isinstance(value, str) and (match := _SPAN.match(value)):
+        span_ns = int(match[1][:20]) * _SPAN_NS[match[2]]
+    else:
+        raise ValueError("expected a span such as 90s, 5m, 24h or 30d")
+    if span_ns < 0:
+        raise ValueError("a span is not negative")
+    if span_ns > _MOST_DAYS * _SPAN_NS["d"]:
+        raise ValueError(f"a span is at most {_MOST_DAYS}d")
+    return span_ns
 
 
 def _severity(value: Any) -> Any:

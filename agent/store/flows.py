@@ -148,10 +148,13 @@ def _read_day(folder: Path, question: _Question) -> Iterator[FlowBatch]:
 
 def _read_file(file: Path, question: _Question) -> Iterator[FlowBatch]:
     try:
-        dataset = pads.dataset(file, schema=wire.arrow_schema(), format="parquet")
-        for record in dataset.to_batches(columns=question.names, filter=question.filter()):
-            if record.num_rows and len(rows := question.only(wire.from_arrow(record))):
-                yield rows
+        # Given a path, Arrow expands ~ in it and takes it for UTF-8.
+        with file.open("rb") as opened:
+            fragment = pads.ParquetFileFormat().make_fragment(pa.PythonFile(opened))
+            wanted = {"columns": question.names, "filter": question.filter()}
+            for record in fragment.to_batches(wire.arrow_schema(), **wanted):
+                if record.num_rows and len(rows := question.only(wire.from_arrow(record))):
+                    yield rows
     except FileNotFoundError:
         return  # its day was removed meanwhile
     except (OSError, pa.ArrowException, DecodeError) as error:

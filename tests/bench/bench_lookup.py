@@ -1,6 +1,6 @@
 """How fast addresses find their rows, beside ``maxminddb`` in the same run: python -m tests.bench.bench_lookup.
 
-Reads the installed databases (SEKISHO_TEST_DATABASES or .cache/databases), else two made-up ones. Sides take turns,
+Reads the installed databases (TESTS_DATABASES or .cache/databases), else two made-up ones. Sides take turns,
 five times each; the median of processor time counts. Bars: flattening 1 s, reload from the cache 100 ms, look-ups of a million IPv4
 addresses in Zipf order with country, network and owner in one table 10 times ``maxminddb`` of one database per
 address, IPv6 5 times. Exit code 1 below a bar.

@@ -19,7 +19,7 @@ TESTDATA: Path | None = _up("shared/testdata")
 DATABASES: Path | None = next(
     (
         p
-        for p in (Path(os.environ.get("SEKISHO_TEST_DATABASES", "")), ROOT / ".cache/databases")
+        for p in (Path(os.environ.get("TESTS_DATABASES", "")), ROOT / ".cache/databases")
         if p.name and p.is_dir()
     ),
     None,

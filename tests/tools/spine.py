@@ -23,8 +23,8 @@ SEGMENT = 60_000
 HEADERS = 40
 GAP_S = 9.0
 """The longest silence within a transfer: below the 15 s after which a flow is over."""
-BEGIN_S = 1_795_248_000
-"""2026-11-21 08:00 UTC."""
+BEGIN_S = 1_763_679_600
+"""2025-11-20 23:00 UTC: what lasts longer than an hour passes midnight."""
 FRAME = 54
 
 
@@ -141,41 +141,41 @@ def write_policy(folder: Path) -> tuple[Path, Path]:
         lines.append(
             f"  - {{network: {network}, country: {country}, asn: {64496 + number}, as_org: {provider}, "
             f"provider: {provider}, owner: {owner}, owner_country: {owner_country}, source: test, "
-            f"checked: 2026-11-01}}"
+            f"checked: 2025-11-01}}"
         )
     overrides.write_text("\n".join(lines) + "\n")
     return policy, overrides
 
 
 def day(hours: float, flows_per_minute: int, seed: int = 1) -> list[Transfer]:
-    """Small talk of stores and others with everyone, and among it bulk transfers that pass some of the rules."""
+    """Small talk of stores and others with everyone, and among it bulk transfers that pass one rule or another."""
     seeded = random.Random(seed)
-    found = []
     remotes = [f"203.0.113.{n}" for n in range(1, 255)] + [f"198.51.100.{n}" for n in range(1, 255)]
     locals_ = [*STORES.values(), "10.9.0.1", "10.9.0.2"]
-    for number in range(int(hours * 60 * flows_per_minute)):
-        found.append(
-            Transfer(
-                local=seeded.choice(locals_),
-                remote=seeded.choice(remotes),
-                start_s=seeded.uniform(0, hours * 3600),
-                seconds=seeded.choice([0.0, 0.0, 2.0, 20.0]),
-                octets=seeded.randrange(0, 20_000),
-                back=seeded.randrange(0, 40_000),
-                local_port=1024 + number % 60_000,
-                by_peer=seeded.random() < 0.2,
-            )
+    talk = [
+        Transfer(
+            local=seeded.choice(locals_),
+            remote=seeded.choice(remotes),
+            start_s=seeded.uniform(0, hours * 3600),
+            seconds=seeded.choice([0.0, 0.0, 2.0, 20.0]),
+            octets=seeded.randrange(0, 20_000),
+            back=seeded.randrange(0, 40_000),
+            local_port=1024 + number % 60_000,
+            by_peer=seeded.random() < 0.2,
         )
-    for number in range(int(8 + hours * 2)):
-        found.append(
-            Transfer(
-                local=seeded.choice(list(STORES.values())),
-                remote=seeded.choice(remotes),
-                start_s=seeded.uniform(0, hours * 3600 * 0.95),
-                seconds=seeded.choice([5.0, 90.0, 600.0]),
-                octets=seeded.choice([30, 60, 120, 300, 1100]) * 10**6,
-                local_port=62_000 + number,
-                remote_port=22,
-            )
+        for number in range(int(hours * 60 * flows_per_minute))
+    ]
+    bulk = [
+        Transfer(
+            local=seeded.choice(list(STORES.values())),
+            remote=seeded.choice(remotes),
+            start_s=seeded.uniform(0, hours * 3600 * 0.95),
+            seconds=seeded.choice([5.0, 90.0, 600.0]),
+            octets=seeded.choice([30, 60, 120, 300]) * 10**6,
+            local_port=62_000 + number,
+            remote_port=22,
         )
-    return found
+        for number in range(int(8 + hours * 2))
+    ]
+    whole = Transfer("10.0.1.1", "198.51.100.200", 60.0, 1200.0, 1_300_000_000, local_port=61_500)
+    return [*talk, *bulk, whole]

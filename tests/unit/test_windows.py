@@ -15,7 +15,7 @@ from agent.core.clock import DAY_NS, SECOND_NS
 from agent.detection.detector import Detector
 from agent.detection.keys import OVERFLOW, Keys, Names
 from agent.detection.spans import Spans
-from agent.detection.windows import WINDOWS, Ring, cells_of
+from agent.detection.windows import WINDOWS, Parts, Ring, cells_of, summed
 from tests.tools import recount
 from tests.tools.recount import Sent
 from tests.tools.transfers import MB, T0, pieces, policy, sent, store
@@ -185,8 +185,9 @@ def test_the_bound_is_never_below_a_sum_that_is_to_come():
     held: dict[int, int] = {}
     for due in range(100, 400, 3):
         bucket, amount = due + int(rng.integers(-40, 12)), int(rng.integers(1, MB))
-        ring.add_bound(one, np.array([bucket]), np.array([amount]), 1)
-        ring.add(one, np.array([bucket]), np.array([amount]))
+        parts = Parts.of(np.array([bucket]), one, np.array([amount]))
+        ring.add_bound(parts, one, 1)
+        ring.add(parts)
         held[bucket] = held.get(bucket, 0) + amount
         coming = range((ring.due or 99) + 1, due + 60)
         assert int(ring.bound[0]) >= max(recount.window_sum(held, "5m", j) for j in coming)
@@ -194,6 +195,41 @@ def test_the_bound_is_never_below_a_sum_that_is_to_come():
     ring.retire(10**6, one)
     assert int(ring.bound[0]) == 0
     assert ring.series(np.ones(1, bool)) == {}
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 5), st.integers(0, 100)), min_size=1),
+    st.sampled_from([1, 6, 90]),
+)
+def test_sums_by_bucket_and_path_equal_a_loop(cells, factor):
+    """Grouped, coarsened and put into a ring, every amount is where a loop over the rows puts it."""
+    buckets, paths, amounts = (np.array(column, np.int64) for column in zip(*cells, strict=True))
+    ring = Ring(WINDOWS["5m"])
+    for some in (slice(0, len(cells) // 2), slice(len(cells) // 2, None)):
+        if len(buckets[some]):
+            ring.add(summed(buckets[some], paths[some], amounts[some], 6).coarser(factor))
+    for path in range(6):
+        expected: dict[int, int] = {}
+        for bucket, of_path, amount in cells:
+            if of_path == path and amount:
+                expected[bucket // factor] = expected.get(bucket // factor, 0) + amount
+        assert ring.series(np.arange(6) == path) == expected
+
+
+def test_a_bucket_of_many_pieces_holds_what_was_added():
+    """However often rows come for one bucket, its sums are exact, dense or not."""
+    rng = np.random.default_rng(5)
+    for paths_in_all in (40, 100_000):
+        ring, expected = Ring(WINDOWS["1h"]), np.zeros(paths_in_all, np.int64)
+        for _ in range(50):
+            paths, amounts = rng.integers(0, paths_in_all, 20), rng.integers(0, MB, 20)
+            np.add.at(expected, paths, amounts)
+            ring.add(Parts.of(np.full(20, 7), paths, amounts))
+        wanted = rng.integers(0, 2, paths_in_all).astype(bool)
+        assert ring.series(wanted) == {7: int(expected[wanted].sum())}
+        cells = ring.arrays()
+        assert cells["path"].tolist() == np.flatnonzero(expected).tolist()
+        assert cells["amount"].tolist() == expected[expected > 0].tolist()
 
 
 def test_an_empty_decade_costs_nothing():
