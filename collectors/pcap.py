@@ -172,7 +172,8 @@ class Pcap:
 
     def _open(self, path: Path, stop: threading.Event, faults: list[SekishoError]) -> _Reading:
         return _Reading(
-            CaptureFile(path, chunk_octets=self._chunk), lambda reading: self._rows(reading, stop, faults)
+            CaptureFile(path, chunk_octets=self._chunk, stopped=stop.is_set),
+            lambda reading: self._rows(reading, stop, faults),
         )
 
     def _rows(

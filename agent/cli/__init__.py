@@ -154,7 +154,7 @@ def _said(error: BaseException) -> int:
         _say("out of memory: give it more, or lower max_flows of the collector")
     elif isinstance(error, UnicodeError):
         _say("a path or an argument is no text in this locale; set LC_ALL=C.UTF-8, and name files in UTF-8")
-    elif isinstance(error, OSError) and error.errno in _OF_THE_HOST:
+    elif isinstance(error, OSError) and error.errno is not None and error.errno in _OF_THE_HOST:
         _say(f"{error.filename or 'output'}: {_OF_THE_HOST[error.errno]}")
     else:
         _say(f"a defect of ours ({type(error).__name__}: {error}); {_kept(error)}")

@@ -54,12 +54,15 @@ class CaptureError(SekishoError):
 
 
 class DecodeError(SekishoError):
-    """Bytes that are not what their format promises. ``offset`` is in bytes from the source's start."""
+    """Bytes that are not what their format promises. ``offset``, in bytes from the source's start, stands behind its
+    name, so that the message may end in advice: ``a.pcap, byte 24: a record claims …``.
+    """
 
     def __init__(self, message: str, *, source: str = "", offset: int | None = None) -> None:
         self.source, self.offset = source, offset
-        at = f" at byte {offset}" if offset is not None else ""
-        super().__init__(f"{source}{': ' if source else ''}{message}{at}")
+        at = f"byte {offset}" if offset else ""
+        place = ", ".join(filter(None, (source, at)))
+        super().__init__(f"{place}: {message}" if place else message)
 
 
 class EnrichError(SekishoError):

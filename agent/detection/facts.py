@@ -121,7 +121,7 @@ class Facts:
             in_order = pairs[order]
             starts = np.r_[0, np.flatnonzero(np.diff(in_order)) + 1]
             rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
-            kept = np.sort(order[rank >= 0])
+            kept = np.sort(order[rank < most])
             self._addresses.totals = grown(self._addresses.totals, self._keys.count)
             self._addresses.last_ns = grown(self._addresses.last_ns, self._keys.count)
             self._addresses.keep(kept)

@@ -230,9 +230,9 @@ def _severity(
         if owner.disputed:
             caps.append(("owner_disputed", Severity.LOW))
         if owner.stale:
-            caps.append(("owner_stale", Severity.LOW))
+            caps.append(("owner_stale", Severity.MEDIUM))
     if matches and all(match.review for match in matches) and not owner.disputed:
-        caps.append(("owner_review", Severity.LOW))
+        caps.append(("owner_review", Severity.MEDIUM))
     if path.estimated:
         caps.append(("estimated", Severity.MEDIUM))
     lowered = tuple(reason for reason, cap in caps if cap < rule.severity)

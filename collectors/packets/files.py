@@ -10,6 +10,7 @@ import gzip
 import io
 import lzma
 import os
+import select
 import stat
 import struct
 import sys
@@ -35,17 +36,22 @@ FEW: Final = 4096
 """With fewer frames than this in a chunk, numpy's fixed cost is felt: the chunk is doubled, up to ``MOST_CHUNK``."""
 STDIN: Final = Path("-")
 _HEAD: Final = 24
+_LOOK_MS: Final = 200
 _CORRUPT: Final = (zlib.error, gzip.BadGzipFile, lzma.LZMAError, zstandard.ZstdError)
 
 
 class CaptureFile:
     """One capture file, or standard input for ``-``. Opens nothing until :meth:`frames` is asked.
 
-    A regular file is read up to the size that it had when it was opened, so that a file that grows ends too.
+    A regular file is read up to the size that it had when it was opened, so that a file that grows ends too. A pipe that
+    nobody writes to is waited for until ``stopped`` says that the wait is over; then it ends there.
     """
 
-    def __init__(self, path: Path, *, chunk_octets: int = CHUNK) -> None:
+    def __init__(
+        self, path: Path, *, chunk_octets: int = CHUNK, stopped: Callable[[], bool] = lambda: False
+    ) -> None:
         self.path = path
+        self._stopped = stopped
         self.name = "stdin" if path == STDIN else path.name
         self.interfaces: list[str] = []
         """Names that ``Frames.interface`` points into; grows while the file is read."""
@@ -73,7 +79,7 @@ class CaptureFile:
         :class:`~agent.core.errors.DecodeError` (is no capture, or is corrupt), the latter after every whole record
         before the fault was given. A record that the end of the file cuts is no fault: see ``torn``.
         """
-        with _open(self.path) as source:
+        with _open(self.path, self._stopped) as source:
             self._source = source
             try:
                 yield from self._read(_decompressed(source))
@@ -88,6 +94,8 @@ class CaptureFile:
             if self._container is None:
                 if not ended and filled < _HEAD:
                     continue
+                if filled < _HEAD and self._stopped():
+                    return
                 self._container = self._begin(buffer[: min(filled, _HEAD)].tobytes())
                 at = self._container.offset
             seen = 0
@@ -113,6 +121,11 @@ class CaptureFile:
     def _begin(self, head: bytes) -> Container:
         if self._fault and len(head) < _HEAD:
             raise self._fault
+        if not head and self.read_octets:
+            raise DecodeError(
+                "its compression is cut off before anything came out of it; copy the file again",
+                source=str(self.path),
+            )
         container = recognise(head, str(self.path))
         container.interfaces = self.interfaces
         return container
@@ -120,7 +133,7 @@ class CaptureFile:
     def _end(self, rest: bytes) -> None:
         if self._fault:
             raise self._fault
-        if not self.offset:
+        if not self.offset and not self._stopped():
             raise DecodeError(
                 f"ends inside the first section header, after {len(rest)} octets; copy the file again",
                 source=str(self.path),
@@ -185,10 +198,13 @@ def recognise(head: bytes, source: str) -> Container:
 class _Source(io.RawIOBase):
     """The octets of a file as it lies: those already looked at first, never more than it had when it was opened."""
 
-    def __init__(self, file: Any, total: int | None) -> None:
+    def __init__(self, file: IO[bytes], total: int | None, stopped: Callable[[], bool]) -> None:
         self.file, self.total, self.taken = file, total, 0
+        self._stopped = stopped
+        self._poll = select.poll()
+        self._poll.register(file, select.POLLIN)
         self.head = b""
-        while len(self.head) < 6 and (more := file.read(6 - len(self.head))):
+        while len(self.head) < 6 and self._has_more() and (more := file.read(6 - len(self.head))):
             self.head += more
 
     def readable(self) -> bool:
@@ -203,32 +219,42 @@ class _Source(io.RawIOBase):
             self.head = self.head[len(head) :]
             got = len(head)
         else:
-            got = self._read(view) if len(view) else 0
+            got = self.file.readinto(view) if len(view) and self._has_more() else 0  # type: ignore[attr-defined]
         self.taken += got
         return got
 
-    def _read(self, room: memoryview) -> int:
-        if not hasattr(self.file, "read1"):
-            return int(self.file.readinto(room))
-        # Standard input: only what has come, for a capture that still runs is read as it goes. (readinto1 waits on.)
-        came = self.file.read1(len(room))
-        room[: len(came)] = came
-        return len(came)
+    def _has_more(self) -> bool:
+        """Wait until a pipe has something or has ended; False if the wait was called off."""
+        if self.total is not None:
+            return True
+        while not self._poll.poll(_LOOK_MS):
+            if self._stopped():
+                return False
+        return True
 
 
-def _open(path: Path) -> _Source:
+def _open(path: Path, stopped: Callable[[], bool]) -> _Source:
     try:
         if path == STDIN:
-            return _Source(sys.stdin.buffer, None)
-        file = path.open("rb", buffering=0)
+            # Unbuffered: what a buffer has taken in, poll does not see.
+            return _Source(open(sys.stdin.fileno(), "rb", buffering=0, closefd=False), None, stopped)
+        file = os.fdopen(_open_now(path), "rb", buffering=0)
         status = os.fstat(file.fileno())
-        return _Source(file, status.st_size if stat.S_ISREG(status.st_mode) else None)
+        return _Source(file, status.st_size if stat.S_ISREG(status.st_mode) else None, stopped)
     except FileNotFoundError as error:
         raise CaptureError(f"{path}: there is no such file; give the path of a capture") from error
     except IsADirectoryError as error:
         raise CaptureError(f"{path}: is a directory; give the capture files in it") from error
     except OSError as error:
-        raise CaptureError(f"{path}: cannot be opened ({error.strerror}); check its permissions") from error
+        what = "its permissions" if isinstance(error, PermissionError) else "the path"
+        raise CaptureError(f"{path}: cannot be opened ({error.strerror}); check {what}") from error
+
+
+def _open_now(path: Path) -> int:
+    """A descriptor at once, also of a named pipe that nobody writes to yet."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def _decompressed(source: _Source) -> Callable[[memoryview], int]:

@@ -141,12 +141,8 @@ def _ethertype(
     if len(rows):
         snap = view.u64(at[rows])
         inner = _ETHERTYPE[(snap & np.uint64(0xFFFF)).astype(np.uint16)]
-        is_ip = (
-            (snap >> np.uint64(16) == 0xAAAA03000000)
-            & ((inner == V4) | (inner == V6))
-            & (at[rows] + 8 <= end[rows])
-        )
-        kind[rows] = np.where(is_ip, inner, NOT_IP)
+        is_ip = (snap >> np.uint64(16) == 0xAAAA03000000) & ((inner == V4) | (inner == V6))
+        kind[rows] = np.where(at[rows] + 8 > end[rows], CUT, np.where(is_ip, inner, NOT_IP))
         at[rows[is_ip]] += 8
     kind[kind == TAG] = ODD
     return kind, at

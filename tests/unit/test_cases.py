@@ -168,8 +168,8 @@ def test_a_case_of_thirty_days_counts_thirty_days():
     [
         ({}, Severity.HIGH, ()),
         ({"mark": "K"}, Severity.MEDIUM, ("owner_mark_k",)),
-        ({"stale": True}, Severity.LOW, ("owner_stale",)),
-        ({"mark": "K", "stale": True}, Severity.LOW, ("owner_mark_k", "owner_stale")),
+        ({"stale": True}, Severity.MEDIUM, ("owner_stale",)),
+        ({"mark": "K", "stale": True}, Severity.MEDIUM, ("owner_mark_k", "owner_stale")),
     ],
 )
 def test_severity_is_capped_by_what_it_rests_on(fact, severity, reasons):
@@ -198,7 +198,7 @@ def test_a_record_for_review_is_low_where_its_set_counts_it():
     made = Run(Detector(policy(rule, destinations=[aim]), Table(review=True), replay=True))
     made.take(transfer(2 * GB, 60), **OWNED)
     (finding,) = made.findings.values()
-    assert (finding.severity, finding.severity_reasons) == (Severity.LOW, ("owner_review",))
+    assert (finding.severity, finding.severity_reasons) == (Severity.MEDIUM, ("owner_review",))
 
 
 def test_sampled_amounts_hold_severity_at_medium():

@@ -200,6 +200,16 @@ def test_amounts_of_a_cut_frame_are_those_of_the_wire() -> None:
     assert run([b"\x02" * 10], length=[99]).skipped == {"truncated": (1, 99)}
 
 
+def test_a_cut_snap_header_is_truncated_whatever_stands_behind_it() -> None:
+    """Octets behind a frame's end are never taken for its own, even if they would go on with it."""
+    frame = bytes(Dot3(src=E.src, dst=E.dst) / LLC(dsap=0xAA, ssap=0xAA, ctrl=3) / SNAP() / U4)
+    data = np.frombuffer(frame, np.uint8)
+    for captured in range(14, 22):
+        size = np.array([captured])
+        found = decode(data, np.array([0]), size, np.array([len(frame)]), size, ETHERNET)
+        assert found.skipped == {"truncated": (1, len(frame))}
+
+
 def test_a_length_below_what_was_captured_is_not_believed() -> None:
     """A record whose wire length is less than its captured octets counts what was captured."""
     assert one(E / U4, length=[20]) == UDP4
@@ -294,6 +304,18 @@ def test_an_extension_header_that_was_cut_off_ends_the_walk() -> None:
     """Without the header's octets its own number is the protocol, and ports are unknown."""
     frame = bytes(V6 / IPv6ExtHdrHopByHop() / UDP(sport=9, dport=8))
     assert one(frame[:44], RAW, length=[56]) == (A6, B6, -1, -1, 0, 56, 16, 1, -1, -1)
+
+
+def test_an_extension_header_may_end_the_packet() -> None:
+    """A last header that fills the packet to its end is read: nothing follows it, and nothing is content."""
+    frame = bytes(IPv6(src=A6, dst=B6, nh=60) / IPv6ExtHdrDestOpt(nh=59))
+    assert one(frame, RAW) == (A6, B6, -1, -1, 59, 48, 0, 1, -1, -1)
+
+
+def test_an_extension_header_may_claim_to_be_longer_than_the_packet() -> None:
+    """A header whose length leads out of the packet, and of the buffer, leaves the ports unknown."""
+    frame = bytes(IPv6(src=A6, dst=B6, nh=60) / (bytes([17, 255]) + bytes(6)))
+    assert one(frame, RAW) == (A6, B6, -1, -1, 17, 48, 0, 1, -1, -1)
 
 
 def test_an_endless_chain_of_extension_headers_ends() -> None:

@@ -116,6 +116,7 @@ def test_a_clock_that_runs_ahead_counts_at_the_time_of_receipt():
     """Its own rows are found, in the present."""
     made = Run(Detector(policy(Rule(id="bulk", over=GB, window="5m")), None))
     made.take([Sent("ehr", 64500, T0 + YEARS, T0 + YEARS, 2 * GB)], T0)
+    assert made.detector.watermark_ns is None
     made.heard(made.detector.tick(T0 + 5 * MINUTE_NS))
     (finding,) = made.findings.values()
     assert (finding.first_bucket_ns, finding.crossed_ns) == (T0, T0)

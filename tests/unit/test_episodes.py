@@ -162,6 +162,18 @@ def test_a_late_row_opens_nothing_by_itself_but_is_counted():
     assert finding.content_octets_out == 2 * GB + 1
 
 
+def test_a_late_row_in_a_bucket_that_is_not_over_opens_nothing_on_arrival():
+    """Nor does it then: it is found when that bucket is evaluated."""
+    rule = Rule(id="bulk", over=GB, window="24h")
+    made = Run(Detector(policy(rule, stores=STORES), None, replay=True))
+    made.take([at(0, 1), at(800, 1)])
+    made.take([at(600, 2 * GB)])
+    assert (made.findings, made.reasons["rows_late"]) == ({}, 1)
+    made.take([at(900 + 120, 1, store="bank")])
+    (finding,) = made.findings.values()
+    assert (finding.first_bucket_ns, finding.crossed_ns) == (T0, T0 + 900 * SECOND_NS)
+
+
 def test_a_late_row_extends_an_open_episode_backward_and_keeps_its_id():
     """The first bucket moves, the id does not."""
     rule = Rule(id="bulk", over=GB, window="1h")

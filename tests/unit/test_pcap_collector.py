@@ -182,7 +182,7 @@ def test_a_fault_deep_in_a_file_costs_nothing_before_it(tmp_path: Path) -> None:
     good = write(tmp_path / "good.pcap", MIXED.pcap())
     batches = []
     with pytest.raises(
-        DecodeError, match=f"bad.pcap: a record claims 4294967295 .* at byte {len(MIXED.pcap())}$"
+        DecodeError, match=f"bad.pcap, byte {len(MIXED.pcap())}: a record claims 4294967295 "
     ):
         for batch in collector(bad, good).collect(threading.Event()):
             batches.append(batch)  # noqa: PERF402  what came before the fault is the point

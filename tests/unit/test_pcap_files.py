@@ -108,7 +108,7 @@ def test_an_absurd_frame_is_a_fault_after_what_came_before(path: Path) -> None:
     assert (frames, lost) == (plain(ONE, TWO), {})
     at = 24 + 16 + 60 + 16 + 75
     assert fault == (
-        f"{path}: a record claims 262145 captured octets; expected at most 262144; what came before it was read at byte {at}"
+        f"{path}, byte {at}: a record claims 262145 captured octets; expected at most 262144; what came before it was read"
     )
 
 
@@ -137,7 +137,7 @@ def test_what_is_no_capture_is_refused(path: Path, octets: bytes) -> None:
 def test_half_a_header_is_refused(path: Path, size: int) -> None:
     """A file that ends inside the file header is a fault that says how much there was."""
     assert told(path, classic([])[:size])[2] == (
-        f"{path}: ends inside the file header, after {size} of 24 octets; copy the file again at byte {size}"
+        f"{path}, byte {size}: ends inside the file header, after {size} of 24 octets; copy the file again"
     )
 
 
@@ -145,6 +145,17 @@ def test_another_version_is_refused(path: Path) -> None:
     """A classic capture of major version 3 is not guessed at."""
     octets = classic([ONE])[:4] + struct.pack("<HH", 3, 0) + classic([ONE])[8:]
     assert "is pcap version 3.0; expected 2.x" in told(path, octets)[2]
+
+
+def _put_fakes(octets: bytearray, starts: list[int]) -> None:
+    """Into the payload of long frames, two record headers that lead one to the other and then astray."""
+    for at in starts:
+        if octets[24 + at + 8] < 96:
+            continue
+        fake = bytearray(octets[24 + at : 24 + at + 16])
+        fake[8:16] = struct.pack("<II", 2, 60)
+        octets[24 + at + 60 : 24 + at + 76] = fake
+        octets[24 + at + 78 : 24 + at + 94] = fake
 
 
 def _by_hand(octets: bytes) -> list[int]:
@@ -157,17 +168,20 @@ def _by_hand(octets: bytes) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["plain", "fake headers", "wrong fields", "near 1970", "zeros"])
+@pytest.mark.parametrize(
+    "kind", ["plain", "fake headers", "some fake headers", "wrong fields", "near 1970", "zeros"]
+)
 def test_guessed_offsets_are_those_of_the_chain(kind: str) -> None:
     """Guessing all record offsets at once gives what following them one by one gives, hostile payloads included."""
     random = np.random.default_rng(5)
     octets = bytearray(traffic(Shape(packets=3000, sessions=200)).pcap())
     starts = _by_hand(bytes(octets))
     if kind == "fake headers":
-        for at in starts:
-            octets[24 + at + 60 : 24 + at + 76] = octets[24 + at : 24 + at + 16]
+        _put_fakes(octets, starts)
+    elif kind == "some fake headers":
+        _put_fakes(octets, starts[5::30])
     elif kind == "wrong fields":
-        for at in random.choice(starts, 50).tolist():
+        for at in [0, *random.choice(starts, 50).tolist()]:
             struct.pack_into(
                 "<I", octets, 24 + at + int(random.choice([0, 4, 12])), int(random.integers(1 << 32))
             )
@@ -196,6 +210,9 @@ def test_guessing_is_given_up_where_it_does_not_pay() -> None:
     short = traffic(Shape(packets=3000, sessions=200)).pcap()
     assert guesses_on(short)
     assert not guesses_on(classic([THREE] * 100))
+    fakes = bytearray(short)
+    _put_fakes(fakes, _by_hand(short))
+    assert not guesses_on(bytes(fakes))
     header = struct.pack("<IIII", BEGIN_S, 0, 0, 0)
     assert not guesses_on(classic([header * 6] * 1000))
 
@@ -310,9 +327,10 @@ def test_packet_flags_tell_the_direction(path: Path) -> None:
 def test_a_simple_packet_is_cut_by_the_snapshot_length(path: Path) -> None:
     """A simple packet block holds at most the first interface's snapshot length, and takes the time before it."""
     body = struct.pack("<I", 1500) + ONE
-    octets = section() + interface(snap=60) + block(3, body) + enhanced(TWO, 9) + block(3, body)
+    octets = section() + interface(snap=58) + block(3, body) + enhanced(TWO, 9) + block(3, body)
     frames = told(path, octets)[0]
-    assert frames == [(ONE, 1500, 0, 1, -1, -1), (TWO, 75, 9000, 1, -1, -1), (ONE, 1500, 9000, 1, -1, -1)]
+    cut = ONE[:58]
+    assert frames == [(cut, 1500, 0, 1, -1, -1), (TWO, 75, 9000, 1, -1, -1), (cut, 1500, 9000, 1, -1, -1)]
 
 
 HEAD = section() + interface()
@@ -338,7 +356,7 @@ def test_a_broken_block_is_a_fault_after_what_came_before(path: Path, bad: bytes
     frames, lost, fault = told(path, HEAD + GOOD + bad + GOOD)
     assert (frames, lost) == ([(ONE, 60, 5000, 1, -1, -1)], {})
     assert words in fault
-    assert fault.startswith(f"{path}: ") and fault.endswith(f" at byte {len(HEAD + GOOD)}")
+    assert fault.startswith(f"{path}, byte {len(HEAD + GOOD)}: ")
 
 
 def test_packets_without_an_interface_are_a_fault(path: Path) -> None:
@@ -418,7 +436,7 @@ def test_corrupt_gzip_is_named(path: Path) -> None:
     path.write_bytes(octets)
     frames, _, fault = read(path)
     assert len(frames) == 4000
-    assert fault.startswith(f"{path}: the compression is corrupt (CRC check failed")
+    assert fault.startswith(f"{path}, byte {len(octets)}: the compression is corrupt (CRC check failed")
 
 
 def test_a_file_that_grows_is_read_to_the_end_it_had(path: Path) -> None:
@@ -476,7 +494,7 @@ def test_an_unreadable_file_says_so(path: Path, monkeypatch: pytest.MonkeyPatch)
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(CaptureError, match=r"cannot be opened \(Permission denied\); check its permissions"):
         list(CaptureFile(path).frames())
 
