@@ -7,6 +7,7 @@ databases; so does a change of their files. A reload with a fault keeps the last
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import threading
@@ -65,6 +66,9 @@ class Runtime:
     stop: threading.Event = field(default_factory=threading.Event)
     _stack: ExitStack = field(default_factory=ExitStack)
     _told: set[str] = field(default_factory=set)
+    """Troubles of the enrichers that people know of."""
+    _policy_refused: bool = False
+    """Whether the policy's files hold a fault that people were told of."""
 
     @property
     def settings(self) -> Settings:
@@ -72,6 +76,14 @@ class Runtime:
         return self.loaded.settings
 
     def __enter__(self) -> Runtime:
+        try:
+            self._set_up()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def _set_up(self) -> None:
         settings = self.settings
         self.policy, self.ownership = read_policy(settings, self._today()), Ownership.load()
         self.stamps = self._stamps()
@@ -88,7 +100,6 @@ class Runtime:
         self.state = State.open(path, clock=self.clock)
         self._stack.callback(self.state.close)
         self._assemble()
-        return self
 
     def __exit__(self, *_exc: object) -> None:
         self._stack.close()
@@ -103,9 +114,12 @@ class Runtime:
         finally:
             self.outbox.stop(deadline_s=OUTBOX_STOP_S)
 
-    def reload(self) -> bool:
-        """Read policy and databases again; keep the last good ones on a fault. Returns whether anything changed."""
-        changed = self._reload_policy()
+    def reload(self, *, asked: bool = False) -> bool:
+        """Read policy and databases again; keep the last good ones on a fault. Returns whether anything changed.
+
+        ``asked``: by a person, who is told of a fault also if the policy's files are as they were.
+        """
+        changed = self._reload_policy(asked=asked)
         for enricher in self.pipeline.enrichers:
             try:
                 if enricher.reload():
@@ -172,39 +186,48 @@ class Runtime:
         """The worker's chores between two batches."""
         if self._asked.is_set():
             self._asked.clear()
-            self.reload()
+            self.reload(asked=True)
+            self._tell_troubles()
         elif self.clock.monotonic_ns() - self._looked_ns >= LOOK_EVERY_NS:
             self._looked_ns = self.clock.monotonic_ns()
             self.reload()
             self._tell_troubles()
 
-    def _reload_policy(self) -> bool:
+    def _reload_policy(self, *, asked: bool) -> bool:
         stamps = self._stamps()
-        if stamps == self.stamps:
+        if stamps == self.stamps and not asked:
             return False
         self.stamps = stamps
         try:
             policy = read_policy(self.settings, self._today())
-        except PolicyError as error:
+            changed = policy.version != self.policy.version
+            if changed:
+                self.pipeline.enrichers = self._build_enrichers(replace(self._context(), policy=policy))
+        except SekishoError as error:
+            self._policy_refused = True
             self._refused("policy", error)
             return False
-        if policy.version == self.policy.version:
+        if not changed and not self._policy_refused:
             return False
-        self.policy = policy
-        self.pipeline.enrichers = self._build_enrichers(self._context())
-        self.decide.change_policy(lambda detector: detector.set_policy(policy, self.ownership))
+        self._policy_refused = False
+        if changed:
+            self.policy = policy
+            self.decide.change_policy(lambda detector: detector.set_policy(policy, self.ownership))
         self.decide.announce(Event(name="policy_reloaded", detail={"version": policy.version}))
-        return True
+        return changed
 
     def _tell_troubles(self) -> None:
-        """Say once what the enrichers' answers lack. A replay only logs it: its notices are about the data."""
+        """Say what the enrichers' answers lack, once as long as it lasts. A replay only logs it: its notices are about
+        the data.
+        """
+        before, self._told = self._told, set()
         for enricher in self.pipeline.enrichers:
             for event in enricher.troubles(self.clock.now_ns()):
                 detail = {k: v for k, v in event.detail.items() if k != "days"}
                 told = f"{event.name} {sorted(detail.items())}"
-                if told in self._told:
-                    continue
                 self._told.add(told)
+                if told in before:
+                    continue
                 if self.replay:
                     logs.get("runtime").warning(event.name, **event.detail)
                 else:
@@ -243,12 +266,11 @@ class Runtime:
         """Inode, size and change time of every policy file: tells when to read them again."""
         found = {}
         for path in (*self.settings.policy, *self.settings.overrides):
-            for file in sorted(path.glob("*.yaml")) if path.is_dir() else [path]:
-                try:
+            found[str(path)] = (0, 0, 0)
+            with contextlib.suppress(OSError):
+                for file in policy_files.files_of(path):
                     stat = file.stat()
                     found[str(file)] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
-                except OSError:
-                    found[str(file)] = (0, 0, 0)
         return found
 
     def _today(self) -> date:
@@ -320,8 +342,8 @@ def agent_id(settings: Settings) -> str:
     """This agent's id: made once, kept in ``state_dir/agent-id``."""
     path = settings.state_dir / "agent-id"
     try:
-        known = path.read_text().strip()
-        if known:
+        known = path.read_text(errors="replace").strip()
+        if known.isascii() and known.isalnum():
             return known
     except OSError:
         pass

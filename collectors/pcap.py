@@ -139,7 +139,10 @@ class Pcap:
                     self._read_before += reading.file.read_octets
                     self._reading.remove(reading)
                     rows = FlowBatch.empty()
-                yield self._headed(self._in_turn(held, rows), reading.file)
+                clocks = [waiting[0][0]] if waiting else []
+                clocks += [reading.clock_ns for reading in self._reading]
+                passed_ns = min(clocks) if len(clocks) > 1 else None
+                yield self._headed(_in_turn(held, rows, passed_ns), reading.file)
         finally:
             for reading in self._reading:
                 reading.rows.close()
@@ -156,19 +159,6 @@ class Pcap:
 
     def _least(self) -> _Reading:
         return min(self._reading, key=lambda reading: reading.clock_ns)
-
-    def _in_turn(self, held: list[FlowBatch], rows: FlowBatch) -> FlowBatch:
-        """The rows that may go: all if one file is read, else those that every file being read has passed."""
-        if not held and len(self._reading) <= 1:
-            return rows
-        joined = concat([batch for batch in (*held, rows) if len(batch)])
-        held.clear()
-        if len(self._reading) <= 1:
-            return joined
-        ready = joined["end_ns"] <= self._least().clock_ns
-        if not ready.all():
-            held.append(joined.take(~ready))
-        return joined.take(ready)
 
     def _open(self, path: Path, stop: threading.Event, faults: list[SekishoError]) -> _Reading:
         return _Reading(
@@ -258,13 +248,27 @@ def _by_beginning(paths: Sequence[Path]) -> list[tuple[int, Path]]:
 
 
 def _beginning(path: Path) -> int:
-    if not path.is_file():
-        return _LONG_AGO
     try:
+        if not path.is_file():
+            return _LONG_AGO
         with closing(CaptureFile(path, chunk_octets=_PEEK).frames()) as chunks:
             return next((int(frames.time_ns[0]) for frames in chunks if len(frames)), _LONG_AGO)
-    except SekishoError:
-        return _LONG_AGO
+    except (SekishoError, OSError):
+        return _LONG_AGO  # whoever reads the file says what is wrong with it
+
+
+def _in_turn(held: list[FlowBatch], rows: FlowBatch, passed_ns: int | None) -> FlowBatch:
+    """The rows that may go: those up to the time that every file still to be read has passed; None: all."""
+    if not held and passed_ns is None:
+        return rows
+    joined = concat([batch for batch in (*held, rows) if len(batch)])
+    held.clear()
+    if passed_ns is None:
+        return joined
+    ready = joined["end_ns"] <= passed_ns
+    if not ready.all():
+        held.append(joined.take(~ready))
+    return joined.take(ready)
 
 
 def _total(files: tuple[Path, ...]) -> int | None:

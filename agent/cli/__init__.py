@@ -162,8 +162,11 @@ def _said(error: BaseException) -> int:
 
 
 def _say(text: str) -> None:
+    from agent.words.escape import shown
+
     with contextlib.suppress(OSError):
-        click.echo(f"sekisho: {text}", err=True)
+        for line in text.splitlines():
+            click.echo(f"sekisho: {shown(line, 2000)}", err=True)
 
 
 def _kept(error: BaseException) -> str:

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Literal
 
 import click
+from rich.text import Text
 
 from agent import config, databases
 from agent.cli.common import Options, console, example
 from agent.core.errors import ConfigError, SekishoError
+from agent.words import shown
 
 State = Literal["ok", "missing", "note"]
 MARKS = {"ok": ("ok", "green"), "missing": ("missing", "bold red"), "note": ("note", "yellow")}
@@ -52,12 +54,13 @@ def command(options: Options, as_json: bool) -> None:
         out = console()
         for line in lines:
             word, style = MARKS[line.state]
-            out.print(f"[{style}]{word:>7}[/]  [bold]{line.what}[/]: {line.detail}", soft_wrap=True)
+            what = Text.assemble((f"{word:>7}", style), "  ", (shown(line.what), "bold"), ": ")
+            out.print(what.append("\n".join(map(shown, line.detail.splitlines()))), soft_wrap=True)
             if line.mend:
-                out.print(f"         mend: {line.mend}", soft_wrap=True, markup=False)
-        out.print("\n[bold]What capture on this host cannot see[/]")
+                out.print(f"         mend: {line.mend}", soft_wrap=True)
+        out.print("\nWhat capture on this host cannot see", style="bold")
         for text in BLIND:
-            out.print(f"         {text}", soft_wrap=True, markup=False)
+            out.print(f"         {text}", soft_wrap=True)
     if any(line.state == "missing" for line in lines):
         raise SystemExit(1)
 

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from agent import config, logs
 from agent.cli.examples import EXAMPLES
 from agent.core.clock import when
 from agent.policy.model import duration_ns
+from agent.words import shown
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,9 @@ LEAST_WIDTH = 40
 
 
 def console(*, err: bool = False) -> Console:
-    """A console that honours NO_COLOR, COLUMNS, pipes and the terminal's width."""
+    """A console that honours NO_COLOR, COLUMNS, pipes and the terminal's width; text is text, never markup."""
     piped = not (sys.stderr if err else sys.stdout).isatty()
-    made = _Console(stderr=err, highlight=False, soft_wrap=piped)
+    made = _Console(stderr=err, highlight=False, markup=False, emoji=False, soft_wrap=piped)
     if piped and not os.environ.get("COLUMNS"):
         made.width = PIPED_WIDTH
     elif made.width < LEAST_WIDTH:
@@ -86,9 +88,15 @@ def console(*, err: bool = False) -> Console:
     return made
 
 
+class _Table(Table):
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        """Names come from databases, traffic and other people: whatever they hold, they are shown as text."""
+        super().add_row(*(Text(shown(c)) if isinstance(c, str) else c for c in cells), **options)
+
+
 def table(columns: Iterable[str | tuple[str, str]], *, title: str | None = None) -> Table:
     """An unframed table; a column given as (name, "right") is aligned to the right."""
-    made = Table(title=title, box=None, pad_edge=False, title_justify="left", header_style="bold")
+    made = _Table(title=title, box=None, pad_edge=False, title_justify="left", header_style="bold")
     for column in columns:
         name, justify = column if isinstance(column, tuple) else (column, "left")
         made.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")

@@ -16,6 +16,7 @@ from agent.core.accounts import Account, Amounts
 from agent.core.clock import SECOND_NS
 from agent.core.finding import Case, Notice, NoticeKind, Severity
 from agent.view import DestinationLine, Reading
+from agent.words import shown
 
 BARS = "▁▂▃▄▅▆▇█"
 STYLE = {
@@ -53,7 +54,7 @@ class LiveView:
         if notice.case is not None:
             self.cases[notice.case.id] = notice.case
         elif notice.event is not None and notice.kind is NoticeKind.EVENT:
-            detail = ", ".join(f"{k} {v}" for k, v in notice.event.detail.items())
+            detail = ", ".join(f"{k} {shown(str(v))}" for k, v in notice.event.detail.items())
             self.events.append(f"{notice.event.name}: {detail}")
 
     def update(self, cases: tuple[Case, ...]) -> None:
@@ -144,7 +145,7 @@ class LiveView:
                 Text(case.severity.name.lower(), style=STYLE[case.severity]),
                 case.id,
                 Text(
-                    f"{size(case.traffic.content_octets_out)} observed from {case.store.id} to {case.destination.label}",
+                    f"{size(case.traffic.content_octets_out)} observed from {case.store.id} to {shown(case.destination.label)}",
                     overflow="ellipsis",
                     no_wrap=True,
                 ),

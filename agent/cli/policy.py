@@ -18,11 +18,11 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path, readable=False))
 @click.option(
     "--overrides",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     help="File of what is known better about some networks.",
 )
 @click.pass_obj

@@ -30,13 +30,14 @@ from agent.core.stages import Collector, Sink
 from agent.detection.decision import Decision
 from agent.policy.faults import faults_of
 from agent.runtime import Runtime
+from agent.words import shown
 from collectors.pcap import Settings as PcapSettings
 from sinks.archive import Settings as ArchiveSettings
 from sinks.stdout import Settings as StdoutSettings
 
 
 @click.command(epilog=example("replay"))
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="FILE...")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path, readable=False), metavar="FILE...")
 @click.option(
     "--sample",
     is_flag=True,
@@ -46,13 +47,13 @@ from sinks.stdout import Settings as StdoutSettings
     "--policy",
     "policies",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     help="Policy file or folder. Default: that of the settings.",
 )
 @click.option(
     "--overrides",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     help="File of what is known better about some networks (YAML or CSV).",
 )
 @click.option(
@@ -337,7 +338,7 @@ class Replay:
         lost = sum(frames for frames, _ in account.lost_frames.values())
         out.print(
             f"\n{account.captured.flows:,} flows, {account.captured.octets_out:,} octets out, {account.captured.octets_in:,} in, "
-            f"read in {took_s:.1f} s; lost {lost:,} frames"
+            f"read in {took_s:.1f} s; lost {lost:,} frame{'' if lost == 1 else 's'}"
             + (f" ({', '.join(account.lost_frames)})" if lost else "")
             + f"; not explained {account.residue.octets_out:,} octets",
             soft_wrap=True,
@@ -349,8 +350,7 @@ class Replay:
             )
         for case in sorted(self.cases.values(), key=lambda c: -c.severity):
             out.print(
-                f"[{case.severity.name.lower()}] case {case.id}: {size(case.traffic.content_octets_out)} observed from {case.store.id} to {case.destination.label}",
-                markup=False,
+                f"[{case.severity.name.lower()}] case {case.id}: {size(case.traffic.content_octets_out)} observed from {case.store.id} to {shown(case.destination.label)}",
                 soft_wrap=True,
             )
         if not self.cases:
@@ -361,8 +361,8 @@ class Replay:
         if run.stop.is_set():
             on = "; the same command goes on there" if self.state is not None else ""
             click.echo(f"sekisho: stopped before the end of the data{on}", err=True)
-        for failure in failures.values():
-            click.echo(f"sekisho: {failure}", err=True)
+        for said in "\n".join(failures.values()).splitlines():
+            click.echo(f"sekisho: {said}", err=True)
 
 
 def _one(collector: Collector) -> dict[str, Collector]:

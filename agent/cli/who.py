@@ -12,6 +12,10 @@ from agent import databases
 from agent.cli.common import Options, console, example
 from agent.policy.ownership import Ownership
 from agent.runtime import read_policy
+from agent.words import shown
+
+LONGEST = 2000
+"""Characters of one fact that are shown."""
 
 
 @click.command(epilog=example("who"))
@@ -41,10 +45,10 @@ def command(options: Options, addresses: tuple[str, ...], as_json: bool) -> None
             continue
         if number:
             out.print()
-        out.print(f"[bold]{address}[/]")
+        out.print(shown(address), style="bold")
         for fact in facts.lines():
-            out.print(f"  {fact.what:<11} {fact.value}", markup=False, soft_wrap=True)
+            out.print(f"  {fact.what:<11} {shown(fact.value, LONGEST)}", soft_wrap=True)
             if fact.source:
-                out.print(f"  {'':<11} [dim]{fact.source}[/]", soft_wrap=True)
+                out.print(f"  {'':<11} {shown(fact.source, LONGEST)}", style="dim", soft_wrap=True)
     if not as_json and book.attribution:
-        out.print(f"\n[dim]{book.attribution}[/]")
+        out.print(f"\n{shown(book.attribution)}", style="dim")

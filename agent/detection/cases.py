@@ -151,7 +151,7 @@ class Cases:
         times, told = self._told[key]
         wakes = case.severity >= Severity.HIGH > told
         held_back = 0 if wakes or told >= Severity.HIGH else 1
-        if False:
+        if times + held_back >= _TIMES_BETWEEN:
             return None
         self._told[key] = [times + 1, case.severity]
         return kind

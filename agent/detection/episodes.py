@@ -174,7 +174,7 @@ class Track:
                 first_ns = min(first_ns, int(feed.seen_ns[whole[seen]]))
                 seen += 1
             paths.add(int(feed.paths[row]))
-            if not ends_row or sums[bucket] <= over or self._covers(bucket):
+            if not ends_row or feed.late[row] or sums[bucket] <= over or self._covers(bucket):
                 continue
             if (self.at is not None and bucket <= self.at) or self._reaches(bucket, then):
                 continue

@@ -129,17 +129,30 @@ class _Written:
         self.attestations = entries(documents, "attestations", Attestation)
 
 
+def files_of(path: Path) -> list[Path]:
+    """The files that a path of the settings stands for: itself, or those in a folder, by name. Raises ``OSError``."""
+    if not path.is_dir():
+        return [path]
+    return sorted(f for f in path.iterdir() if f.suffix in ENDINGS and not f.name.startswith("."))
+
+
 def _documents(paths: Sequence[Path], faults: list[Fault]) -> list[Document]:
     seen: dict[Path, Path] = {}
     for path in paths:
-        if not path.is_dir():
-            seen.setdefault(path.resolve(), path)
+        try:
+            inside = files_of(path)
+            seen |= {file.resolve(): file for file in inside if file.resolve() not in seen}
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # RuntimeError: pathlib, of symbolic links that go in a circle
+            reason = error.strerror if isinstance(error, OSError) else "its symbolic links go in a circle"
+            faults.append(
+                Fault(str(path), 0, f"cannot be read: {reason}", "check the path and its permissions")
+            )
             continue
-        inside = sorted(f for f in path.iterdir() if f.suffix in ENDINGS and not f.name.startswith("."))
         if not inside:
             faults.append(Fault(str(path), 0, "holds no policy file", "put a file that ends in .yaml there"))
-        for file in inside:
-            seen.setdefault(file.resolve(), file)
     documents = []
     for path in seen.values():
         try:

@@ -163,6 +163,8 @@ def translated(path: Path) -> Iterator[None]:
 def _state_error(path: Path, error: Exception) -> StateError:
     name = getattr(error, "sqlite_errorname", None) or type(error).__name__
     advice = next((text for start, text in _ADVICE.items() if name.startswith(start)), "")
+    if isinstance(error, OSError):
+        return StateError(f"{path}: {error.strerror or error}; {advice or 'check state_dir'}")
     return StateError(f"{path}: {error}" + (f": {advice}" if advice else "") + f" [{name}]")
 
 

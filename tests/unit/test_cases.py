@@ -173,7 +173,7 @@ def test_a_case_of_thirty_days_counts_thirty_days():
     ],
 )
 def test_severity_is_capped_by_what_it_rests_on(fact, severity, reasons):
-    """An unverified owner holds it at medium, a stale record at low; the reason is told."""
+    """An unverified owner holds it at medium, and so does a stale record; the reason is told."""
     rule = Rule(id="bulk", over=GB, window="24h", destinations=("restricted",), severity=Severity.HIGH)
     made = Run(Detector(policy(rule, destinations=[SET]), Table(**fact), replay=True))
     made.take(transfer(2 * GB, 60), **OWNED)
@@ -191,8 +191,8 @@ def test_a_disputed_owner_neither_names_the_entity_nor_counts_as_listed():
     assert {(f.rule, f.entity) for f in made.findings.values()} == {("any", "provider:example-cloud")}
 
 
-def test_a_record_for_review_is_low_where_its_set_counts_it():
-    """`review_counts` lets it match; severity stays low."""
+def test_a_record_for_review_is_held_at_medium_where_its_set_counts_it():
+    """`review_counts` lets it match; severity is held at medium."""
     aim = SET.model_copy(update={"review_counts": True})
     rule = Rule(id="bulk", over=GB, window="24h", destinations=("restricted",), severity=Severity.CRITICAL)
     made = Run(Detector(policy(rule, destinations=[aim]), Table(review=True), replay=True))

@@ -202,12 +202,13 @@ def test_amounts_of_a_cut_frame_are_those_of_the_wire() -> None:
 
 def test_a_cut_snap_header_is_truncated_whatever_stands_behind_it() -> None:
     """Octets behind a frame's end are never taken for its own, even if they would go on with it."""
-    frame = bytes(Dot3(src=E.src, dst=E.dst) / LLC(dsap=0xAA, ssap=0xAA, ctrl=3) / SNAP() / U4)
-    data = np.frombuffer(frame, np.uint8)
-    for captured in range(14, 22):
-        size = np.array([captured])
-        found = decode(data, np.array([0]), size, np.array([len(frame)]), size, ETHERNET)
-        assert found.skipped == {"truncated": (1, len(frame))}
+    head = Dot3(src=E.src, dst=E.dst)
+    for frame in (bytes(head / LLC(dsap=0xAA, ssap=0xAA, ctrl=3) / SNAP() / U4), bytes(head / LLC() / STP())):
+        data = np.frombuffer(frame, np.uint8)
+        for captured in range(14, 22):
+            size = np.array([captured])
+            found = decode(data, np.array([0]), size, np.array([len(frame)]), size, ETHERNET)
+            assert found.skipped == {"truncated": (1, len(frame))}
 
 
 def test_a_length_below_what_was_captured_is_not_believed() -> None:

@@ -169,7 +169,17 @@ def _by_hand(octets: bytes) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["plain", "fake headers", "some fake headers", "wrong fields", "near 1970", "zeros"]
+    "kind",
+    [
+        "plain",
+        "fake headers",
+        "some fake headers",
+        "fakes that skip",
+        "wrong first",
+        "wrong fields",
+        "near 1970",
+        "zeros",
+    ],
 )
 def test_guessed_offsets_are_those_of_the_chain(kind: str) -> None:
     """Guessing all record offsets at once gives what following them one by one gives, hostile payloads included."""
@@ -180,6 +190,14 @@ def test_guessed_offsets_are_those_of_the_chain(kind: str) -> None:
         _put_fakes(octets, starts)
     elif kind == "some fake headers":
         _put_fakes(octets, starts[5::30])
+    elif kind == "fakes that skip":
+        for i in range(5, len(starts) - 3, 30):
+            at, after = starts[i], starts[i + 3]
+            if octets[24 + at + 8] == 96:
+                octets[24 + at + 60 : 24 + at + 68] = octets[24 + at : 24 + at + 8]
+                struct.pack_into("<II", octets, 24 + at + 68, after - at - 76, after - at - 76)
+    elif kind == "wrong first":
+        struct.pack_into("<I", octets, 24 + 12, 0)
     elif kind == "wrong fields":
         for at in [0, *random.choice(starts, 50).tolist()]:
             struct.pack_into(
