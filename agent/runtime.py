@@ -23,7 +23,7 @@ from agent import logs
 from agent.config import Loaded, Settings, bare_context
 from agent.core.accounts import Accounts
 from agent.core.clock import SECOND_NS, Clock, SystemClock, when
-from agent.core.errors import PolicyError, SekishoError, SinkError
+from agent.core.errors import SekishoError, SinkError
 from agent.core.finding import Event, Severity
 from agent.core.flow import BatchHeader, FlowBatch
 from agent.core.stages import Collector, Context, Enricher, Sink

@@ -28,6 +28,7 @@ from agent.core.errors import StateError
 from agent.core.finding import Case, Severity
 from agent.core.stages import Collector, Sink
 from agent.detection.decision import Decision
+from agent.policy import load as policy_files
 from agent.policy.faults import faults_of
 from agent.runtime import Runtime
 from agent.words import shown
@@ -218,8 +219,8 @@ class Replay:
         """
         view = hashlib.sha256("\0".join((*self.local, loaded.settings.host)).encode())
         for path in (*loaded.settings.policy, *loaded.settings.overrides):
-            for file in sorted(path.glob("*.yaml")) if path.is_dir() else [path]:
-                with contextlib.suppress(OSError):  # reading the policy says it better
+            with contextlib.suppress(OSError):  # reading the policy says it better
+                for file in policy_files.files_of(path):
                     view.update(file.read_bytes())
         return f"replay-{_digest_of(self.files)}-{view.hexdigest()[:12]}"
 
