@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from agent import logs
 from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import Clock
+from agent.core.decision import Decision
 from agent.core.errors import StateError
 from agent.core.finding import Case, Event, Notice, NoticeKind
 from agent.core.flow import FlowBatch, concat
-from agent.detection.decision import Decision
 from agent.detection.detector import Detector
 from agent.store.cases import ActionKind
 from agent.store.state import Commit, State

@@ -12,7 +12,7 @@ import random
 import signal
 import threading
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -22,13 +22,13 @@ from types import FrameType
 from agent import logs
 from agent.config import Loaded, Settings, bare_context
 from agent.core.accounts import Accounts
-from agent.core.clock import SECOND_NS, Clock, SystemClock, when
+from agent.core.clock import SECOND_NS, Clock, SteadyClock, SystemClock, when
+from agent.core.decision import Decision
 from agent.core.errors import SekishoError, SinkError
 from agent.core.finding import Event, Severity
 from agent.core.flow import BatchHeader, FlowBatch
 from agent.core.stages import Collector, Context, Enricher, Sink
 from agent.deciding import LocalDecide
-from agent.detection.decision import Decision
 from agent.detection.detector import Detector
 from agent.pipeline import Pipeline
 from agent.policy import load as policy_files
@@ -69,6 +69,7 @@ class Runtime:
     """Troubles of the enrichers that people know of."""
     _policy_refused: bool = False
     """Whether the policy's files hold a fault that people were told of."""
+    _steady: SteadyClock | None = None
 
     @property
     def settings(self) -> Settings:
@@ -85,6 +86,9 @@ class Runtime:
 
     def _set_up(self) -> None:
         settings = self.settings
+        if not self.replay:
+            self._steady = SteadyClock(self.clock)
+            self.clock = self._steady
         self.policy, self.ownership = read_policy(settings, self._today()), Ownership.load()
         self.stamps = self._stamps()
         context = self._context()
@@ -221,17 +225,25 @@ class Runtime:
         the data.
         """
         before, self._told = self._told, set()
-        for enricher in self.pipeline.enrichers:
-            for event in enricher.troubles(self.clock.now_ns()):
-                detail = {k: v for k, v in event.detail.items() if k != "days"}
-                told = f"{event.name} {sorted(detail.items())}"
-                self._told.add(told)
-                if told in before:
-                    continue
-                if self.replay:
-                    logs.get("runtime").warning(event.name, **event.detail)
-                else:
-                    self.decide.announce(event)
+        now_ns = self.clock.now_ns()
+        troubles = [event for enricher in self.pipeline.enrichers for event in enricher.troubles(now_ns)]
+        for event in (*self._clock_troubles(), *troubles):
+            detail = {k: v for k, v in event.detail.items() if k not in ("days", "seconds")}
+            told = f"{event.name} {sorted(detail.items())}"
+            self._told.add(told)
+            if told in before:
+                continue
+            if self.replay:
+                logs.get("runtime").warning(event.name, **event.detail)
+            else:
+                self.decide.announce(event)
+
+    def _clock_troubles(self) -> Iterator[Event]:
+        """A step of the host's clock, while it is not yet believed."""
+        stepped_s = 0 if self._steady is None else self._steady.stepped_by_ns // SECOND_NS
+        if stepped_s:
+            detail = {"seconds": stepped_s, "direction": "ahead" if stepped_s > 0 else "back"}
+            yield Event(name="clock_stepped", severity=Severity.MEDIUM, detail=dict(detail))
 
     def _refused(self, part: str, error: SekishoError) -> None:
         detail = {"part": part, "reason": str(error), "kept": "the last good one"}

@@ -24,10 +24,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from agent import config
 from agent.cli import EXIT_ERROR, EXIT_FINDINGS, EXIT_INTERRUPTED
 from agent.cli.common import Options, console, example, place, size, table
+from agent.core.decision import Decision
 from agent.core.errors import StateError
 from agent.core.finding import Case, Severity
 from agent.core.stages import Collector, Sink
-from agent.detection.decision import Decision
 from agent.policy import load as policy_files
 from agent.policy.faults import faults_of
 from agent.runtime import Runtime

@@ -14,8 +14,8 @@ from agent import config, logs
 from agent.cli.cases import OPEN
 from agent.cli.common import Options, console, example
 from agent.cli.live import LiveView
+from agent.core.decision import Decision
 from agent.core.errors import SekishoError
-from agent.detection.decision import Decision
 from agent.runtime import Runtime
 from sinks.stdout import Settings as StdoutSettings
 

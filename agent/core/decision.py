@@ -48,6 +48,6 @@ class Decision:
     """In the order in which they arose."""
     ledger: tuple[LedgerRow, ...] = ()
     delta: bytes = b""
-    """What :meth:`Detector.restore` needs to take the same step again without its effects."""
+    """What the detector's ``restore`` needs to take the same step again without its effects."""
     reasons: dict[str, int] = field(default_factory=dict)
     """Counters, such as ``rows_late`` and ``rows_clock_suspect``."""

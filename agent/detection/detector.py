@@ -13,13 +13,13 @@ from typing import Final
 import numpy as np
 
 from agent.core.clock import MINUTE_NS, SECOND_NS
+from agent.core.decision import Decision, LedgerRow
 from agent.core.errors import StateError
 from agent.core.finding import StoreFact
 from agent.core.flow import FlowBatch
 from agent.detection.admit import Step, admit, packed, seen_ns, unpacked
 from agent.detection.cases import Cases, Key, Ruling, Told
 from agent.detection.cube import NOWHERE, Cube
-from agent.detection.decision import Decision, LedgerRow
 from agent.detection.facts import CaseBase, Facts
 from agent.detection.findings import Findings
 from agent.detection.keys import Ints
@@ -32,7 +32,7 @@ from agent.policy.ownership import Ownership
 
 LEDGER_EVERY_NS: Final = 10 * SECOND_NS
 """Ledger rows are gathered this long (of receipt), so that a key costs the ledger one row and not one per batch."""
-GEO_SOURCES: Final = ("country", "network", "anycast")
+GEO_SOURCES: Final = ("country", "network")
 """Names under which a batch's header tells the versions of what says where an address is."""
 
 

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from agent.core.address import Addresses, text_of
 from agent.core.clock import DAY_NS
+from agent.core.decision import LedgerRow
 from agent.core.finding import Confidence, Destination, OwnerFact, Share, Traffic
 from agent.detection.admit import AMOUNTS, Step
 from agent.detection.cube import SERVICE_PORTS, Cube, Placed
-from agent.detection.decision import LedgerRow
 from agent.detection.keys import Ints, Keys, grown
 from agent.detection.pack import part
 from agent.detection.tally import NEVER_NS, Base, Tally, grouped
+from agent.policy.model import Override
 
 MEASURES: Final = (*AMOUNTS, "late_octets", "estimated_octets")
 CONTENT: Final = MEASURES.index("content_octets_out")
@@ -183,7 +184,7 @@ class Facts:
             address_count=count,
             location_confidence=_confidence(fact.location_confidence),
             owner_confidence=_confidence(fact.owner_confidence),
-            location_sources=sources,
+            location_sources=_stated(fact.override) or sources,
         )
 
     def _since(self, pair: int, base: CaseBase) -> tuple[Ints, Ints]:
@@ -308,3 +309,8 @@ def _label(entity: str, owner: OwnerFact, as_org: str) -> str:
         "as": lambda: as_org or owner.organisation or f"AS{value}",
     }
     return by_kind[kind]() if kind in by_kind else "unknown network" if entity == "unknown" else entity
+
+
+def _stated(override: str) -> tuple[str, ...]:
+    """Who says so, where an override decides; empty where the databases do."""
+    return (Override.model_validate_json(override).source,) if override else ()

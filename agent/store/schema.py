@@ -10,7 +10,7 @@ from functools import cache
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 
 SCHEMA_VERSION: Final = 1
 """Raised with every change of a table below; :mod:`agent.store.database` refuses what is newer."""
@@ -184,7 +184,11 @@ deliveries = _table(
 
 def insert(dialect: str, table: sa.Table) -> Any:
     """An INSERT that knows ``on_conflict_do_update`` in that dialect."""
-    return (postgresql if dialect == "postgresql" else sqlite).insert(table)
+    if dialect == "postgresql":
+        from sqlalchemy.dialects import postgresql  # a tenth of a start, and of no use to SQLite
+
+        return postgresql.insert(table)
+    return sqlite.insert(table)
 
 
 def put(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:

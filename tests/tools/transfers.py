@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from agent.core import address
+from agent.core.decision import Decision
 from agent.core.finding import Case, Finding, Notice
 from agent.core.flow import BatchHeader, FlowBatch, Text
-from agent.detection.decision import Decision
 from agent.detection.detector import Detector
 from agent.policy.model import DestinationSet, Policy, Recognition, Rule, Store
 from tests.tools.recount import Asked, Found, Sent

@@ -9,11 +9,11 @@ import pytest
 
 from agent.core import address
 from agent.core.clock import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS
+from agent.core.decision import Decision
 from agent.core.errors import StateError
 from agent.core.finding import FindingState
 from agent.core.flow import Mark
 from agent.detection import facts
-from agent.detection.decision import Decision
 from agent.detection.detector import Detector
 from agent.policy.model import Rule, RuleTest
 from tests.tools.recount import Sent
