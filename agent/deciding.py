@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from agent import logs
 from agent.core.accounts import Accounts, Amounts
-from agent.core.clock import Clock
+from agent.core.clock import MINUTE_NS, Clock
 from agent.core.decision import Decision
 from agent.core.errors import StateError
 from agent.core.finding import Case, Event, Notice, NoticeKind
@@ -23,6 +23,8 @@ from agent.store.state import Commit, State
 
 SNAPSHOT_EVERY = 256
 """Commits between two snapshots of the detector; deltas fill the time between."""
+REFRESH_NS = MINUTE_NS
+"""How far the amounts of an open case may lag behind the truth."""
 RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -45,6 +47,8 @@ class LocalDecide:
     """Called after each commit that changed something: wakes the outbox, feeds a live view."""
     duplicates: Amounts = field(default_factory=Amounts)
     _commits: int = 0
+    _moved: bool = False
+    _refreshed_ns: int = 0
     _action: int = 0
 
     def restore(self) -> None:
@@ -65,6 +69,7 @@ class LocalDecide:
         self._hear_people()
         if not fresh:
             return
+        self._moved = True
         last = fresh[-1].header
         decision = self.detector.take(concat(fresh).with_header(versions=last.versions), received_ns)
         self._commit(decision, tuple((b.header.batch_id, None) for b in fresh), last.position, last.versions)
@@ -75,11 +80,20 @@ class LocalDecide:
         decision = self.detector.tick(now_ns)
         if _matters(decision):
             self._commit(decision)
+        if self._moved and now_ns - self._refreshed_ns >= REFRESH_NS:
+            self._refresh(now_ns)
 
     def finish(self) -> None:
         """The data has ended: evaluate what is left and keep a snapshot, so that the next start is quick."""
-        decision = self.detector.finish() if self.replay else Decision()
+        decision = self.detector.finish() if self.replay else self.detector.refresh()
         self._commit(decision, snapshot=True)
+
+    def _refresh(self, now_ns: int) -> None:
+        """Keep the amounts of open cases within a minute of the truth for whoever looks; nobody is told."""
+        self._moved, self._refreshed_ns = False, now_ns
+        decision = self.detector.refresh()
+        if _matters(decision):
+            self._commit(decision)
 
     def announce(self, event: Event) -> None:
         """Tell people something about sekisho itself."""
@@ -93,7 +107,13 @@ class LocalDecide:
 
     def _hear_people(self) -> None:
         """Take up what people did since the last look. A snapshot keeps it in its place among the deltas."""
-        actions = self.state.cases.actions_after(self._action)
+        try:
+            actions = self.state.cases.actions_after(self._action)
+        except StateError as error:
+            if self.stop.is_set() or self.replay:
+                raise
+            logs.get("state").error("actions_not_read", reason=str(error))
+            return
         for action in actions:
             if action.kind is ActionKind.CLOSE:
                 self.detector.case_closed(action.case_id)

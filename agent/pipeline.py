@@ -17,15 +17,17 @@ import numpy as np
 
 from agent import logs
 from agent.core.accounts import Accounts, Amounts
-from agent.core.clock import SECOND_NS, Clock
+from agent.core.clock import DAY_NS, SECOND_NS, STEP_NS, Clock
 from agent.core.errors import AccountError, SekishoError, SinkError
-from agent.core.flow import FlowBatch
+from agent.core.flow import FlowBatch, Mark
 from agent.core.stages import Collector, Enricher, Sink
 from agent.seal import STOPPED, Sealer, in_order
 
 QUEUE_BATCHES = 32
 FLUSH_EVERY_NS = 10 * SECOND_NS
 """What power loss may cost the sinks of flows, at most."""
+LONGEST_WAY_NS = DAY_NS
+"""No row of a live collector takes so long to come here, however long the state was locked or full."""
 HELD_IN = "batches"
 """The place of memory, in the account, where rows are between collector and sealing."""
 SETTLE_ROWS = 50_000
@@ -69,6 +71,10 @@ class Pipeline:
     """Collector name -> why it ended early."""
     _pending: list[FlowBatch] = field(default_factory=list)
     _pending_amounts: Amounts = field(default_factory=Amounts)
+
+    @property
+    def _live(self) -> bool:
+        return all(collector.live for collector in self.collectors.values())
 
     def run(self) -> None:
         """Run until every collector has ended, or ``stop`` is set and all rows are through.
@@ -127,7 +133,6 @@ class Pipeline:
 
     def _work(self, rows: queue.Queue[tuple[str, FlowBatch | None]], running: int) -> None:
         last_tick_ns = last_flush_ns = self.clock.monotonic_ns()
-        live = all(collector.live for collector in self.collectors.values())
         while running:
             try:
                 _, batch = rows.get(timeout=1.0)
@@ -137,7 +142,7 @@ class Pipeline:
                 running -= 1
                 continue
             self._through(batch)
-            if live:
+            if self._live:
                 now_ns = self.clock.monotonic_ns()
                 self._gather(self.sealer.due(now_ns))
                 if rows.empty():
@@ -170,9 +175,20 @@ class Pipeline:
         self._pending.clear()
         self.accounts.wait(Amounts())
 
+    def _suspected(self, batch: FlowBatch) -> FlowBatch:
+        """The rows with those marked that end well after they came, or long before: the clock that stamped them is wrong."""
+        now_ns = self.clock.now_ns()
+        suspect = (batch["end_ns"] > now_ns + STEP_NS) | (batch["end_ns"] < now_ns - LONGEST_WAY_NS)
+        if not suspect.any():
+            return batch
+        marks = batch["marks"] | np.where(suspect, np.uint16(Mark.CLOCK_SUSPECT), np.uint16(0))
+        return batch.with_columns(marks=marks)
+
     def _through(self, batch: FlowBatch) -> None:
         if not len(batch):
             return
+        if self._live:
+            batch = self._suspected(batch)
         if self._is_cut:
             self.accounts.drop(STOPPED, batch, held_in=HELD_IN)
             return
@@ -213,7 +229,7 @@ class Pipeline:
                 self._write(sink, batch)
 
     def _received_ns(self, batches: Sequence[FlowBatch]) -> int:
-        if all(collector.live for collector in self.collectors.values()):
+        if self._live:
             return self.clock.now_ns()
         return max(int(np.max(b["end_ns"])) for b in batches if len(b))
 

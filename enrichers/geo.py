@@ -119,6 +119,8 @@ class Geo:
         self._placeless: Placeless | None = None
         self._looked: dict[Kind, Stamp] | None = None
         self._faults: tuple[str, ...] = ()
+        self._kept = False
+        """Whether they are about a database that was not taken up, for the last good one to go on answering."""
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -164,7 +166,7 @@ class Geo:
             return False
         frames = {kind: _frame(database) for kind, database in databases.items()}
         changed = self._answers is None or _hashes(frames) != _hashes(had)
-        self._answers, self._faults = _Answers(table, frames), tuple(faults)
+        self._answers, self._faults, self._kept = _Answers(table, frames), tuple(faults), False
         return changed
 
     def versions(self) -> dict[str, str]:
@@ -176,10 +178,9 @@ class Geo:
         return found
 
     def troubles(self, now_ns: int) -> tuple[Event, ...]:
-        """Databases that are missing, refused or older than ``STALE_DAYS``."""
-        name = (
-            "database_missing" if self._answers is None or not self._answers.databases else "database_refused"
-        )
+        """Databases that are missing or cannot be read, refused in favour of the last good one, or older than
+        ``STALE_DAYS``."""
+        name = "database_refused" if self._kept else "database_missing"
         found = [Event(name=name, severity=Severity.LOW, detail={"reason": fault}) for fault in self._faults]
         for kind, days in self.age_days(now_ns).items():
             if days > STALE_DAYS:
@@ -207,6 +208,7 @@ class Geo:
 
     def _keep(self, fault: str) -> bool:
         self._faults = (f"{fault}; the last good databases still answer",)
+        self._kept = True
         return False
 
     def _build(self, databases: dict[Kind, Database], faults: list[str]) -> RangeTable | None:

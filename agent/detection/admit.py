@@ -67,7 +67,8 @@ class Step:
 def admit(batch: FlowBatch, received_ns: int, sources: Sources, *, replay: bool) -> Step:
     """The step of a batch. Moves the sources' watermarks."""
     ends = np.clip(batch["end_ns"], 0, LATEST_NS)
-    suspect = np.zeros(len(batch), bool) if replay else ends > received_ns + SUSPECT_NS
+    marked = (batch["marks"] & np.uint16(Mark.CLOCK_SUSPECT)) != 0
+    suspect = np.zeros(len(batch), bool) if replay else (ends > received_ns + SUSPECT_NS) | marked
     ends = np.where(suspect, received_ns, ends)
     header = batch.header
     source = f"{header.agent_id}|{header.host}"

@@ -76,6 +76,17 @@ class Cases:
                 notices.append(self._notice(case, kind, ruling.time_ns))
         return changed, notices
 
+    def refreshed(self) -> dict[str, Case]:
+        """Open cases whose traffic has moved since they were last written, brought up to date."""
+        changed = {}
+        for key, before in self.open.items():
+            store, destination, traffic = self._facts(key, self._since[key])
+            if traffic != before.traffic:
+                facts = {"store": store, "destination": destination, "traffic": traffic}
+                after = before.model_copy(update={**facts, "revision": before.revision + 1})
+                self.open[key] = changed[after.id] = after
+        return changed
+
     def _take(self, ruling: Ruling) -> tuple[Case | None, NoticeKind | None]:
         finding = ruling.finding
         key = (finding.tenant, finding.store, finding.entity)

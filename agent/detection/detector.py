@@ -99,6 +99,10 @@ class Detector:
         their quiet has passed by then."""
         return self._decided(Step("finish", {"now": now_ns}))
 
+    def refresh(self) -> Decision:
+        """Bring the amounts of open findings and their cases up to date. Nobody is told; people look by themselves."""
+        return self._decided(Step("refresh", {}))
+
     def set_policy(self, policy: Policy, ownership: Ownership | None) -> Decision:
         """Take another policy and ownership table. New and changed rules read what the windows hold; the findings of a
         rule that is gone are closed."""
@@ -143,12 +147,22 @@ class Detector:
             rulings = self._pass_to(self._sources.pass_time(step.meta["now"]))
         elif step.kind == "finish":
             rulings = self._finish(step.meta["now"])
+        elif step.kind == "refresh":
+            findings = self._findings()
+            pairs = frozenset(
+                t.pair for t in self._stage2.tracks.values() if self._cases.has(self._cube.pair(t.pair))
+            )
+            now_ns = max(self._sources.watermark, 0)
+            self._stage2.tell_open(now_ns, findings.emit, final=False, pairs=pairs)
+            rulings = self._ruled(findings)
         elif step.kind == "policy":
             rulings = self._change_policy(step)
         else:
             self._person(step)
             return Decision()
         cases, notices = self._cases.rule(rulings)
+        if step.kind == "refresh":
+            cases |= self._cases.refreshed()
         self._bases = {key: base for key, base in self._bases.items() if self._cases.has(key)}
         reasons |= self._cube.reasons
         self._cube.reasons.clear()
@@ -186,7 +200,7 @@ class Detector:
         if ends > BEGINNING:
             self._sources.watermark = max(self._sources.watermark, ends)
             self._stage2.pass_to(self._sources.watermark, findings.emit, data_ends_ns=ends)
-            self._stage2.tell_open(self._sources.watermark, findings.emit)
+            self._stage2.tell_open(self._sources.watermark, findings.emit, final=True)
         return self._ruled(findings)
 
     def _change_policy(self, step: Step) -> list[Ruling]:

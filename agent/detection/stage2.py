@@ -198,13 +198,18 @@ class Stage2:
             self._watch(name, np.arange(self._cube.pairs.count), count)
         self.set_episodes(kept)
 
-    def tell_open(self, when_ns: int, emit: Emit) -> None:
-        """Tell every open episode as it stands, where that is not told yet."""
+    def tell_open(
+        self, when_ns: int, emit: Emit, *, final: bool, pairs: frozenset[int] | None = None
+    ) -> None:
+        """Tell every open episode (of ``pairs``) as it stands, where that is not told yet. ``final``: no more rows
+        will come."""
         for track in self.tracks.values():
+            if pairs is not None and track.pair not in pairs:
+                continue
             track.settle()
             for episode in track.episodes:
                 if episode.told_as != episode.stands:
-                    episode.provisional = False
+                    episode.provisional = episode.provisional and not final
                     emit(track, episode, "update", when_ns, None, None)
 
     def episodes(self) -> list[dict[str, Any]]:

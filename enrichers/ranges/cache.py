@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import os
@@ -58,6 +59,7 @@ def cached(folder: Path | None, key: str, build: Callable[[], RangeTable]) -> Ra
     with contextlib.suppress(OSError):
         write(path, key, table)
         _prune(folder)
+    _give_back()
     return table
 
 
@@ -140,6 +142,12 @@ def _checked(table: RangeTable) -> RangeTable:
     ):
         raise ValueError("not a range table")
     return table
+
+
+def _give_back() -> None:
+    """Hand the memory that building has freed back to the system: glibc would keep some hundred MB for itself."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library has another way
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _prune(folder: Path) -> None:

@@ -325,3 +325,17 @@ def test_two_stores_or_two_destinations_are_two_cases():
         ("ehr", "as:64501"),
     ]
     assert sorted(made.cases) == [f"2025-1121-0{n}" for n in (1, 2, 3, 4)]
+
+
+def test_a_refresh_brings_an_open_case_up_to_date_and_tells_nobody() -> None:
+    """Amounts of an open case lag until they double; a refresh sets them right without a notice, once."""
+    made = Run(Detector(policy(Rule(id="bulk", over=MB, window="24h")), None))
+    for seconds, octets in ((0, 2 * MB), (60, MB)):
+        when = T0 + seconds * SECOND_NS
+        made.take([Sent(store="ehr", asn=64500, start_ns=when, end_ns=when, octets=octets)])
+    (case,) = made.cases.values()
+    assert case.traffic.content_octets_out == 2 * MB
+    decision = made.detector.refresh()
+    assert [c.traffic.content_octets_out for c in decision.cases] == [3 * MB]
+    assert decision.notices == ()
+    assert made.detector.refresh().cases == ()

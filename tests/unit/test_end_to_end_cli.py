@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.tools import spine
 from tests.tools.places import ROOT
 
 NOTHING = {"flows": 0, "octets_out": 0, "octets_in": 0}
-SAMPLE = ROOT / "agent/sample"
+SAMPLE = Path(str(resources.files("agent"))) / "sample"
 
 
 def _sekisho(*arguments: str | Path, code: int = 0) -> None:

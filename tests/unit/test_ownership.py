@@ -99,7 +99,15 @@ def test_owner_is_not_inferred_from_a_name() -> None:
 
 @pytest.mark.parametrize(
     ("asn", "counts"),
-    [(45102, True), (396986, False), (63288, True), (63199, True), (36678, True), (19174, True), (11983, False)],
+    [
+        (45102, True),
+        (396986, False),
+        (63288, True),
+        (63199, True),
+        (36678, True),
+        (19174, True),
+        (11983, False),
+    ],
 )
 def test_us_organised_subsidiaries_are_for_review(asn: int, counts: bool) -> None:
     """A subsidiary organised in the US counts for the operator's owner list unless disputed, for review, and not for us-dsp."""

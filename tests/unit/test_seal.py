@@ -45,6 +45,26 @@ def test_store_rows_wait_a_second_and_others_ten() -> None:
     assert [b.header.lane for b in sealer.due(10 * SECOND_NS)] == [0]
 
 
+def test_in_step_rows_of_stores_go_before_full_batches_of_others() -> None:
+    """Where no batch grows old, a few rows of stores are handed out before the many others of the same time."""
+    many = [{"local_port": n} for n in range(MAX_ROWS)]
+    rows = batch_of([{"store": "a"}, *many])
+    alone, in_step = Sealer(HEADER, Accounts()), Sealer(HEADER, Accounts(), in_step=True)
+    assert [b.header.lane for b in alone.add(rows, 0)] == [0]
+    assert [b.header.lane for b in in_step.add(rows, 0)] == [1, 0]
+
+
+def test_what_is_let_go_stands_in_the_account() -> None:
+    """Rows that are held when a run is stopped are forgotten as dropped."""
+    sealer, accounts = _sealer()
+    rows = batch_of([{"store": "a"}, {}])
+    accounts.capture(rows.amounts(), held_in="batches")
+    list(sealer.add(rows, 0))
+    sealer.let_go()
+    assert (sealer.amounts(), list(sealer.flush())) == (Amounts(), [])
+    assert (accounts.read().dropped, accounts.read().residue) == ({"stopped": rows.amounts()}, Amounts())
+
+
 def test_sealing_is_accounted() -> None:
     """What is sealed leaves the place it was held in, joined or not."""
     sealer, accounts = _sealer()
