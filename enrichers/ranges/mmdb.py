@@ -333,5 +333,8 @@ def _reader(path: Path, content: bytes) -> Iterator[maxminddb.Reader]:
             with maxminddb.open_database(f"/proc/self/fd/{descriptor}") as reader:
                 yield reader
     except _READER_ERRORS as error:
-        reason = str(error).replace(f"/proc/self/fd/{descriptor}", str(path)) or type(error).__name__
-        raise EnrichError(f"{path}: not a MaxMind DB that can be read: {reason}") from error
+        ours = f"/proc/self/fd/{descriptor}" in str(error) or not str(error)
+        reason = "its metadata is missing or broken" if ours else str(error)
+        raise EnrichError(
+            f"{path}: not a MaxMind DB that can be read ({reason}); get the database again"
+        ) from error

@@ -121,10 +121,12 @@ OWNERS = {
 
 RULES = """
 rules:
-  - {id: burst, over: 40 MB, window: 5m, quiet: 30m, severity: low}
-  - {id: hourly, over: 150 MB, window: 1h, quiet: 2h}
+  - {id: burst, over: 8 MB, window: 5m, quiet: 30m, severity: low}
+  - {id: hourly, over: 30 MB, window: 1h, quiet: 2h}
+  - {id: bulk-external, over: 200 MB}
+  - {id: bulk-restricted-owner, over: 20 MB}
 """
-"""Two rules of the operator beside the two that are shipped."""
+"""Two rules of the operator beside the two that are shipped, these at a fifth of their amounts."""
 
 
 def write_policy(folder: Path) -> tuple[Path, Path]:
@@ -171,11 +173,11 @@ def day(hours: float, flows_per_minute: int, seed: int = 1) -> list[Transfer]:
             remote=seeded.choice(remotes),
             start_s=seeded.uniform(0, hours * 3600 * 0.95),
             seconds=seeded.choice([5.0, 90.0, 600.0]),
-            octets=seeded.choice([30, 60, 120, 300]) * 10**6,
+            octets=seeded.choice([6, 12, 24, 60]) * 10**6,
             local_port=62_000 + number,
             remote_port=22,
         )
         for number in range(int(8 + hours * 2))
     ]
-    whole = Transfer("10.0.1.1", "198.51.100.200", 60.0, 1200.0, 1_300_000_000, local_port=61_500)
+    whole = Transfer("10.0.1.1", "198.51.100.200", 60.0, 1200.0, 260_000_000, local_port=61_500)
     return [*talk, *bulk, whole]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from agent import config
 from agent.core.accounts import Accounts
-from agent.core.clock import Clock, SystemClock
+from agent.core.clock import SECOND_NS
 from agent.core.decision import Decision
 from agent.core.finding import Case, Notice
 from agent.core.flow import FlowBatch
@@ -74,10 +74,16 @@ class Kept:
 
     def __init__(self) -> None:
         self.batches: list[FlowBatch] = []
+        self.flows = 0
 
     def write_flows(self, batch: FlowBatch) -> None:
         """Keep it."""
         self.batches.append(batch)
+        self.flows += batch.amounts().flows
+
+    def forget(self) -> None:
+        """Let go of the batches, not of their number."""
+        self.batches.clear()
 
     def write_notice(self, notice: Notice) -> None:
         """Takes none."""
@@ -92,9 +98,10 @@ class Kept:
 class Watching:
     """What a test sees of the run."""
 
-    def __init__(self, run: Runtime, kept: Kept) -> None:
+    def __init__(self, run: Runtime, kept: Kept, clock: SteppingClock) -> None:
         self.run = run
         self.kept = kept
+        self.clock = clock
         self.notices: list[Notice] = []
         self.ended: BaseException | None = None
         self._thread = threading.Thread(target=self._go, name="run")
@@ -116,10 +123,10 @@ class Watching:
 
     def bring(self, *batches: FlowBatch) -> None:
         """Put batches in, and wait until all of them are decided and handed to the sinks."""
-        flows = self._flows() + sum(batch.amounts().flows for batch in batches)
+        flows = self.kept.flows + sum(batch.amounts().flows for batch in batches)
         for batch in batches:
             self.feed.coming.put(batch)
-        self.until(lambda: self._flows() >= flows, "rows to be decided")
+        self.until(lambda: self.kept.flows >= flows, "rows to be decided", passing_ns=SECOND_NS // 2)
 
     @property
     def feed(self) -> LiveFeed:
@@ -128,17 +135,17 @@ class Watching:
         assert isinstance(feed, LiveFeed)
         return feed
 
-    def _flows(self) -> int:
-        return sum(batch.amounts().flows for batch in self.kept.batches)
-
-    def until(self, condition: Any, what: str) -> None:
-        """Wait for a condition; fails if it does not come true or the run ends."""
+    def until(self, condition: Callable[[], Any], what: str, *, passing_ns: int = 0) -> None:
+        """Wait for a condition, time passing quicker by so much at each look; fails if it does not come true or the run
+        ends.
+        """
         end = time.monotonic() + SECONDS
         while not condition():
             if self.ended is not None:
                 raise self.ended
             assert self._thread.is_alive(), f"the run ended while waiting for {what}"
             assert time.monotonic() < end, f"waited {SECONDS} s for {what}; told: {self.events}"
+            self.clock.steady_ahead_ns += passing_ns
             time.sleep(0.01)
 
     def told(self, event: str, times: int = 1) -> None:
@@ -161,7 +168,7 @@ class Watching:
 def watching(
     folder: Path,
     *,
-    clock: Clock | None = None,
+    clock: SteppingClock | None = None,
     sinks: Mapping[str, Sink] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Iterator[Watching]:
@@ -171,6 +178,7 @@ def watching(
     file.write_text("version: 1\n")
     given = {"state_dir": folder, "host": "db-01", **(settings or {})}
     loaded = config.load(file, environ={}, given=list(given.items()))
+    clock = clock or SteppingClock()
     seen: list[Watching] = []
     kept = Kept()
 
@@ -180,11 +188,11 @@ def watching(
     with Runtime(
         loaded,
         build_collectors=lambda context: {"feed": LiveFeed(context.accounts)},
-        clock=clock or SystemClock(),
+        clock=clock,
         extra_sinks={"kept": kept, **(sinks or {})},
         on_decision=hear,
     ) as run:
-        made = Watching(run, kept)
+        made = Watching(run, kept, clock)
         seen.append(made)
         made._thread.start()
         try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import sqlite3
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from agent.core.accounts import Amounts
@@ -29,12 +31,19 @@ stores:
 OTHER_STORE = "  - {id: claims, categories: [personal_health], recognise: {addresses: [192.0.2.2]}}\n"
 
 
-def rows(remote: str = "20.0.0.7", content: int = 1000, end_ns: int = 0, number: int = 1) -> FlowBatch:
+def rows(
+    remote: str = "20.0.0.7",
+    content: int = 1000,
+    end_ns: int = 0,
+    number: int = 1,
+    local: str = "192.0.2.1",
+) -> FlowBatch:
     """So many rows of the store that end now, or at ``end_ns``."""
     end_ns = end_ns or time.time_ns()
     return batch_of(
         [
             {
+                "local_address": local,
                 "remote_address": remote,
                 "start_ns": end_ns - SECOND_NS,
                 "end_ns": end_ns,
@@ -204,10 +213,39 @@ def test_a_clock_that_was_set_right_is_believed(tmp_path: Path, policy: Path) ->
     folder, clock = tmp_path / "state", SteppingClock()
     clock.wall_ahead_ns = -time.time_ns()
     with watching(folder, clock=clock, settings={"policy": [policy]}) as watch:
-        watch.bring(rows(end_ns=clock.now_ns()))
+        watch.bring(rows(local="192.0.2.9", end_ns=clock.now_ns()))
         clock.wall_ahead_ns = 0
         assert watch.run.clock.now_ns() < DAY_NS
         clock.steady_ahead_ns += 601 * SECOND_NS
         assert abs(watch.run.clock.now_ns() - clock.now_ns()) < SECOND_NS
         watch.bring(rows("20.0.0.8", content=2 * GB, end_ns=clock.now_ns()))
         watch.until(lambda: watch.cases, "a case")
+
+
+def test_a_hundred_thousand_new_destinations_a_second_stay_within_memory(
+    tmp_path: Path, policy: Path
+) -> None:
+    """Every row to an address never seen before: nothing is lost, and memory does not grow with the addresses."""
+    many = rows(number=100_000)
+    count = np.arange(100_000, dtype=np.uint64)
+
+    def second(number: int, now_ns: int) -> FlowBatch:
+        remote = many["remote_address"].copy()
+        remote[:, 1] = np.uint64(0xFFFF << 32 | 20 << 24) + count + np.uint64(number * 100_000)
+        end_ns = np.full(100_000, now_ns, np.int64)
+        return many.with_columns(remote_address=remote, start_ns=end_ns - SECOND_NS, end_ns=end_ns)
+
+    with watching(tmp_path / "state", settings={"policy": [policy], "sinks": {"archive": {}}}) as watch:
+        grown = []
+        for number in range(5):
+            watch.bring(second(number, watch.clock.now_ns()))
+            watch.kept.forget()
+            grown.append(_resident_octets())
+        account = watch.run.accounts.read()
+    assert (account.decided, account.residue) == (Amounts(500_000, 500_000 * 1520, 500_000 * 500), Amounts())
+    assert grown[-1] - grown[0] < 100 * 2**20, grown
+    assert len(watch.cases) <= 1
+
+
+def _resident_octets() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

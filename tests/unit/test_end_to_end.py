@@ -68,7 +68,7 @@ def _two_days(seed: int) -> list[dict[str, Any]]:
             seeded.choice(locals_[:3]),
             seeded.choice(remotes),
         )
-        size = seeded.choice([10, 25, 60]) * 10**6
+        size = seeded.choice([2, 5, 12]) * 10**6
         rows += [
             _row(begins + n * 20 * SECOND_NS, 19, size, local_address=local, remote_address=remote)
             for n in range(8)
@@ -145,7 +145,7 @@ def test_a_stopped_replay_lets_go_of_what_comes_again(tmp_path: Path, files: tup
 
 def test_rows_of_stores_are_not_late_for_want_of_company(tmp_path: Path, files: tuple[Path, Path]) -> None:
     """A burst of a few rows between many rows of hosts without a store passes a rule of five minutes."""
-    burst = [_row(T0 + 600 * SECOND_NS + n * SECOND_NS, 1, 15_000_000) for n in range(3)]
+    burst = [_row(T0 + 600 * SECOND_NS + n * SECOND_NS, 1, 3_000_000) for n in range(3)]
     others = [
         _row(T0 + n * SECOND_NS, 1, 1000, local_address="10.9.0.1", remote_address=f"198.51.100.{n % 250}")
         for n in range(7200)

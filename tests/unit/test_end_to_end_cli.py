@@ -8,12 +8,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from agent.cli import main
 from tests.tools import spine
@@ -30,11 +32,12 @@ def _sekisho(*arguments: str | Path, code: int = 0) -> None:
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which no settings lie, and a state folder of its own."""
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in which no settings lie, and a state folder of its own. Logs are as before afterwards."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SEKISHO_STATE_DIR", str(tmp_path / "home"))
-    return tmp_path
+    yield tmp_path
+    structlog.reset_defaults()
 
 
 def test_the_sample_is_one_case_and_its_account_is_whole(
@@ -125,7 +128,7 @@ def test_one_state_takes_one_view_of_a_capture(home: Path, capsys: pytest.Captur
         "--quiet",
     ]
     _sekisho(*arguments)
-    policy.write_text(policy.read_text().replace("over: 40 MB", "over: 41 MB"))
+    policy.write_text(policy.read_text().replace("over: 8 MB", "over: 9 MB"))
     capsys.readouterr()
     _sekisho(*arguments, code=1)
     said = capsys.readouterr().err

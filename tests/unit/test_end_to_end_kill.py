@@ -21,7 +21,7 @@ from tests.tools.places import ROOT
 from tests.tools.siege import BATCH_ROWS, left_behind
 
 HOURS = 2.5
-FLOWS_A_MINUTE = 16
+FLOWS_A_MINUTE = 14
 PASSES = {"commit": 14, "outbox": 6, "archive.after_journal": 20, "archive": 2}
 """Up to which pass a point of that kind is killed at; an unbroken run has more of each."""
 WORKERS = 2
@@ -53,7 +53,7 @@ class Place:
 
     def lay(self, sieges: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
         """Run sieges, name -> kills, some at a time; how the children of each ended."""
-        names = [list(sieges)[n::WORKERS] for n in range(WORKERS)]
+        names = [part for n in range(WORKERS) if (part := list(sieges)[n::WORKERS])]
         plans = [[{"arguments": self.arguments(n), "kills": sieges[n]} for n in part] for part in names]
         running = [
             subprocess.Popen(
@@ -118,16 +118,10 @@ def test_the_unbroken_replay_has_something_to_lose(place: Place) -> None:
 
 
 def test_a_replay_killed_at_any_fault_point_ends_as_an_unbroken_one(place: Place) -> None:
-    """kill -9 at every point of commit, outbox and archive, at its first pass and at one that a seed chooses."""
+    """kill -9 at every point of commit, outbox and archive, at a pass that a seed chooses."""
     seeded = random.Random(2)
-    sieges = {
-        point: [f"{point}:{n}" for n in (seeded.randint(2, _passes(point)), 1)] for point in FAULT_POINTS
-    }
-    ends = place.lay(sieges)
-    assert {point: [e for e in end if e == -9][:1] for point, end in ends.items()} == {
-        point: [-9] for point in FAULT_POINTS
-    }
-    assert {point: end[-1] for point, end in ends.items()} == dict.fromkeys(FAULT_POINTS, 0)
+    sieges = {point: [f"{point}:{seeded.randint(1, _passes(point))}"] for point in FAULT_POINTS}
+    assert place.lay(sieges) == {point: [-9, 0] for point in FAULT_POINTS}
     unbroken = place.left("unbroken")
     for point in FAULT_POINTS:
         assert place.left(point) == unbroken, sieges[point]
@@ -136,7 +130,7 @@ def test_a_replay_killed_at_any_fault_point_ends_as_an_unbroken_one(place: Place
 def test_a_replay_killed_at_any_time_ends_as_an_unbroken_one(place: Place) -> None:
     """Ended by a timer at times that a seed chooses, again and again, then left to itself."""
     seeded = random.Random(3)
-    sieges = {f"time-{n}": [f"{seeded.uniform(0.02, 0.6):.3f}" for _ in range(6)] for n in range(3)}
+    sieges = {f"time-{n}": [f"{seeded.uniform(0.02, 0.6):.3f}" for _ in range(5)] for n in range(2)}
     ends = place.lay(sieges)
     assert {end[-1] for end in ends.values()} == {0}
     assert {e for end in ends.values() for e in end[:-1]} >= {-14}
