@@ -67,7 +67,7 @@ def cases(good: bytes) -> dict[str, tuple[bytes, str]]:
         "zip": (b"PK\x03\x04" + bytes(50), "is a zip archive; unpack it and give the .mmdb file in it"),
         "tar": (gzip.compress(bytes(257) + b"ustar" + bytes(300)), "is a tar archive; unpack it"),
         "tree with a loop": (hostile(1, loop), "its search tree"),
-        "four thousand million nodes": (hostile(2**32 - 1, bytes(6)), "does not fit into the file"),
+        "four thousand million nodes": (hostile(2**32 - 1, bytes(6)), "its metadata is missing or broken"),
         "pointer to nowhere": (
             hostile(1, b"\xff\xff\xff\xff\xff\xff"),
             "its search tree points outside its data",

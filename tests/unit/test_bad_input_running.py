@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from agent.core.accounts import Amounts
 from agent.core.clock import DAY_NS, SECOND_NS
@@ -158,26 +159,23 @@ def test_a_policy_folder_is_read_again_whatever_its_files_are_called(tmp_path: P
 
 
 def test_a_locked_state_holds_the_run_back_and_loses_nothing(
-    tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Locked by another process for longer than the busy timeout: nothing is decided until it is free, then all is."""
     folder = tmp_path / "state"
     monkeypatch.setattr(State, "open", functools.partial(State.open, busy_timeout_s=0.05))
-    with watching(folder, settings={"policy": [policy]}) as watch:
+    with capture_logs() as log, watching(folder, settings={"policy": [policy]}) as watch:
         watch.bring(rows())
         other = sqlite3.connect(folder / "state.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         for _ in range(20):
             watch.feed.coming.put(rows(number=5))
-        errors = ""
 
-        def is_said() -> bool:
-            nonlocal errors
-            errors += capsys.readouterr().out
-            return errors.count("commit_failed") >= 2
+        def refused() -> list[str]:
+            return [line["reason"] for line in log if line["event"] == "commit_failed"]
 
-        watch.until(is_said, "the failed commits to be logged")
-        assert "another process keeps the file locked, such as a backup" in errors
+        watch.until(lambda: len(refused()) >= 2, "the failed commits to be logged")
+        assert "another process keeps the file locked, such as a backup" in refused()[0]
         assert watch.run.accounts.read().decided == Amounts(1, 1520, 500)
         other.execute("ROLLBACK")
         other.close()
