@@ -7,6 +7,7 @@ import errno
 import importlib
 import io
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -134,6 +135,9 @@ def main(arguments: list[str] | None = None) -> Any:
     except SystemExit as asked:
         code = asked.code
     except BaseException as error:  # noqa: BLE001  the program's outermost edge
+        if arguments is None:
+            # From here on a further Ctrl-C ends the process without a word, not with a traceback.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         code = _said(error)
     sys.exit(_flushed(code if isinstance(code, int) else 0))
 

@@ -27,7 +27,7 @@ from agent.cli.common import Options, console, example, place, size, table
 from agent.core.decision import Decision
 from agent.core.errors import StateError
 from agent.core.finding import Case, Severity
-from agent.core.stages import Collector, Sink
+from agent.core.stages import Collector, Sink, SinkSettings
 from agent.policy import load as policy_files
 from agent.policy.faults import faults_of
 from agent.runtime import Runtime
@@ -79,6 +79,9 @@ from sinks.stdout import Settings as StdoutSettings
     help="Exit code 3 if a case of this severity or higher was found.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of text.")
+@click.option(
+    "--send", is_flag=True, help="Also send to the sinks of the settings. Default: old traffic pages nobody."
+)
 @click.option("--quiet", is_flag=True, help="No progress bar and no alert texts; the summary alone.")
 @click.pass_obj
 def command(
@@ -92,6 +95,7 @@ def command(
     state: Path | None,
     fail_on: str | None,
     as_json: bool,
+    send: bool,
     quiet: bool,
 ) -> None:
     """Run captures (pcap, pcapng, also compressed; - is standard input) through the whole road.
@@ -108,7 +112,7 @@ def command(
         raise SystemExit(replay_sample(options, state=state, as_json=as_json, quiet=quiet, fail_on=fail_on))
     if not files:
         raise click.UsageError("name at least one capture, or --sample")
-    request = Replay(options, files, policies, overrides, local, host, state, fail_on, as_json, quiet)
+    request = Replay(options, files, policies, overrides, local, host, state, fail_on, as_json, quiet, send)
     raise SystemExit(request.run())
 
 
@@ -152,6 +156,7 @@ class Replay:
     fail_on: str | None
     as_json: bool
     quiet: bool
+    send: bool = False
     cases: dict[str, Case] = field(default_factory=dict)
 
     def run(self) -> int:
@@ -178,11 +183,13 @@ class Replay:
             more.append(("overrides", [str(p) for p in self.overrides]))
         if self.host:
             more.append(("host", self.host))
-        return self._with_archive(self.options.load(*more))
+        return self._with_sinks(self.options.load(*more))
 
-    def _with_archive(self, loaded: config.Loaded) -> config.Loaded:
-        """The archive of `sekisho up` is not ours to write to: one in the folder of ``--state``, or none."""
-        sinks = {n: s for n, s in loaded.stages.sinks.items() if not isinstance(s, ArchiveSettings)}
+    def _with_sinks(self, loaded: config.Loaded) -> config.Loaded:
+        """Old traffic pages nobody unless asked, and the archive of `sekisho up` is not ours to write to: one in the
+        folder of ``--state``, or none."""
+        asked = loaded.stages.sinks.items() if self.send else ()
+        sinks: dict[str, SinkSettings] = {n: s for n, s in asked if not isinstance(s, ArchiveSettings)}
         if self.state is not None and loaded.settings.archive:
             sinks["archive"] = ArchiveSettings(directory=self.state / "archive")
         return replace(loaded, stages=replace(loaded.stages, sinks=sinks))

@@ -160,3 +160,32 @@ def test_an_interrupted_replay_says_so_and_goes_on(home: Path) -> None:
     assert (running.returncode, told["complete"], told["cases"]) == (130, False, []), err
     assert told["account"]["residue"] == NOTHING
     assert told["account"]["decided"] == NOTHING
+
+
+def test_a_replay_sends_to_the_sinks_of_the_settings_only_when_asked(tmp_path: Path) -> None:
+    """Old traffic pages nobody: a sink of the settings hears of the case with --send alone."""
+    told = tmp_path / "told.jsonl"
+    base = [
+        sys.executable,
+        "-m",
+        "agent.cli",
+        "--state-dir",
+        str(tmp_path / "s"),
+        "--set",
+        f"sinks.jsonl.file={told}",
+    ]
+    heard = []
+    folder = resources.files("agent") / "sample"
+    files = [
+        "--policy",
+        f"{folder}/policy.yaml",
+        "--overrides",
+        f"{folder}/overrides.yaml",
+        "--host",
+        "db-01",
+    ]
+    for flags in ([], ["--send"]):
+        command = [*base, "replay", "--quiet", *flags, *files, f"{folder}/sample.pcap.gz"]
+        subprocess.run(command, capture_output=True, check=True)
+        heard.append(told.is_file() and '"opened"' in told.read_text())
+    assert heard == [False, True]

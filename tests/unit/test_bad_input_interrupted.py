@@ -1,0 +1,111 @@
+"""Ctrl-C at any moment of a replay: it ends in order, leaves nothing half-written, and the next one goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tools.captures import classic
+from tests.tools.program import (
+    SECONDS,
+    Outcome,
+    command,
+    environment,
+    fit_to_be_seen,
+    sekisho,
+)
+from tests.tools.truth import write_pcap
+
+POLICY = "stores: [{id: ehr, categories: [personal_health], recognise: {addresses: [10.0.0.0/16]}}]\n"
+
+
+def start(folder: Path, *arguments: str, **more: Any) -> subprocess.Popen[bytes]:
+    """A replay that runs."""
+    line = command("replay", "--json", *arguments, state_dir=folder / "state")
+    return subprocess.Popen(
+        line, cwd=folder, env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, **more
+    )
+
+
+def ended(running: subprocess.Popen[bytes]) -> Outcome:
+    """How it ended."""
+    out, err = running.communicate(timeout=SECONDS)
+    outcome = Outcome(running.returncode, out.decode(), err.decode())
+    fit_to_be_seen(outcome)
+    return outcome
+
+
+def archived(folder: Path, state: str) -> str:
+    """What the archive holds, by store."""
+    return sekisho(
+        "flows",
+        "--since",
+        "2000-01-01",
+        "--archive",
+        f"{state}/archive",
+        "--by",
+        "store",
+        "--json",
+        home=folder,
+    ).out
+
+
+def test_a_replay_interrupted_again_and_again_ends_as_an_unbroken_one(tmp_path: Path) -> None:
+    """SIGINT at four moments, sometimes twice: 130 or done, no temporary file, and at last the same archive and cases."""
+    write_pcap(tmp_path / "big.pcap", packets=300_000, sessions=20_000)
+    (tmp_path / "policy.yaml").write_text(POLICY)
+    begun = time.monotonic()
+    whole = ended(start(tmp_path, "--policy", "policy.yaml", "--state", "whole", "big.pcap"))
+    took = time.monotonic() - begun
+    seeded = random.Random(os.environ.get("TESTS_SEED", "7"))
+    for moment in range(4):
+        running = start(tmp_path, "--policy", "policy.yaml", "--state", "broken", "big.pcap")
+        time.sleep(0.15 + (took - 0.15) * (moment + seeded.random()) / 4)
+        running.send_signal(signal.SIGINT)
+        if moment % 2:
+            time.sleep(seeded.random() / 10)
+            running.send_signal(signal.SIGINT)
+        outcome = ended(running)
+        assert outcome.code in (0, 130, -signal.SIGINT), outcome.text
+        left = [file.name for file in (tmp_path / "broken").rglob("*.tmp")]
+        assert outcome.code == -signal.SIGINT or left == []
+    last = ended(start(tmp_path, "--policy", "policy.yaml", "--state", "broken", "big.pcap"))
+    assert (whole.code, last.code) == (0, 0)
+    assert archived(tmp_path, "broken") == archived(tmp_path, "whole") != ""
+    assert json.loads(last.out)["cases"] == json.loads(whole.out)["cases"]
+    assert list((tmp_path / "broken").rglob("*.tmp")) == []
+
+
+@pytest.mark.parametrize("source", ["fifo", "-"])
+def test_a_pipe_that_nobody_writes_to_can_be_left(tmp_path: Path, source: str) -> None:
+    """Waiting for a named pipe or for standard input ends at the first Ctrl-C, with what came decided."""
+    if source == "fifo":
+        os.mkfifo(tmp_path / "fifo")
+    reader, writer = os.pipe()
+    running = start(tmp_path, source, stdin=reader)
+    os.close(reader)
+    if source == "-":
+        os.write(writer, classic([bytes(12) + b"\x08\x00E" + bytes(39)]))
+    _until_it_runs(running)
+    running.send_signal(signal.SIGINT)
+    outcome = ended(running)
+    os.close(writer)
+    assert outcome.code == 130, outcome.text
+    assert json.loads(outcome.out)["complete"] is False
+
+
+def _until_it_runs(running: subprocess.Popen[bytes]) -> None:
+    """Wait for the log line that comes just before the collectors start."""
+    assert running.stderr
+    for line in running.stderr:
+        if b"run_started" in line:
+            return
+    raise AssertionError("it never ran")
