@@ -24,6 +24,8 @@ from agent.core.stages import Collector, Enricher, Sink
 from agent.seal import STOPPED, Sealer, in_order
 
 QUEUE_BATCHES = 32
+LEAVE_S = 2.0
+"""How long a run that has failed waits for its collectors."""
 FLUSH_EVERY_NS = 10 * SECOND_NS
 """What power loss may cost the sinks of flows, at most."""
 LONGEST_WAY_NS = DAY_NS
@@ -86,7 +88,10 @@ class Pipeline:
         broken = threading.Event()
         threads = [
             threading.Thread(
-                target=self._collect, args=(name, collector, rows, broken), name=f"collect-{name}"
+                target=self._collect,
+                args=(name, collector, rows, broken),
+                name=f"collect-{name}",
+                daemon=True,  # one that waits for a pipe nobody writes to must not outlive a second Ctrl-C
             )
             for name, collector in self.collectors.items()
         ]
@@ -100,7 +105,7 @@ class Pipeline:
             raise
         finally:
             for thread in threads:
-                thread.join()
+                thread.join(LEAVE_S if broken.is_set() else None)
 
     def _collect(
         self,

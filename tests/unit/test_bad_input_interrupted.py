@@ -11,9 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.tools.captures import classic
 from tests.tools.program import (
     SECONDS,
     Outcome,
@@ -82,30 +79,3 @@ def test_a_replay_interrupted_again_and_again_ends_as_an_unbroken_one(tmp_path: 
     assert archived(tmp_path, "broken") == archived(tmp_path, "whole") != ""
     assert json.loads(last.out)["cases"] == json.loads(whole.out)["cases"]
     assert list((tmp_path / "broken").rglob("*.tmp")) == []
-
-
-@pytest.mark.parametrize("source", ["fifo", "-"])
-def test_a_pipe_that_nobody_writes_to_can_be_left(tmp_path: Path, source: str) -> None:
-    """Waiting for a named pipe or for standard input ends at the first Ctrl-C, with what came decided."""
-    if source == "fifo":
-        os.mkfifo(tmp_path / "fifo")
-    reader, writer = os.pipe()
-    running = start(tmp_path, source, stdin=reader)
-    os.close(reader)
-    if source == "-":
-        os.write(writer, classic([bytes(12) + b"\x08\x00E" + bytes(39)]))
-    _until_it_runs(running)
-    running.send_signal(signal.SIGINT)
-    outcome = ended(running)
-    os.close(writer)
-    assert outcome.code == 130, outcome.text
-    assert json.loads(outcome.out)["complete"] is False
-
-
-def _until_it_runs(running: subprocess.Popen[bytes]) -> None:
-    """Wait for the log line that comes just before the collectors start."""
-    assert running.stderr
-    for line in running.stderr:
-        if b"run_started" in line:
-            return
-    raise AssertionError("it never ran")
