@@ -44,6 +44,7 @@ class Place:
             f"--state-dir={self.folder / 'home'}",
             *(f"--set={key}={value}" for key, value in sets.items()),
             "replay",
+            "--send",
             str(self.folder / "day.pcap"),
             f"--policy={self.folder / 'policy.yaml'}",
             f"--overrides={self.folder / 'overrides.yaml'}",
