@@ -71,6 +71,8 @@ class Pipeline:
     stop: threading.Event = field(default_factory=threading.Event)
     failures: dict[str, SekishoError] = field(default_factory=dict)
     """Collector name -> why it ended early."""
+    unwritten: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """Sink name -> rows that it did not take, and what it said last. They are decided all the same."""
     _pending: list[FlowBatch] = field(default_factory=list)
     _pending_amounts: Amounts = field(default_factory=Amounts)
 
@@ -245,6 +247,8 @@ class Pipeline:
             logs.get("pipeline").warning(
                 "flows_not_written", sink=sink.name, rows=len(batch), reason=str(error)
             )
+            rows, _ = self.unwritten.get(sink.name, (0, ""))
+            self.unwritten[sink.name] = (rows + len(batch), str(error))
 
     def _flush(self) -> None:
         for sink in self.flow_sinks:

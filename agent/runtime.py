@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import random
-import signal
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
-from types import FrameType
 
 from agent import logs
-from agent.config import Loaded, Settings, bare_context
+from agent.config import Loaded, Settings
 from agent.core.accounts import Accounts
 from agent.core.clock import SECOND_NS, Clock, SteadyClock, SystemClock, when
 from agent.core.decision import Decision
@@ -35,6 +33,7 @@ from agent.policy import load as policy_files
 from agent.policy.model import Policy
 from agent.policy.ownership import Ownership
 from agent.seal import Sealer
+from agent.signals import Signals
 from agent.store.outbox import Outbox
 from agent.store.state import State
 from agent.view import View
@@ -70,6 +69,7 @@ class Runtime:
     _policy_refused: bool = False
     """Whether the policy's files hold a fault that people were told of."""
     _steady: SteadyClock | None = None
+    _unclosed: list[str] = field(default_factory=list)
 
     @property
     def settings(self) -> Settings:
@@ -99,7 +99,7 @@ class Runtime:
         sinks = {name: s.build(context) for name, s in self.loaded.stages.sinks.items()}
         self.sinks: dict[str, Sink] = {**sinks, **self.extra_sinks}
         for sink in self.sinks.values():
-            self._stack.callback(_close, sink)
+            self._stack.callback(self._close, sink)
         path = self.state_path or settings.state_dir / "state.db"
         self.state = State.open(path, clock=self.clock)
         self._stack.callback(self.state.close)
@@ -112,7 +112,7 @@ class Runtime:
         """Run to the end of the data, or until a signal. Raises what the pipeline raises."""
         self.outbox.start()
         try:
-            with _Signals(self.stop, self._asked):
+            with Signals(self.stop, self._asked):
                 self._greet()
                 self.pipeline.run()
         finally:
@@ -134,6 +134,22 @@ class Runtime:
             except SekishoError as error:
                 self._refused(enricher.name, error)
         return changed
+
+    @property
+    def unwritten(self) -> list[str]:
+        """What sinks of flows did not take, a sentence for each; whole once the run is closed."""
+        told = [
+            f"{name}: {rows:,} rows were not written: {reason}"
+            for name, (rows, reason) in self.pipeline.unwritten.items()
+        ]
+        return [*told, *self._unclosed]
+
+    def _close(self, sink: Sink) -> None:
+        try:
+            sink.close()
+        except SinkError as error:
+            self._unclosed.append(f"{sink.name}: {error}")
+            logs.get("runtime").error("sink_not_closed", sink=sink.name, reason=str(error))
 
     def _of_settings(self, context: Context) -> Mapping[str, Collector]:
         return {name: settings.build(context) for name, settings in self.loaded.stages.collectors.items()}
@@ -289,58 +305,6 @@ class Runtime:
         return when(self.clock.now_ns()).date()
 
 
-class Watch:
-    """Capture and enrich for a look, nothing more: no state, no rules, no sinks."""
-
-    def __init__(self, loaded: Loaded, stop: threading.Event) -> None:
-        clock = SystemClock()
-        self.accounts = Accounts()
-        self.view = View(clock)
-        settings = loaded.settings
-        context = replace(
-            bare_context(settings, self.accounts), policy=read_policy(settings, when(clock.now_ns()).date())
-        )
-        collectors = {name: stage.build(context) for name, stage in loaded.stages.collectors.items()}
-        enrichers = [stage.build(context) for stage in loaded.stages.enrichers.values()]
-        sealer = Sealer(
-            BatchHeader(agent_id="watch", run_id=uuid.uuid4().hex, host=settings.host), self.accounts
-        )
-        self._pipeline = Pipeline(
-            collectors,
-            enrichers,
-            sealer,
-            _Nothing(),
-            [],
-            self.accounts,
-            clock,
-            observe=self.view.observe,
-            stop=stop,
-        )
-
-    @property
-    def failures(self) -> Mapping[str, SekishoError]:
-        """Collector name -> why it ended early."""
-        return self._pipeline.failures
-
-    def go(self) -> None:
-        """Watch until ``stop`` is set or a signal comes."""
-        with _Signals(self._pipeline.stop, threading.Event()):
-            self._pipeline.run()
-
-
-class _Nothing:
-    """Decides nothing."""
-
-    def take(self, batches: Sequence[FlowBatch], received_ns: int) -> None:
-        """Let them pass."""
-
-    def tick(self, now_ns: int) -> None:
-        """Nothing is due."""
-
-    def finish(self) -> None:
-        """Nothing is left."""
-
-
 def _nothing() -> None:
     """No chore."""
 
@@ -363,40 +327,3 @@ def agent_id(settings: Settings) -> str:
     fresh = uuid.uuid4().hex
     path.write_text(fresh + "\n")
     return fresh
-
-
-def _close(sink: Sink) -> None:
-    try:
-        sink.close()
-    except SinkError as error:
-        logs.get("runtime").error("sink_not_closed", sink=sink.name, reason=str(error))
-
-
-class _Signals:
-    """Signal handlers for the time of a run; only in the main thread, elsewhere it does nothing."""
-
-    def __init__(self, stop: threading.Event, asked: threading.Event) -> None:
-        self._event, self._asked = stop, asked
-        self._before: dict[int, object] = {}
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number, handler in (
-            (signal.SIGINT, self._stop),
-            (signal.SIGTERM, self._stop),
-            (signal.SIGHUP, self._reload),
-        ):
-            self._before[number] = signal.signal(number, handler)
-
-    def __exit__(self, *_exc: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _stop(self, number: int, _frame: FrameType | None) -> None:
-        if self._event.is_set():
-            raise KeyboardInterrupt
-        self._event.set()
-
-    def _reload(self, number: int, _frame: FrameType | None) -> None:
-        self._asked.set()

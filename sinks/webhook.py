@@ -223,7 +223,8 @@ def _words(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
         return "its certificate is not trusted (ca_file names the one to trust)"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return f"cannot connect: {error.os_error.strerror or error.os_error}"
+        number = error.os_error.errno
+        return f"cannot connect: {os.strerror(number) if number else error.os_error}"
     if isinstance(error, aiohttp.ClientResponseError):
         return "its answer is no HTTP"
     return f"{type(error).__name__} while it was asked"

@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> Any:
 
 def _said(error: BaseException) -> int:
     """Tell the user what went wrong; the exit code for it."""
-    if isinstance(error, click.exceptions.Abort | KeyboardInterrupt):
+    if _is_interrupted(error):
         _say("interrupted")
         return EXIT_INTERRUPTED
     if isinstance(error, click.ClickException):
@@ -163,6 +163,17 @@ def _said(error: BaseException) -> int:
     else:
         _say(f"a defect of ours ({type(error).__name__}: {error}); {_kept(error)}")
     return EXIT_ERROR
+
+
+def _is_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is at the bottom of it: one that comes while a class is made is wrapped in a RuntimeError."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, click.exceptions.Abort | KeyboardInterrupt):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _say(text: str) -> None:

@@ -173,7 +173,10 @@ class Replay:
                 self.cases[case.id] = case
             started = time.monotonic()
             self._go(run)
-            return self._report(run, time.monotonic() - started)
+            code = self._report(run, time.monotonic() - started)
+        for said in run.unwritten:
+            click.echo(f"sekisho: {said}", err=True)
+        return code or (EXIT_ERROR if run.unwritten else 0)
 
     def _settings(self) -> config.Loaded:
         more: list[tuple[str, Any]] = []

@@ -14,7 +14,7 @@ from agent.cli.live import LiveView
 from agent.config import Stages
 from agent.core.clock import SECOND_NS
 from agent.core.errors import SekishoError
-from agent.runtime import Watch
+from agent.look import Look
 
 
 @click.command(epilog=example("top"))
@@ -30,12 +30,12 @@ def command(options: Options, span: str | None, plain: bool) -> None:
     if seconds is None and (plain or not sys.stdout.isatty()):
         seconds = 10.0
     timer = threading.Timer(seconds, stop.set) if seconds is not None else None
-    watch = Watch(loaded, stop)
+    look = Look(loaded, stop)
     screen = console()
     view = LiveView(
         f"sekisho top · {loaded.settings.host}",
-        watch.view.read,
-        watch.accounts.read,
+        look.view.read,
+        look.accounts.read,
         screen,
         show_cases=False,
     )
@@ -44,13 +44,13 @@ def command(options: Options, span: str | None, plain: bool) -> None:
         timer.start()
     try:
         if plain or not sys.stdout.isatty():
-            watch.go()
+            look.go()
             screen.print(view)
         else:
             with Live(view, console=screen, screen=True, refresh_per_second=1):
-                watch.go()
+                look.go()
     finally:
         if timer:
             timer.cancel()
-    if watch.failures:
-        raise SekishoError("; ".join(f"{name}: {error}" for name, error in watch.failures.items()))
+    if look.failures:
+        raise SekishoError("; ".join(f"{name}: {error}" for name, error in look.failures.items()))

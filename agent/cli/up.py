@@ -55,9 +55,9 @@ def command(options: Options, plain: bool, or_replay: bool) -> None:
             run.go()
         else:
             _with_live_view(run, loaded)
-    failures = run.pipeline.failures
-    if failures:
-        raise SekishoError("; ".join(f"{name}: {error}" for name, error in failures.items()))
+    failures = [f"{name}: {error}" for name, error in run.pipeline.failures.items()]
+    if failures or run.unwritten:
+        raise SekishoError("\n".join([*failures, *run.unwritten]))
     if live_view:
         click.echo(f"stopped; account: {_account_in_words(run)}")
 

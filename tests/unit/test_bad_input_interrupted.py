@@ -7,10 +7,15 @@ import os
 import random
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from agent.cli import cli, main
+from tests.tools.captures import classic
 from tests.tools.program import (
     SECONDS,
     Outcome,
@@ -79,3 +84,40 @@ def test_a_replay_interrupted_again_and_again_ends_as_an_unbroken_one(tmp_path: 
     assert archived(tmp_path, "broken") == archived(tmp_path, "whole") != ""
     assert json.loads(last.out)["cases"] == json.loads(whole.out)["cases"]
     assert list((tmp_path / "broken").rglob("*.tmp")) == []
+
+
+@pytest.mark.parametrize("source", ["fifo", "-"])
+def test_a_pipe_that_nobody_writes_to_is_left_at_the_first_ctrl_c(tmp_path: Path, source: str) -> None:
+    """Waiting for a named pipe, or for standard input after half a record, ends in order at the first signal."""
+    os.mkfifo(tmp_path / "fifo")
+    reader, writer = os.pipe()
+    os.write(writer, classic([bytes(60)])[:50])
+    running = start(tmp_path, source, stdin=reader)
+    os.close(reader)
+    assert running.stderr
+    in_vain = threading.Timer(SECONDS, running.kill)
+    in_vain.start()
+    # Said just before the collectors start: there are no databases here.
+    assert any(b"database_missing" in line for line in running.stderr)
+    running.send_signal(signal.SIGINT)
+    outcome = ended(running)
+    in_vain.cancel()
+    os.close(writer)
+    assert (outcome.code, json.loads(outcome.out)["complete"]) == (130, False), outcome.text
+
+
+def test_an_interrupt_wrapped_by_whoever_it_hit_is_still_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C while a class is being made arrives as a RuntimeError caused by it: exit code 130, not a defect."""
+
+    def invoke(*_args: Any, **_more: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise RuntimeError("Error calling __set_name__") from error
+
+    monkeypatch.setattr(cli, "main", invoke)
+    with pytest.raises(SystemExit) as ended_with:
+        main([])
+    assert (ended_with.value.code, capsys.readouterr().err) == (130, "sekisho: interrupted\n")
