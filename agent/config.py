@@ -22,8 +22,10 @@ from agent import plugins
 from agent.core.accounts import Accounts
 from agent.core.errors import ConfigError, Fault
 from agent.core.stages import CollectorSettings, Context, EnricherSettings, SinkSettings
+from agent.policy.document import Document
+from agent.policy.faults import faults_of
 from agent.policy.model import DurationNs
-from agent.policy.yamlfile import Document, faults_of, read
+from agent.policy.yamlfile import read
 
 PREFIX = "SEKISHO_"
 DEFAULT_ENRICHERS: Mapping[str, Any] = {"asset": {}, "geo": {}, "owner": {}}

@@ -9,16 +9,14 @@ import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from agent.core.errors import Fault
-
-if TYPE_CHECKING:
-    from agent.policy.yamlfile import Document
+from agent.policy.document import Document
 
 FEW = 6
 """As many choices are shown whole, more give way to the nearest one."""

@@ -7,7 +7,7 @@ that could be read: this module only raises.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
 from functools import cache
@@ -17,6 +17,7 @@ from typing import Any
 
 from agent.core.errors import Fault, PolicyError
 from agent.policy.checks import across
+from agent.policy.document import Document
 from agent.policy.faults import nearest
 from agent.policy.model import (
     Attestation,
@@ -33,7 +34,7 @@ from agent.policy.model import (
 from agent.policy.overrides import read_overrides, repeated_networks
 from agent.policy.placed import Placed, entries
 from agent.policy.starter import Listening, starter
-from agent.policy.yamlfile import Document, read, validate
+from agent.policy.yamlfile import read, validate
 
 __all__ = ["Listening", "load", "schema", "shipped_packs", "starter"]
 
@@ -50,48 +51,21 @@ def load(paths: Sequence[Path], *, overrides: Sequence[Path] = (), today: date) 
     """
     faults: list[Fault] = []
     documents = [_patched(d) for d in _documents(paths, faults)]
-    known: list[tuple[Document, tuple[Override, ...]]] = []
-    for document in documents:
-        try:
-            known.append((document, validate(PolicyFile, document, kind=PolicyError).overrides))
-        except PolicyError as error:
-            faults.extend(error.faults)
-    for path in overrides:
-        try:
-            known.append(read_overrides(path))
-        except PolicyError as error:
-            faults.extend(error.faults)
+    known = _known_networks(documents, overrides, faults)
     written = _Written(documents)
+    packs, awake = _packs(written, today)
     faults.extend(_tenants(documents))
     faults.extend(repeated_networks(known))
     faults.extend(_attestation_faults(written.attestations, today))
-    packs, awake = _packs(written, today)
-    sets = {d.id: d for pack in packs if pack.pack in awake for d in pack.destinations}
-    asleep = {d.id: pack.pack for pack in packs if pack.pack not in awake for d in pack.destinations}
-    faults.extend(
-        across(
-            written.stores,
-            written.sites,
-            written.destinations,
-            written.rules,
-            shipped_sets=sets,
-            asleep_sets=asleep,
-            home={rule.id: pack.pack for pack in packs for rule in pack.rules},
-        )
-    )
+    faults.extend(_faults_across(written, packs, awake))
     if faults:
         raise PolicyError(sorted(dict.fromkeys(faults), key=lambda f: (f.file, f.line)))
-    sets.update((p.id, p.value) for p in written.destinations if p.value)
-    shipped = {rule.id for pack in packs for rule in pack.rules}
-    own = tuple(p.value for p in written.rules if p.value and p.id not in shipped)
-    rules = [(pack.pack, rule) for pack in packs if pack.pack in awake for rule in pack.rules]
-    rules += [(OWN_PACK, rule) for rule in own]
     return Policy(
         tenant=next((d.data["tenant"] for d in documents if "tenant" in d.data), "default"),
         sites=tuple(p.value for p in written.sites if p.value),
         stores=tuple(p.value for p in written.stores if p.value),
-        destinations=tuple(sets.values()),
-        rules=tuple((pack, rule) for pack, rule in rules if rule.enabled),
+        destinations=_destinations(written, packs, awake),
+        rules=_rules(written, packs, awake),
         overrides=tuple(o for _, found in known for o in found),
         packs=packs,
         awake=tuple(sorted(awake)),
@@ -163,6 +137,51 @@ def _documents(paths: Sequence[Path], faults: list[Fault]) -> list[Document]:
         except PolicyError as error:
             faults.extend(error.faults)
     return documents
+
+
+def _known_networks(
+    documents: Sequence[Document], overrides: Sequence[Path], faults: list[Fault]
+) -> list[tuple[Document, tuple[Override, ...]]]:
+    """What is known better about some networks, by the file that says so: policy files first."""
+    known = []
+    for document in documents:
+        try:
+            known.append((document, validate(PolicyFile, document, kind=PolicyError).overrides))
+        except PolicyError as error:
+            faults.extend(error.faults)
+    for path in overrides:
+        try:
+            known.append(read_overrides(path))
+        except PolicyError as error:
+            faults.extend(error.faults)
+    return known
+
+
+def _faults_across(written: _Written, packs: Sequence[Pack], awake: set[str]) -> Iterable[Fault]:
+    return across(
+        written.stores,
+        written.sites,
+        written.destinations,
+        written.rules,
+        shipped_sets={d.id: d for pack in packs if pack.pack in awake for d in pack.destinations},
+        asleep_sets={d.id: pack.pack for pack in packs if pack.pack not in awake for d in pack.destinations},
+        home={rule.id: pack.pack for pack in packs for rule in pack.rules},
+    )
+
+
+def _destinations(written: _Written, packs: Sequence[Pack], awake: set[str]) -> tuple[DestinationSet, ...]:
+    """Those of the packs awake; the operator's own win."""
+    sets = {d.id: d for pack in packs if pack.pack in awake for d in pack.destinations}
+    sets.update((p.id, p.value) for p in written.destinations if p.value)
+    return tuple(sets.values())
+
+
+def _rules(written: _Written, packs: Sequence[Pack], awake: set[str]) -> tuple[tuple[str, Rule], ...]:
+    """(pack, rule) of every rule that is enabled: the packs awake, then the operator's own."""
+    shipped = {rule.id for pack in packs for rule in pack.rules}
+    rules = [(pack.pack, rule) for pack in packs if pack.pack in awake for rule in pack.rules]
+    rules += [(OWN_PACK, p.value) for p in written.rules if p.value and p.id not in shipped]
+    return tuple((pack, rule) for pack, rule in rules if rule.enabled)
 
 
 def _patched(document: Document) -> Document:

@@ -11,9 +11,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from agent.core.errors import Fault, PolicyError
+from agent.policy.document import Document, KeyPath
 from agent.policy.faults import nearest
 from agent.policy.model import NetworkField, Override
-from agent.policy.yamlfile import Document, KeyPath, read, text_of, validate
+from agent.policy.yamlfile import read, text_of, validate
 
 HEADER = tuple(Override.model_fields)
 """Columns of the CSV form; only ``network`` is needed."""

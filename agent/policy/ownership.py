@@ -18,9 +18,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 
 from agent.core.errors import Fault, PolicyError
 from agent.core.finding import OwnerFact
+from agent.policy.document import Document
 from agent.policy.faults import nearest
 from agent.policy.model import Country, Id, Override
-from agent.policy.yamlfile import Document, read, validate
+from agent.policy.yamlfile import read, validate
 
 Mark = Literal["V", "V2", "N", "S", "K"]
 _WEAKNESS: Mapping[str, int] = {"V": 0, "S": 1, "N": 2, "V2": 3, "K": 4}

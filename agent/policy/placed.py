@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from agent.core.errors import Fault
-from agent.policy.yamlfile import Document, KeyPath
+from agent.policy.document import Document, KeyPath
 
 Entry = TypeVar("Entry", bound=BaseModel)
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,43 +16,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from agent.core.errors import ConfigError, Fault
+from agent.policy.document import Document, KeyPath
 from agent.policy.faults import faults_of
-
-__all__ = ["MAX_DEPTH", "MAX_OCTETS", "Document", "KeyPath", "faults_of", "read", "text_of", "validate"]
 
 MAX_OCTETS = 8 * 2**20
 """Largest file that is read."""
 MAX_DEPTH = 40
 """Deepest nesting of lists and mappings."""
 
-KeyPath = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
-
-
-@dataclass(frozen=True)
-class Document:
-    """What a text file says, and on which line it says it."""
-
-    name: str
-    """The file as its faults name it."""
-    data: Any
-    """Plain dicts, lists and scalars; an empty file is ``{}``."""
-    lines: Mapping[KeyPath, int] = field(default_factory=dict)
-    """Line of each key and list item, from 1."""
-    digest: str = ""
-    """SHA-256 of the bytes read, hex."""
-
-    def line_of(self, keys: Sequence[str | int]) -> int:
-        """Line of a key or list item, or of the nearest thing around it that is there; 0 if there is none."""
-        path = tuple(keys)
-        for length in range(len(path), 0, -1):
-            if line := self.lines.get(path[:length]):
-                return line
-        return self.lines.get((), 0)
-
-    def fault(self, keys: Sequence[str | int], message: str, advice: str = "") -> Fault:
-        """A fault at that place."""
-        return Fault(self.name, self.line_of(keys), message, advice)
 
 
 class _Loader(yaml.SafeLoader if not yaml.__with_libyaml__ else yaml.CSafeLoader):  # type: ignore[misc]
