@@ -308,7 +308,7 @@ def test_own_networks_make_forwarded_traffic_local(two: Pair) -> None:
     """Traffic from an address behind the host is transit, unless its network is said to be the host's own."""
     two.peer.ip("route", "add", "198.51.100.0/24", "via", HOST4)
     two.host.ip("addr", "add", "198.51.100.9/32", "dev", "lo")
-    two.host.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    two.host.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
     for own, marks in (((), int(Mark.TRANSIT)), (("203.0.113.0/24",), 0)):
         with capturing(two.host, own_networks=own) as capture:
             two.peer.ip("addr", "replace", "203.0.113.5/32", "dev", "p0")
