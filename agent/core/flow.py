@@ -146,6 +146,12 @@ COLUMNS: Final[tuple[Column, ...]] = (
     _c("remote_owner_country", Kind.TEXT, "Country of the ultimate owner's head office.", null=True, stage="network"),
     _c("location_confidence", Kind.TEXT, "high, medium, low or none.", null=True, stage="network"),
     _c("owner_confidence", Kind.TEXT, "high, medium, low or none.", null=True, stage="network"),
+    _c("remote_country_witness", Kind.TEXT, "What a second country database says; null where none is installed, and where remote_country can never be set.", null=True, stage="network"),
+    _c("remote_asn_witness", Kind.NUMBER, "Origin autonomous system as a second database has it.", null=True, stage="network"),
+    _c("remote_cloud", Kind.TEXT, "Provider that itself lists the address among its ranges: a witness of its own beside remote_provider.", null=True, stage="network"),
+    _c("remote_cloud_region", Kind.TEXT, "Region in that provider's own words.", null=True, stage="network"),
+    _c("remote_cloud_service", Kind.TEXT, "Its services that use the range, joined by +; null if it says no more than its own name.", null=True, stage="network", ocsf="dst_endpoint.svc_name"),
+    _c("remote_flags", Kind.TEXT, "What kind of address it is, as lists say, joined by +: anycast, cdn, hosting, vpn, tor, relay.", null=True, stage="network"),
     _c("remote_name", Kind.TEXT, "Host name from DNS or SNI; only where switched on.", null=True, stage="network", ocsf="dst_endpoint.hostname"),
     # what
     _c("store", Kind.TEXT, "Id of the store in the register.", null=True, stage="policy", ocsf="unmapped.sekisho.store"),
@@ -197,7 +203,7 @@ class Text:
 
     def compact(self) -> Text:
         """The same texts with a dictionary of distinct values, only those that are used, in order of first use in the dictionary."""
-        if not self.values:
+        if not self.values or (len(self.values) == 1 and (self.codes == 0).any()):
             return self
         used = np.zeros(len(self.values), bool)
         used[self.codes[self.codes >= 0]] = True
@@ -210,12 +216,18 @@ class Text:
 
 def concat_text(columns: Sequence[Text]) -> Text:
     """Text columns one after another, their dictionaries joined."""
+    same = columns[0].values if columns else ()
+    if all(column.values is same for column in columns):
+        return Text(np.concatenate([c.codes for c in columns] or [np.zeros(0, np.int32)]), same)
     index: dict[str, int] = {}
     parts = []
+    known: tuple[str, ...] | None = None
+    translate = np.zeros(0, np.int32)
     for column in columns:
-        translate = np.full(len(column.values) + 1, -1, np.int32)
-        for old, value in enumerate(column.values):
-            translate[old] = index.setdefault(value, len(index))
+        if column.values is not known:
+            known = column.values
+            numbers = [index.setdefault(value, len(index)) for value in known]
+            translate = np.array([*numbers, -1], np.int32)
         parts.append(translate[column.codes])
     codes = np.concatenate(parts) if parts else np.zeros(0, np.int32)
     return Text(codes, tuple(index))
@@ -315,12 +327,23 @@ class FlowBatch:
         """The same rows under a changed header."""
         return FlowBatch(self._columns, replace(self.header, **changed))
 
+    def under(self, header: BatchHeader) -> FlowBatch:
+        """The same rows under another header."""
+        return FlowBatch(self._columns, header)
+
     def take(self, index: NDArray[Any] | slice) -> FlowBatch:
         """Rows by index, mask or slice."""
-        columns: dict[str, ColumnData] = {
-            name: data.take(index) if isinstance(data, Text) else data[index]
-            for name, data in self._columns.items()
-        }
+        columns: dict[str, ColumnData] = {}
+        if isinstance(index, slice):
+            for name, data in self._columns.items():
+                columns[name] = data.take(index) if isinstance(data, Text) else data[index]
+            return FlowBatch(columns, self.header)
+        rows = np.flatnonzero(index) if index.dtype == np.bool_ else index
+        for name, data in self._columns.items():
+            if isinstance(data, Text):
+                columns[name] = Text(data.codes.take(rows), data.values)
+            else:
+                columns[name] = data.take(rows, axis=0)
         return FlowBatch(columns, self.header)
 
     def compact(self) -> FlowBatch:

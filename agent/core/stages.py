@@ -12,14 +12,16 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
 from agent.core.accounts import Accounts
 from agent.core.clock import Clock, SystemClock
-from agent.core.finding import Event, Notice
 from agent.core.flow import FlowBatch
+
+if TYPE_CHECKING:
+    from agent.core.finding import Destination, Event, Notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,14 @@ class Enricher(Protocol):
 
     def troubles(self, now_ns: int) -> tuple[Event, ...]:
         """Why its answers are missing or doubtful now: a database gone or old. People are told each of them once."""
+
+
+@runtime_checkable
+class Witness(Protocol):
+    """An enricher that can say of a destination what each of its sources says."""
+
+    def witnessed(self, destination: Destination) -> Destination:
+        """The destination with ``witnesses`` and ``flags`` filled in."""
 
 
 class Sink(Protocol):

@@ -10,6 +10,7 @@ import numpy as np
 
 from agent.core.clock import SECOND_NS
 from agent.core.errors import DecodeError
+from collectors.packets import stride
 from collectors.packets.frames import MOST_CAPTURED, MOST_SNAPSHOT, Frames
 from collectors.packets.links import Bytes, Offsets
 
@@ -33,32 +34,38 @@ class Classic:
             raise DecodeError(f"is pcap version {major}.{minor}; expected 2.x", source=source, offset=4)
         self._link = link & 0xFFFF
         self._most = max(MOST_CAPTURED, snapshot) if snapshot <= MOST_SNAPSHOT else MOST_CAPTURED
-        self._guesses, self._hostile = self._header == 16, False
-        self._scratch = np.empty(0, np.uint8)
+        self._guesses = self._pays = self._header == 16
         self.interfaces: list[str] = []
         self.offset = 24
 
     def take(self, data: Bytes, filled: int) -> tuple[Frames, int]:
         """See :meth:`Container.take`."""
         records = self._records(data, filled)
-        u32 = np.ndarray((max(filled - 3, 0),), self._order + "u4", data, 0, (1,))
-        captured = u32[records + 8].astype(np.int64)
+        headers = np.ndarray((max(filled - 15, 0),), "V16", data, 0, (1,))[records]
+        second, fraction, captured, length = (
+            headers.view(self._order + "u4").reshape(-1, 4).T.astype(np.int64)
+        )
         used = int(records[-1] + self._header + captured[-1]) if len(records) else 0
-        if not used and filled >= self._header and (claim := int(u32[8])) > self._most:
+        if (
+            not used
+            and filled >= self._header
+            and (claim := struct.unpack_from(self._order + "I", data.data, 8)[0]) > self._most
+        ):
             raise DecodeError(
                 f"a record claims {claim} captured octets; expected at most {self._most}; what came before it was read",
                 source=self._source,
                 offset=self.offset,
             )
         # A fraction of a second or more is corrupt: it must not move the frame into the next.
-        fraction = np.minimum(u32[records + 4].astype(np.int64) * self._unit, SECOND_NS - 1)
+        fraction *= self._unit
+        np.minimum(fraction, SECOND_NS - 1, out=fraction)
         self.offset += used
         frames = Frames(
             data=data,
             starts=records + self._header,
             captured=captured,
-            length=u32[records + 12].astype(np.int64),
-            time_ns=u32[records].astype(np.int64) * SECOND_NS + fraction,
+            length=length,
+            time_ns=second * SECOND_NS + fraction,
             link=self._link,
         )
         return frames, used
@@ -67,14 +74,14 @@ class Classic:
         """Offsets of the whole records."""
         guessed, at = np.zeros(0, np.int64), 0
         if self._guesses and filled >= _LEAST_GUESSED:
-            guessed, at = self._guess(data, filled)
+            guessed, at, self._pays = stride.records(data, filled, self._order, SECOND_NS // self._unit)
         found = [guessed, *self._chain(data, filled, at)]
         records = np.concatenate(found)
         if not len(records):
             return records
         if filled >= _LEAST_GUESSED:
-            # Testing every octet pays only while frames are short.
-            self._guesses = not self._hostile and self._header == 16 and len(records) * _SHORT > filled
+            # Guessing pays only while frames are short.
+            self._guesses = self._pays and self._header == 16 and len(records) * _SHORT > filled
         last = int(records[-1])
         size = struct.unpack_from(self._order + "I", data.data, last + 8)[0]
         return records if last + self._header + size <= filled else records[:-1]
@@ -105,56 +112,6 @@ class Classic:
             yield piece[: large[0] + 1]
             at = big + header + size
 
-    def _guess(self, data: Bytes, filled: int) -> tuple[Offsets, int]:
-        """(offsets from 0 on, where the next record begins), all at once.
-
-        Every octet is tested for being the first of a record header, then the chain is followed among those that may
-        be. The chain's links are the records' own lengths, so a wrong guess can end it early but never bend it.
-        """
-        n = filled - 15
-        if len(self._scratch) < 2 * n:
-            self._scratch = np.empty(2 * n, np.uint8)
-        maybe, other = self._scratch[:n], self._scratch[n : 2 * n]
-        high = (8, 9, 12, 13) if self._order == ">" else (10, 11, 14, 15)
-        second = 0 if self._order == ">" else 3
-        # The same first octet of the second as the first record has, and both lengths below 65,536.
-        np.bitwise_xor(data[second : second + n], data[second], out=maybe)
-        for at in high:
-            np.bitwise_or(maybe, data[at : at + n], out=maybe)
-        places = np.flatnonzero(np.equal(maybe, 0, out=other.view(bool)))
-        if len(places) == 0 or places[0] != 0 or len(places) > filled // 20:
-            self._hostile = len(places) > filled // 20
-            return np.zeros(0, np.int64), 0
-        u32 = np.ndarray((filled - 3,), self._order + "u4", data, 0, (1,))
-        sizes = u32[places + 8]
-        # What no writer writes; a record that does is not lost, the guess only ends before it.
-        likely = (sizes <= u32[places + 12]) & (u32[places + 4] < SECOND_NS // self._unit)
-        likely[0] = True
-        places = places[likely]
-        after = places + 16 + sizes[likely]
-        if not np.array_equal(places[1:], after[:-1]):
-            reached = _reach(places, after)
-            self._hostile = len(reached) * 4 < len(places) * 3
-            places, after = places[reached], after[reached]
-        return places, int(after[-1])
-
     def torn(self, rest: bytes) -> tuple[int, int]:
         """See :meth:`Container.torn`."""
         return (1, struct.unpack_from(self._order + "I", rest, 12)[0] if len(rest) >= 16 else 0)
-
-
-def _reach(places: Offsets, after: Offsets) -> Offsets:
-    """Indices of the places on the way from the first one, each leading to the one at ``after``."""
-    breaks = np.flatnonzero(places[1:] != after[:-1]).tolist()
-    if len(breaks) * 8 > len(places):
-        return np.arange(breaks[0] + 1)
-    parts = []
-    here = 0
-    for end in breaks:
-        if end < here:
-            continue
-        parts.append(np.arange(here, end + 1))
-        here = int(np.searchsorted(places, after[end]))
-        if here == len(places) or places[here] != after[end]:
-            return np.concatenate(parts)
-    return np.concatenate([*parts, np.arange(here, len(places))])

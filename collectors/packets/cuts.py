@@ -46,8 +46,19 @@ def _facts(flags: int, from_b: int) -> int:
     return fact
 
 
-FACTS: Final[Numbers] = np.array([_facts(f, b) for b in (0, 1) for f in range(-1, 256)], np.int64)
+_FACTS: Final[Numbers] = np.array([_facts(f, b) for b in (0, 1) for f in range(-1, 256)], np.int64)
 """Facts by ``257 * (sent by end b) + 1 + TCP flags``."""
+
+
+def facts(flags: NDArray[np.int16], by_b: Flags) -> Numbers:
+    """What each packet is, by its TCP flags (-1 none; only the lower eight count) and who sent it."""
+    if int(flags.max()) > 0xFF:
+        flags = np.where(flags > 0, flags & 0xFF, flags)
+    index = by_b.astype(np.int16)
+    index *= 257
+    index += flags
+    index += 1
+    return np.asarray(_FACTS.take(index))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +83,8 @@ class Sorted:
     clocks: Numbers
     """The newest time seen by the table up to and including this packet."""
     facts: Numbers
+    span: tuple[int, int] | None = None
+    """(oldest, newest) where the packets came in order of time, none older than the clock; ``clocks`` are the times."""
 
     def ends(self) -> Numbers:
         """One past the last packet of each key."""
@@ -80,6 +93,9 @@ class Sorted:
 
 def cut(packets: Sorted, carried: Carried, idle_ns: int) -> tuple[NDArray[np.int8], Flags]:
     """What each packet is to its flow, and for each key whether its flow is closed after the last packet."""
+    if packets.span:
+        kind = _cut_in_order(packets, carried, idle_ns, packets.span)
+        return kind, _cut_reuse(packets, carried, kind)
     starts, times = packets.starts, packets.times
     before = _shifted(times, starts, np.where(carried.fresh, times[starts], carried.last))
     back = times < before
@@ -104,6 +120,19 @@ def cut(packets: Sorted, carried: Carried, idle_ns: int) -> tuple[NDArray[np.int
         for key in np.flatnonzero(ran_back & odd_cut).tolist():
             closed[key] = _walk(packets, carried, idle_ns, kind, key, slice(int(starts[key]), int(ends[key])))
     return kind, closed
+
+
+def _cut_in_order(packets: Sorted, carried: Carried, idle_ns: int, span: tuple[int, int]) -> NDArray[np.int8]:
+    """Cuts by time where time runs forwards: then the clock says nothing that the packets' own times do not."""
+    starts, times = packets.starts, packets.times
+    at_head = np.where(carried.fresh, BEGINS, times[starts] - carried.last >= idle_ns).astype(np.int8)
+    if span[1] - span[0] < idle_ns:
+        kind = np.zeros(len(times), np.int8)
+    else:
+        kind = np.empty(len(times), np.int8)
+        np.greater_equal(times[1:] - times[:-1], idle_ns, out=kind[1:].view(bool))
+    kind[starts] = at_head
+    return kind
 
 
 def _mask(places: Numbers, n: int) -> Flags:

@@ -1,8 +1,8 @@
 """Frames that the fast path does not know: scapy finds where their outermost IP header begins, the fast path reads it.
 
-So MPLS, PPP and PPPoE, a third VLAN tag, 802.11 and whatever else scapy can take apart is counted by the same rules as
-the rest (``docs/decoding.md``). Dear: some 0.2 ms a frame, a thousand times the fast path. scapy itself is imported at
-the first odd frame (0.3 s, 40 MB).
+So PPP, 802.11, Ethernet within MPLS and whatever else scapy can take apart is counted by the same rules as the rest
+(``docs/decoding.md``). Dear: some 0.2 ms a frame, a thousand times the fast path. scapy itself is imported at the first
+odd frame (0.3 s, 40 MB).
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -21,8 +22,30 @@ from collectors.packets.links import RAW, Bytes, Offsets
 from collectors.packets.packet import concat
 
 NFLOG: Final = 239
-_LINKS_WITHOUT_IP: Final = frozenset((187, 189, 201, 220, 227, 231, 249, 253, 271))
-"""Bluetooth, USB, CAN, D-Bus, netlink and vsock captures."""
+ODD_LINKS: Final[Mapping[int, str]] = {
+    9: "PPP",
+    50: "PPP in HDLC framing",
+    51: "PPPoE session",
+    105: "802.11",
+    119: "802.11 with Prism header",
+    127: "802.11 with radiotap header",
+    192: "802.11 with PPI header",
+    204: "PPP with direction",
+    219: "MPLS",
+    NFLOG: "NFLOG (by own code)",
+}
+"""Link types that are tested with captures of their own; whatever else scapy knows is tried as well."""
+LINKS_WITHOUT_IP: Final[Mapping[int, str]] = {
+    187: "Bluetooth HCI",
+    189: "USB (Linux)",
+    201: "Bluetooth HCI with direction",
+    220: "USB (Linux, padded)",
+    227: "CAN bus",
+    231: "D-Bus",
+    249: "USBPcap",
+    253: "netlink",
+    271: "vsock",
+}
 _LOOK: Final = 512
 """Octets of a frame that scapy is given: a link header is never longer, and the rest would only be copied."""
 _NOT_IP: Final = -1
@@ -70,7 +93,7 @@ def decode_odd(
         lost = which[found == code]
         if len(lost):
             add_skipped(skipped, {reason: (len(lost), int(length[lost].sum()))})
-    return Decoded(inner.packets, index[inner.order], np.zeros(0, np.int64), skipped, inner.repaired)
+    return replace(inner, order=index[inner.order], odd=np.zeros(0, np.int64), skipped=skipped)
 
 
 def decode_any(
@@ -105,14 +128,22 @@ def merge(parts: list[Decoded], *, odd: Offsets) -> Decoded:
         add_skipped(skipped, part.skipped)
         for reason, packets in part.repaired.items():
             repaired[reason] = repaired.get(reason, 0) + packets
-    return Decoded(concat([part.packets for part in parts]).take(rank), order[rank], odd, skipped, repaired)
+    return Decoded(
+        concat([part.packets for part in parts]).take(rank),
+        order[rank],
+        odd,
+        skipped,
+        repaired,
+        np.concatenate([part.network for part in parts])[rank],
+        np.concatenate([part.transport for part in parts])[rank],
+    )
 
 
 def _finder(link: int) -> Callable[[bytes], int]:
     """Says where in a frame of this link type its outermost IP header begins, or one of the codes above."""
     if link == NFLOG:
         return _in_nflog
-    if link in _LINKS_WITHOUT_IP:
+    if link in LINKS_WITHOUT_IP:
         return lambda frame: _NOT_IP
     layer = _scapy().get(link)
     if layer is None:
@@ -173,6 +204,7 @@ def _scapy() -> dict[int, Any]:
         # Before its first import: scapy warns about routes and interfaces while it loads.
         logging.getLogger("scapy").setLevel(logging.CRITICAL)
         import scapy.contrib.mpls
+        import scapy.contrib.ppi_geotag
         import scapy.layers.dot11
         import scapy.layers.eap
         import scapy.layers.inet

@@ -89,9 +89,15 @@ def join(parts: Sequence[Rows]) -> Rows:
     )
 
 
-def pack_ports(port_a: NDArray[np.int32], port_b: NDArray[np.int32], protocol: NDArray[np.uint8]) -> Numbers:
+def pack_ports(port_a: Numbers, port_b: Numbers, protocol: NDArray[np.uint8]) -> Numbers:
     """Ports (-1 for none) and protocol as one word of a key."""
-    return (port_a.astype(np.int64) + 1) << 25 | (port_b.astype(np.int64) + 1) << 8 | protocol
+    packed = port_a + 1
+    packed <<= 17
+    packed += port_b
+    packed += 1
+    packed <<= 8
+    packed |= protocol
+    return packed
 
 
 def finished(flow: Numbers) -> Flags:
@@ -129,10 +135,14 @@ def _order(rows: Rows, index: Numbers, mirrored: Flags) -> Numbers:
     end = rows.body[END, index]
     order = np.argsort(end, kind="stable")
     in_order = end[order]
-    if (in_order[1:] == in_order[:-1]).any():
-        words = rows.key.T
-        columns = [mirrored, *(word[index] for word in words), rows.body[START, index], end]
-        order = np.lexsort(columns)
+    equal = in_order[1:] == in_order[:-1]
+    if equal.any():
+        tied = np.zeros(len(order), bool)
+        tied[1:] = equal
+        tied[:-1] |= equal
+        some = order[tied]
+        words = rows.key[index[some]].T
+        order[tied] = some[np.lexsort([mirrored[some], *words, rows.body[START, index[some]], end[some]])]
     return np.asarray(order)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import Final
 
 import numpy as np
@@ -30,6 +30,8 @@ AMOUNTS: Final = slice(OCTETS_A, CONTENT_B + 1)
 NEVER: Final = np.iinfo(np.int64).max
 """``Slots.last`` of a slot that holds no flow."""
 _EMPTY, _REMOVED = -1, -2
+_ROW_DTYPE: Final = np.dtype((np.void, 8 * WIDTH))
+"""A row as one thing: numpy then moves it at once instead of number by number."""
 _FIRST_SIZE = 1 << 10
 
 
@@ -40,9 +42,12 @@ class KeyHash:
     """
 
     def __init__(self, seed: int | None = None) -> None:
-        source = np.random.default_rng(secrets.randbits(128) if seed is None else seed)
-        self._salt = source.integers(0, 2**64, 5, np.uint64)
-        self._odd = source.integers(0, 2**64, (5, 2), np.uint64) | np.uint64(1)
+        if seed is None:
+            words = np.frombuffer(os.urandom(8 * 15), np.uint64)
+        else:
+            words = np.random.default_rng(seed).integers(0, 2**64, 15, np.uint64)
+        self._salt = words[:5]
+        self._odd = words[5:].reshape(5, 2) | np.uint64(1)
 
     def __call__(self, key: Words) -> Words:
         """Hashes of ``key`` of shape (5, n)."""
@@ -66,6 +71,7 @@ class Slots:
 
     def __init__(self) -> None:
         self.cells: Numbers = np.empty((_FIRST_SIZE, WIDTH), np.int64)
+        self._whole = self.cells.view(_ROW_DTYPE)[:, 0]
         self.last: Numbers = np.full(_FIRST_SIZE, NEVER, np.int64)
         """Newest packet of each flow; apart from the cells, because sweeps read nothing else."""
         self._index: NDArray[np.int32] = np.full(_FIRST_SIZE * 4, _EMPTY, np.int32)
@@ -90,26 +96,44 @@ class Slots:
         """Slots of flows whose last packet is at or before ``time_ns``."""
         return np.flatnonzero(self.last[: self._top] <= time_ns)
 
-    def upsert(self, hashes: Words, keys: Words) -> tuple[Numbers, Flags]:
-        """The slot of each key, and whether it is new (then only key and hash are filled in).
+    def upsert(self, hashes: Words, keys: Words) -> tuple[Numbers, Flags, Numbers]:
+        """The slot of each key, whether it is new (then only key and hash are filled in), and a copy of its cells.
 
-        ``hashes`` (m,), ``keys`` (m, 5); the keys are distinct.
+        ``hashes`` (m,), ``keys`` (m, 5); the keys are distinct. :meth:`write` puts the copy back.
         """
         self._make_room(len(hashes))
-        signed, wanted = hashes.view(np.int64), keys.view(np.int64)
         mask = len(self._index) - 1
-        slots = np.empty(len(hashes), np.int64)
-        fresh = np.zeros(len(hashes), bool)
-        todo = np.arange(len(hashes))
         place = (hashes & np.uint64(mask)).view(np.int64)
+        slots = self._index.take(place).astype(np.int64)
+        # Most keys lie where they are looked for first. An empty place (-1, -2) reads the last row, which is no match.
+        rows = self._whole[slots].view(np.int64).reshape(len(slots), WIDTH)
+        same = slots >= 0
+        same &= rows[:, HASH] == hashes.view(np.int64)
+        for word, wanted in zip(range(KEY.start, KEY.stop), keys.view(np.int64).T, strict=True):
+            same &= rows[:, word] == wanted
+        fresh = np.zeros(len(hashes), bool)
+        if len(todo := np.flatnonzero(~same)):
+            self._seek(hashes.view(np.int64), keys.view(np.int64), place, slots, fresh, todo)
+            rows[todo] = self.cells.take(slots[todo], axis=0)
+        return slots, fresh, rows
+
+    def write(self, slots: Numbers, rows: Numbers) -> None:
+        """Put rows, as :meth:`upsert` gave them and changed since, into their slots."""
+        self._whole[slots] = rows.view(_ROW_DTYPE)[:, 0]
+
+    def _seek(
+        self, hashes: Numbers, keys: Numbers, place: Numbers, slots: Numbers, fresh: Flags, todo: Numbers
+    ) -> None:
+        """Find or make the slots of the keys ``todo``, from their first place on."""
+        mask, place = len(self._index) - 1, place[todo]
         while len(todo):
             found = self._index[place]
             hit = found >= 0
             seen = np.flatnonzero(hit)
             there, here = self.cells.take(found[seen], axis=0), todo[seen]
-            same = there[:, HASH] == signed[here]
+            same = there[:, HASH] == hashes[here]
             for word in range(KEY.start, KEY.stop):
-                same &= there[:, word] == wanted[here, word]
+                same &= there[:, word] == keys[here, word]
             hit[seen] = same
             slots[todo[hit]] = found[hit]
             won = self._claim(np.flatnonzero(found == _EMPTY), place, todo)
@@ -117,9 +141,11 @@ class Slots:
                 mine = self._allocate(len(won))
                 new = todo[won]
                 self._index[place[won]] = mine
-                self.cells[mine, KEY] = wanted[new]
-                self.cells[mine, HASH] = signed[new]
-                self.cells[mine, PLACE] = place[won]
+                made = np.empty((len(won), WIDTH), np.int64)
+                made[:, KEY] = keys[new]
+                made[:, HASH] = hashes[new]
+                made[:, PLACE] = place[won]
+                self.write(mine, made)
                 slots[new] = mine
                 fresh[new] = True
                 hit[won] = True
@@ -127,7 +153,6 @@ class Slots:
             stay = found == _EMPTY
             place = np.where(stay, place, (place + 1) & mask)[~hit]
             todo = todo[~hit]
-        return slots, fresh
 
     def remove(self, slots: Numbers) -> None:
         """Forget flows."""
@@ -165,6 +190,7 @@ class Slots:
             freed = np.empty(size, np.int32)
             freed[: self._n_freed] = self._freed[: self._n_freed]
             self.cells, self.last, self._freed = cells, last, freed
+            self._whole = cells.view(_ROW_DTYPE)[:, 0]
         if (need + self._removed) * 2 > len(self._index):
             self._rebuild_index(need)
 

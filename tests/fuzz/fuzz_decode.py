@@ -7,12 +7,12 @@ Run by hypothesis in tests/unit/test_decode.py; with atheris: ``python -m tests.
 from __future__ import annotations
 
 import dataclasses
-import sys
 
 import numpy as np
 
 from collectors.packets.decode import Decoded, decode
 from collectors.packets.links import FAST_LINKS
+from tests.fuzz.guided import guided
 
 LINKS = sorted(FAST_LINKS)
 
@@ -69,7 +69,4 @@ def equal(one: Decoded, other: Decoded) -> bool:
 
 
 if __name__ == "__main__":
-    import atheris
-
-    atheris.Setup(sys.argv, target)
-    atheris.Fuzz()
+    guided(target)

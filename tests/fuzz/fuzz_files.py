@@ -6,7 +6,6 @@ Run by hypothesis in tests/unit/test_pcap_files.py; with atheris: ``python -m te
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from agent.core.errors import DecodeError
 from collectors.packets.files import CaptureFile
+from tests.fuzz.guided import guided
 
 Frame = tuple[bytes, int, int, int, int, int]
 """(octets, length on the wire, time, link type, interface, sent)."""
@@ -57,7 +57,4 @@ def target(octets: bytes) -> None:
 
 
 if __name__ == "__main__":
-    import atheris
-
-    atheris.Setup(sys.argv, target)
-    atheris.Fuzz()
+    guided(target)

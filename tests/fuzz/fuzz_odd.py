@@ -5,11 +5,10 @@ Run by hypothesis in tests/unit/test_decode.py; with atheris: ``python -m tests.
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 
 from collectors.packets.odd import NFLOG, decode_any
+from tests.fuzz.guided import guided
 
 LINKS = (1, 9, 50, 51, 105, 119, 127, 204, 219, NFLOG, 271, 999)
 """Ethernet, PPP in four forms, 802.11 in three, MPLS, NFLOG, one without IP and one that nobody knows."""
@@ -30,7 +29,4 @@ def target(octets: bytes) -> None:
 
 
 if __name__ == "__main__":
-    import atheris
-
-    atheris.Setup(sys.argv, target)
-    atheris.Fuzz()
+    guided(target)

@@ -1,0 +1,41 @@
+"""How this process uses memory and threads; to be settled once, before numpy is loaded for the first time.
+
+Needs nothing but the standard library, and changes no result: what cannot be set is left as it is.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+M_TRIM_THRESHOLD: Final = -1
+M_MMAP_THRESHOLD: Final = -3
+"""Numbers of glibc's ``mallopt`` (<malloc.h>)."""
+LARGEST_KEPT: Final = 32 << 20
+"""Octets: glibc's own upper limit (DEFAULT_MMAP_THRESHOLD_MAX, 64-bit) for what is not asked from the kernel anew."""
+FREE_KEPT: Final = 64 << 20
+"""Octets of free memory at the top of the heap above which the rest goes back to the kernel."""
+
+
+def prepare() -> None:
+    """Keep freed arrays for the next chunk (glibc only), and let numpy's algebra start no threads.
+
+    A column of a chunk is some hundred kilobytes: by default glibc takes each from the kernel, which clears it page by page,
+    and gives it back. OpenBLAS starts one thread per core when numpy is loaded; nothing here multiplies matrices. The
+    user's own OPENBLAS_NUM_THREADS and MALLOC_ settings stay as they are.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if any(
+        name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+    ):
+        return
+    import ctypes
+
+    try:
+        # musl and macOS have no mallopt.
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
+    mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+    mallopt(M_TRIM_THRESHOLD, FREE_KEPT)
