@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.policy.starter import Listening, guess
+from collectors.packets.processes import process
 
 LISTEN = "0A"
 """State of a listening socket in /proc/net/tcp (include/net/tcp_states.h)."""
 
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
-_UNIT = re.compile(r"/([^/]+\.service)(?:/|$)")
 
 
 def listening(proc: Path = Path("/proc")) -> list[Listening]:
@@ -21,17 +21,19 @@ def listening(proc: Path = Path("/proc")) -> list[Listening]:
     Without privilege the processes of other users are not known; their texts stay empty.
     """
     inodes: dict[int, int] = {}
+    own = proc / "thread-self" / "net"
+    net = own if own.is_dir() else proc / "net"
     for name in ("tcp", "tcp6"):
-        inodes.update((inode, port) for port, inode in _sockets(proc / "net" / name))
+        inodes.update((inode, port) for port, inode in _sockets(net / name))
     owners = _owners(proc, set(inodes))
     found: dict[int, Listening] = {}
     for inode, port in sorted(inodes.items(), key=lambda pair: pair[1]):
-        pid = owners.get(inode)
-        process = _text(proc / str(pid) / "comm") if pid else ""
-        if port not in found or (process and not found[port].process):
-            found[port] = Listening(
-                port, process, _executable(proc, pid), _unit(proc, pid), guess(port, process)
-            )
+        holder = process(owners[inode], proc) if inode in owners else None
+        name = (holder and holder.name) or ""
+        if port not in found or (name and not found[port].process):
+            executable = (holder and holder.executable) or ""
+            unit = (holder and holder.place.unit) or ""
+            found[port] = Listening(port, name, executable, unit, guess(port, name, executable))
     return list(found.values())
 
 
@@ -57,18 +59,6 @@ def _owners(proc: Path, inodes: set[int]) -> dict[int, int]:
             if match and int(match[1]) in inodes:
                 owners.setdefault(int(match[1]), int(folder.name))
     return owners
-
-
-def _executable(proc: Path, pid: int | None) -> str:
-    try:
-        return str((proc / str(pid) / "exe").readlink()) if pid else ""
-    except OSError:
-        return ""
-
-
-def _unit(proc: Path, pid: int | None) -> str:
-    match = _UNIT.search(_text(proc / str(pid) / "cgroup")) if pid else None
-    return match[1] if match else ""
 
 
 def _text(path: Path) -> str:

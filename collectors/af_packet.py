@@ -2,13 +2,18 @@
 
 Each packet is counted where it leaves or reaches the host: packet type "outgoing" or "to us", not at the ports of a
 bridge or bond (the bridge or bond sees it too), not on a VLAN's parent. Interfaces that come later are seen by
-themselves. Only headers are ever copied (``snap``). What the kernel drops is counted as ``ring_full``.
+themselves. Only headers are ever copied (``snap``), but for the messages that ``names`` reads, where it is on. What
+the kernel drops is counted as ``ring_full``. Rows know their process where its socket was seen
+(:mod:`collectors.packets.owners`), and the remote end's name where names are on (:mod:`collectors.packets.names`).
 """
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import ClassVar, Final, Literal
 
@@ -26,7 +31,10 @@ from agent.core.stages import Collector, CollectorSettings, Context
 from collectors.packets.decode import Decoded, decode
 from collectors.packets.flows import FlowTable
 from collectors.packets.host import Host, HostWatch
+from collectors.packets.inner import SNAP, decode_inner
 from collectors.packets.links import ETHERNET, NO_LOSS, RAW
+from collectors.packets.names import Names, NameTap
+from collectors.packets.owners import Owners
 from collectors.packets.packet import Packets, concat
 from collectors.packets.ring import OUTGOING, Frames, Ring
 
@@ -43,7 +51,8 @@ _QUIET_PAUSE_S: Final = 0.2
 _NO_ROWS: Final = FlowBatch.empty()
 _MOST_GONE: Final = 1000
 _IPV4, _IPV6 = 0x0800, 0x86DD
-_TAGS: Final = (0x8100, 0x88A8)
+_SHIMS: Final = (0x8100, 0x88A8, 0x8847, 0x8848)
+"""Tags that the kernel left in the frame, and labels. (PPPoE is seen at its PPP interface.)"""
 _ARPHRD_ETHER: Final = 1
 _LOOPBACK: Final = IPv4Network("127.0.0.0/8")
 
@@ -63,8 +72,21 @@ class Settings(CollectorSettings):
     )
     ring_mib: int = Field(16, ge=1, le=4096, description="Memory shared with the kernel, in MiB")
     snap: int = Field(128, ge=96, le=1024, description="Octets kept of each frame: headers, no content")
+    tunnels: Literal["outer", "inner"] = Field(
+        "outer",
+        description="Of tunnels count the outer packets, for those leave the host, or the packets inside (only where the "
+        "tunnels are your own: what is inside is what its sender wrote; `snap` is then at least 256)",
+    )
     max_flows: int = Field(
         1_000_000, ge=1000, description="Live flows held in memory (200 octets each) before the idlest leave"
+    )
+    processes: bool = Field(
+        True,
+        description="Say which process, unit and container each row is of, from the kernel's sockets and /proc",
+    )
+    names: bool = Field(
+        False,
+        description="Name remote ends from DNS answers and TLS server names that pass by: the host name alone is kept",
     )
 
     def build(self, context: Context) -> Collector:
@@ -77,9 +99,14 @@ class AfPacket:
 
     name = "af_packet"
     live = True
-    not_seen: tuple[str, ...] = ("processes", "bypass", "local_sockets", "before_start")
 
     def __init__(self, settings: Settings, accounts: Accounts, clock: Clock) -> None:
+        self.not_seen: tuple[str, ...] = (
+            "brief_processes" if settings.processes else "processes",
+            "bypass",
+            "local_sockets",
+            "before_start",
+        )
         self._settings = settings
         self._accounts = accounts
         self._clock = clock
@@ -94,17 +121,44 @@ class AfPacket:
         Raises :class:`CaptureError` without permission, memory, or one of the named interfaces.
         """
         settings = self._settings
-        with HostWatch() as watch, Ring(mib=settings.ring_mib, snap=settings.snap) as ring:
-            yield from _Capture(settings, self._accounts, self._clock, watch, ring).run(stop)
+        with ExitStack() as open_here:
+            watch = open_here.enter_context(HostWatch())
+            snap = max(settings.snap, SNAP) if settings.tunnels == "inner" else settings.snap
+            ring = open_here.enter_context(Ring(mib=settings.ring_mib, snap=snap))
+            owners = open_here.enter_context(Owners(self._clock)) if settings.processes else None
+            names = Names() if settings.names else None
+            tap = open_here.enter_context(NameTap(names)) if names else None
+
+            def heard(frames: int) -> None:
+                if owners and frames:
+                    owners.traffic()
+                if tap:
+                    tap.read(self._clock.now_ns())
+
+            capture = _Capture(settings, self._accounts, self._clock, watch, ring, heard)
+            for batch in capture.run(stop):
+                if len(batch):
+                    batch = owners.fill(batch) if owners else batch
+                    batch = names.fill(batch) if names else batch
+                yield batch
 
 
 class _Capture:
     """One run of the collector over an open ring."""
 
     def __init__(
-        self, settings: Settings, accounts: Accounts, clock: Clock, watch: HostWatch, ring: Ring
+        self,
+        settings: Settings,
+        accounts: Accounts,
+        clock: Clock,
+        watch: HostWatch,
+        ring: Ring,
+        heard: Callable[[int], None] = lambda _frames: None,
     ) -> None:
+        self._heard = heard
+        """Told after every reading how many frames there were."""
         self._settings, self._accounts, self._clock = settings, accounts, clock
+        self._decoder = functools.partial(decode_inner, decode) if settings.tunnels == "inner" else decode
         self._watch, self._ring = watch, ring
         self._host = Host()
         self._own = NetworkSet()
@@ -205,6 +259,7 @@ class _Capture:
         """Rows that ended because of what waited in the ring."""
         frames = self._ring.read()
         self._took, self._more = (0, False) if frames is None else (len(frames), frames.more)
+        self._heard(self._took)
         if frames is None:
             return _NO_ROWS
         packets = self._packets(frames)
@@ -215,8 +270,8 @@ class _Capture:
         interface, wanted = self._interfaces(frames)
         plain = (frames.ethertype == _IPV4) | (frames.ethertype == _IPV6)
         parts = [self._decode(frames, interface, np.flatnonzero(wanted & plain), RAW, frames.network)]
-        # A tag that the kernel left in the frame; only Ethernet has them.
-        tagged = np.isin(frames.ethertype, _TAGS) & wanted & (frames.hardware == _ARPHRD_ETHER)
+        # Only Ethernet has them.
+        tagged = np.isin(frames.ethertype, _SHIMS) & wanted & (frames.hardware == _ARPHRD_ETHER)
         if tagged.any():
             parts.append(self._decode(frames, interface, np.flatnonzero(tagged), ETHERNET, frames.link))
         for part in parts:
@@ -237,7 +292,7 @@ class _Capture:
         starts: NDArray[np.int64],
     ) -> Decoded:
         head = (frames.network - starts)[rows]
-        part = decode(
+        part = self._decoder(
             frames.data,
             starts[rows],
             frames.captured[rows] + head,
@@ -251,7 +306,7 @@ class _Capture:
         if len(part.odd):
             octets = int(frames.length[rows[part.odd]].sum())
             self._accounts.lose_frames("undecodable", len(part.odd), octets)
-        return Decoded(part.packets, rows[part.order], rows[part.odd], part.skipped, part.repaired)
+        return replace(part, order=rows[part.order], odd=rows[part.odd])
 
     def _interfaces(self, frames: Frames) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """The place of each frame's interface (-1 unknown), and whether the frame is to be counted there."""

@@ -12,6 +12,7 @@ Stores in one place that are told apart by such a name do not overlap.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from itertools import combinations
 
 from agent.core.errors import Fault
@@ -94,6 +95,11 @@ def _common(a: Recognition, b: Recognition) -> str:
     for name in _SELECTORS[:-1]:
         if both := sorted(set(getattr(a, name)) & set(getattr(b, name))):
             return f"{name[:-2] if name == 'processes' else name[:-1]} {both[0]}"
+    for name in ("executables", "units"):
+        for one in getattr(a, name):
+            for other in getattr(b, name):
+                if fnmatchcase(one, other) or fnmatchcase(other, one):
+                    return f"{name[:-1]} {max(one, other, key=len)}"
     for one in a.containers:
         for other in b.containers:
             if one.startswith(other) or other.startswith(one):

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from datetime import date
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_interface
+from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, StringConstraints
 
 from agent.core.finding import Severity
-from agent.policy.faults import wrong
+from agent.policy.networks import NetworkField
 
 _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
 _BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40, "pi": 2**50}
@@ -73,24 +73,6 @@ def _country(value: Any) -> Any:
     return value.strip().upper() if isinstance(value, str) else value
 
 
-def _network(value: Any) -> Any:
-    """A network or a single address. Raises with the network that was probably meant."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip()
-    try:
-        interface = ip_interface(text)
-    except ValueError:
-        example = "write it as 192.0.2.0/24, 192.0.2.7 or 2001:db8::/32"
-        raise wrong(f"`{text}` is no network or address", example) from None
-    if interface.ip != interface.network.network_address:
-        raise wrong(
-            f"`{text}` has host bits set",
-            f"the network is {interface.network}; the one address is {interface.ip}",
-        )
-    return interface.network
-
-
 Octets = Annotated[
     int,
     BeforeValidator(octets, json_schema_input_type=int | str),
@@ -119,20 +101,25 @@ Id = Annotated[
     StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$"),
     Field(description="lower case letters, digits, . _ -"),
 ]
-NetworkField = Annotated[
-    IPv4Network | IPv6Network,
-    BeforeValidator(_network, json_schema_input_type=str),
-    Field(description="A network such as 192.0.2.0/24, or one address"),
-]
 AddressField = IPv4Address | IPv6Address
 PortField = Annotated[int, Field(ge=1, le=65535)]
+ExecutableField = Annotated[
+    str,
+    StringConstraints(pattern=r"^/.+$"),
+    Field(description="a whole path such as /usr/sbin/mysqld; a bare name goes under `processes`"),
+]
+UnitField = Annotated[
+    str,
+    StringConstraints(pattern=r"^[^/\s]+\.(service|scope)$"),
+    Field(description="a unit such as postgresql.service or postgresql@*.service"),
+]
 
 THIS_HOST = "this"
 """Stands for the reporting host in ``hosts``."""
 
 
 class _Entry(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Category(StrEnum):
@@ -175,9 +162,13 @@ class Recognition(_Entry):
     addresses: tuple[NetworkField, ...] = Field((), description="Local addresses or networks of the store")
     ports: tuple[PortField, ...] = Field((), description="Local ports that the store listens on")
     processes: tuple[str, ...] = Field((), description="Process names, such as postgres")
-    executables: tuple[str, ...] = Field((), description="Paths of executables")
-    units: tuple[str, ...] = Field((), description="systemd units, such as postgresql.service")
-    containers: tuple[str, ...] = Field((), description="Container ids or their beginnings")
+    executables: tuple[ExecutableField, ...] = Field(
+        (), description="Whole paths of executables; * for any part"
+    )
+    units: tuple[UnitField, ...] = Field((), description="systemd units; * for any part")
+    containers: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = Field(
+        (), description="Container ids or their beginnings"
+    )
     pods: tuple[str, ...] = Field(
         (), description="Kubernetes pods, namespace/name; * at the end matches any ending"
     )

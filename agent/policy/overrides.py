@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from agent.core.errors import Fault, PolicyError
 from agent.policy.document import Document, KeyPath
 from agent.policy.faults import nearest
-from agent.policy.model import NetworkField, Override
+from agent.policy.model import Override
+from agent.policy.networks import NetworkField
 from agent.policy.yamlfile import read, text_of, validate
 
 HEADER = tuple(Override.model_fields)

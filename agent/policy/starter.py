@@ -49,9 +49,16 @@ class Listening:
     """What kind of data store it may be, such as ``PostgreSQL``; empty: probably none."""
 
 
-def guess(port: int, process: str = "") -> str:
-    """What kind of data store listens there, by its process name, else by its port; empty if it looks like none."""
-    return _PROCESSES.get(process) or STORE_PORTS.get(port, "")
+_RUNS_OTHERS = re.compile(
+    r"/(?:java|python[\d.]*|node|ruby|perl|php[\d.]*|dotnet|mono|beam\.smp|docker-proxy|systemd)$"
+)
+"""Executables that say nothing of what they run."""
+
+
+def guess(port: int, process: str = "", executable: str = "") -> str:
+    """What kind of data store listens there, by its process name or executable, else by its port; empty if none."""
+    by_name = _PROCESSES.get(process) or _PROCESSES.get(executable.rpartition("/")[2][:15])
+    return by_name or STORE_PORTS.get(port, "")
 
 
 _HEAD = """\
@@ -94,7 +101,13 @@ def starter(facts: Sequence[Listening]) -> str:
     out.append("stores:\n" if found else "stores: []\n")
     ids: set[str] = set()
     for group in found:
-        shared = {n for other in found if other is not group for f in other for n in (f.process, f.unit)}
+        shared = {
+            n
+            for other in found
+            if other is not group
+            for f in other
+            for n in (f.process, f.unit, f.executable)
+        }
         out.append(_store(group, ids, shared))
     if not found:
         out.append(_EXAMPLE)
@@ -122,8 +135,10 @@ def _store(group: Sequence[Listening], ids: set[str], shared: set[str]) -> str:
     name = slug if slug not in ids else f"{slug}-{first.port}"
     ids.add(name)
     recognise = ["      hosts: [this]", f"      ports: [{', '.join(str(f.port) for f in group)}]"]
-    for key, attribute in (("processes", "process"), ("units", "unit")):
+    for key, attribute in (("processes", "process"), ("executables", "executable"), ("units", "unit")):
         values = sorted({getattr(f, attribute) for f in group} - shared - {""})
+        if key == "executables":
+            values = [v for v in values if v.startswith("/") and not _RUNS_OTHERS.search(v)]
         if values:
             recognise.append(f"      {key}: [{', '.join(map(_quoted, values))}]")
     return "\n".join(
@@ -142,7 +157,7 @@ def _store(group: Sequence[Listening], ids: set[str], shared: set[str]) -> str:
 
 
 def _by(fact: Listening) -> str:
-    known = ", ".join(_plain(t) for t in (fact.process, fact.unit) if t)
+    known = ", ".join(_plain(t) for t in (fact.process, fact.executable, fact.unit) if t)
     return f" ({known})" if known else ""
 
 
