@@ -7,13 +7,12 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from agent.config import Loaded, bare_context
+from agent.config import Loaded, bare_context, read_policy
 from agent.core.accounts import Accounts
 from agent.core.clock import SystemClock, when
 from agent.core.errors import SekishoError
 from agent.core.flow import BatchHeader, FlowBatch
 from agent.pipeline import Pipeline
-from agent.runtime import read_policy
 from agent.seal import Sealer
 from agent.signals import Signals
 from agent.view import View

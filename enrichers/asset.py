@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Final
 
 import numpy as np
@@ -144,13 +145,13 @@ class _Watched:
         known = self.recognise
         if known.processes or known.executables:
             process = _named(batch.text("process"), known.processes, _is_process)
-            yield "process", process | _named(batch.text("executable"), known.executables, str.__eq__)
+            yield "process", process | _named(batch.text("executable"), known.executables, fnmatchcase)
         if known.ports:
             # Only what was accepted: the same number on a flow opened from here is an accident.
             accepted = ~batch.text("initiator").where("local")
             yield "port", accepted & np.isin(batch["local_port"], self.ports)
         if known.units:
-            yield "unit", _named(batch.text("unit"), known.units, str.__eq__)
+            yield "unit", _named(batch.text("unit"), known.units, fnmatchcase)
         if known.containers:
             yield "container", _named(batch.text("container"), known.containers, str.startswith)
 

@@ -1,6 +1,7 @@
 """Who runs the remote end, and who owns them: provider, ultimate owner, its country, and how sure.
 
-By AS number through the ownership table, and by the operator's overrides; never from a name, and never from a place.
+By AS number through the ownership table, by the provider's own list of ranges where the table does not know the AS, and
+by the operator's overrides; never from a name, and never from a place.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from agent.core.address import Addresses
 from agent.core.clock import SECOND_NS, Clock
 from agent.core.finding import Confidence, Event, OwnerFact
 from agent.core.flow import FlowBatch, Text
@@ -21,6 +21,7 @@ from agent.core.stages import Context, EnricherSettings
 from agent.policy.model import Override
 from agent.policy.ownership import Ownership
 from enrichers.ranges import SIX_TO_FOUR, from_networks
+from enrichers.ranges.clouds import operates
 
 MAX_REMEMBERED = 200_000
 """Networks whose answer is kept; there are about 85,000 autonomous systems."""
@@ -35,6 +36,8 @@ _WORTH = {
 }
 _ASN_BITS = 33
 
+_Key = tuple[int, int, int, str | None, str | None]
+"""Override's index, AS, second AS (-1 for none), provider by range, its region."""
 _Answer = tuple[str | None, str | None, str | None, str]
 """Provider, owner, owner's country, confidence."""
 
@@ -56,7 +59,9 @@ class Owner:
     """Adds ``remote_provider``, ``remote_owner`` (ids), ``remote_owner_country`` and ``owner_confidence``."""
 
     name = "owner"
-    reads = frozenset({"remote_address", "remote_asn"})
+    reads = frozenset(
+        {"remote_address", "remote_asn", "remote_asn_witness", "remote_cloud", "remote_cloud_region"}
+    )
     adds = frozenset({"remote_provider", "remote_owner", "remote_owner_country", "owner_confidence"})
 
     def __init__(self, ownership: Ownership, overrides: Sequence[Override], clock: Clock) -> None:
@@ -64,15 +69,14 @@ class Owner:
         self._overrides = tuple(overrides)
         self._by_prefix = from_networks([o.network for o in overrides], {}, (SIX_TO_FOUR,))
         self._clock = clock
-        self._known: dict[int, _Answer] = {}
+        self._known: dict[_Key, _Answer] = {}
         self._day = date.min
 
     def enrich(self, batch: FlowBatch) -> FlowBatch:
         """The same rows with operator and owner filled in; ``owner_confidence`` is never null."""
-        key = self._keys(batch["remote_address"], batch["remote_asn"])
-        distinct, back = np.unique(key, return_inverse=True)
         self._forget()
-        answers = [self._answer(k) for k in distinct.tolist()]
+        keys, back = self._keys(batch)
+        answers = [self._answer(key) for key in keys]
         providers, owners, countries, worths = zip(*answers, strict=True) if answers else ((), (), (), ())
         return batch.with_columns(
             remote_provider=Text.of(providers).take(back),
@@ -93,35 +97,92 @@ class Owner:
         """``ownership``: day and hash of the table."""
         return {"ownership": self._ownership.version}
 
-    def _keys(self, addresses: Addresses, asns: NDArray[np.int64]) -> NDArray[np.int64]:
-        """One number per (override, AS): all that an answer depends on."""
-        key = asns + 1
+    def _keys(self, batch: FlowBatch) -> tuple[list[_Key], NDArray[np.intp]]:
+        """The distinct (override, AS, second AS, provider by range, its region) of a batch, and the one of each row:
+        all that an answer depends on."""
+        cloud, region = batch.text("remote_cloud"), batch.text("remote_cloud_region")
+        index = np.full(len(batch), -1, np.int64)
         if self._overrides:
-            key = (self._by_prefix.find(addresses).astype(np.int64) + 1 << _ASN_BITS) + key
-        return np.asarray(key)
+            index = self._by_prefix.find(batch["remote_address"]).astype(np.int64)
+        columns: list[NDArray[np.int64]] = [
+            index,
+            cloud.codes.astype(np.int64),
+            region.codes.astype(np.int64),
+            batch["remote_asn"],
+            batch["remote_asn_witness"],
+        ]
+        code = np.zeros(len(batch), np.int64)
+        for column in columns[:3]:
+            code = code * (int(column.max(initial=0)) + 2) + column + 1  # a few hundred values in all
+        for column in columns[3:]:
+            _, small = np.unique(code, return_inverse=True)
+            code = (small.astype(np.int64) << _ASN_BITS) + column + 1
+        _, first, back = np.unique(code, return_index=True, return_inverse=True)
+        values = zip(*(column[first].tolist() for column in columns), strict=True)
+        keys = [
+            (o, asn, second, cloud.values[c] if c >= 0 else None, region.values[r] if r >= 0 else None)
+            for o, c, r, asn, second in values
+        ]
+        return keys, back
 
     def _forget(self) -> None:
         today = datetime.fromtimestamp(self._clock.now_ns() // SECOND_NS, UTC).date()
         if today != self._day or len(self._known) > MAX_REMEMBERED:
             self._known, self._day = {}, today
 
-    def _answer(self, key: int) -> _Answer:
+    def _answer(self, key: _Key) -> _Answer:
         known = self._known.get(key)
         if known is None:
-            index, asn = (key >> _ASN_BITS) - 1, (key & (1 << _ASN_BITS) - 1) - 1
-            fact = self._ownership.fact(
+            index, asn, second, cloud, region = key
+            fact, worth = judged(
+                self._ownership,
                 asn=asn if asn >= 0 else None,
-                as_org=None,
-                today=self._day,
+                witness_asn=second if second >= 0 else None,
+                cloud=cloud,
+                region=region,
                 override=self._overrides[index] if index >= 0 else None,
+                today=self._day,
             )
             known = self._known[key] = (
                 fact.provider or None,
                 fact.owner_id or None,
                 fact.owner_country,
-                confidence(fact).value,
+                worth.value,
             )
         return known
+
+
+def judged(
+    ownership: Ownership,
+    *,
+    asn: int | None,
+    as_org: str | None = None,
+    witness_asn: int | None = None,
+    cloud: str | None = None,
+    region: str | None = None,
+    override: Override | None = None,
+    today: date,
+) -> tuple[OwnerFact, Confidence]:
+    """Who runs and owns one network, and how far to trust the owner. docs/databases.md has the rules as a table.
+
+    A provider's own list names the operator only where the ownership table does not know the AS, and only in regions
+    that the provider runs itself. A list, or a second database's AS, that leads to another owner makes the first one
+    doubtful; one that leads to the same owner proves nothing new.
+    """
+    row = ownership.asn(asn) if asn is not None else None
+    listed = cloud if cloud is not None and operates(cloud, region) else None
+    provider = listed if row is None else None
+    fact = ownership.fact(asn=asn, as_org=as_org, provider=provider, today=today, override=override)
+    worth = confidence(fact)
+    if override is not None and (override.owner or override.owner_country):
+        return fact, worth
+    rivals = (
+        ownership.provider(listed) if listed is not None else None,
+        ownership.asn(witness_asn) if witness_asn is not None else None,
+    )
+    if worth is not Confidence.NONE and any(r is not None and r.owner != fact.owner_id for r in rivals):
+        worth = Confidence.LOW
+    return fact, worth
 
 
 def confidence(fact: OwnerFact) -> Confidence:

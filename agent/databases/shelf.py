@@ -1,6 +1,8 @@
 """The folder in which installed databases stand.
 
 country.mmdb  network.mmdb   what the program reads; replaced in one step
+*_witness.mmdb               second ones of another lineage, where asked for
+providers.csv                the ranges that providers publish
 previous/                    the versions before, two of each
 databases.json               where each came from, under which terms, with its hash
 """
@@ -16,7 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -29,12 +31,16 @@ RECORD = "databases.json"
 _PREVIOUS = "previous"
 
 
+Part = Kind | Literal["providers"]
+PARTS: tuple[Part, ...] = (*KINDS, "providers")
+
+
 class Installed(BaseModel):
     """One installed database."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    kind: Kind
+    kind: Part
     name: str
     """``dbip-country-lite``."""
     file: str
@@ -64,11 +70,11 @@ class Shelf:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def path(self, kind: Kind) -> Path:
-        """Where the database in force stands."""
-        return self.directory / f"{kind}.mmdb"
+    def path(self, kind: Part) -> Path:
+        """Where the database or list in force stands."""
+        return self.directory / f"{kind}{_suffix(kind)}"
 
-    def record(self) -> dict[Kind, Installed]:
+    def record(self) -> dict[Part, Installed]:
         """What was installed. Raises :class:`EnrichError` for a record that cannot be read."""
         path = self.directory / RECORD
         try:
@@ -98,7 +104,7 @@ class Shelf:
 
     def put(self, rows: list[tuple[Installed, bytes]]) -> None:
         """Put databases in place of those in force, then write the record. Call within :meth:`changing`."""
-        known: dict[Kind, Installed] = {}
+        known: dict[Part, Installed] = {}
         with contextlib.suppress(EnrichError):
             known = self.record()
         for row, content in rows:
@@ -107,20 +113,22 @@ class Shelf:
                 self._keep(known[row.kind], path)
             _write(path, content)
             known[row.kind] = row
-        record = _Record(databases=tuple(known[kind] for kind in KINDS if kind in known))
+        record = _Record(databases=tuple(known[kind] for kind in PARTS if kind in known))
         _write(self.directory / RECORD, record.model_dump_json(indent=2).encode())
 
     def _keep(self, row: Installed, path: Path) -> None:
         folder = self.directory / _PREVIOUS
         folder.mkdir(exist_ok=True)
-        kept = folder / f"{row.kind}-{row.version}-{row.sha256[:8]}.mmdb"
+        kept = folder / f"{row.kind}-{row.version}-{row.sha256[:8]}{_suffix(row.kind)}"
         kept.unlink(missing_ok=True)
         try:
             os.link(path, kept)
         except OSError:  # a file system without hard links
             shutil.copyfile(path, kept)
         kept.touch()
-        old = sorted(folder.glob(f"{row.kind}-*.mmdb"), key=lambda p: p.stat().st_mtime_ns, reverse=True)
+        old = sorted(
+            folder.glob(f"{row.kind}-*{_suffix(row.kind)}"), key=lambda p: p.stat().st_mtime_ns, reverse=True
+        )
         for stale in old[KEEP_PREVIOUS:]:
             stale.unlink(missing_ok=True)
 
@@ -136,6 +144,10 @@ class Shelf:
             else:
                 advice = f"cannot be written: {error.strerror}"
             raise EnrichError(f"{self.directory}: {advice}") from error
+
+
+def _suffix(kind: Part) -> str:
+    return ".csv" if kind == "providers" else ".mmdb"
 
 
 def _write(path: Path, content: bytes) -> None:

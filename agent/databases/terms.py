@@ -42,12 +42,22 @@ class Terms(_Row):
     attribution: str = ""
 
 
+class Ranges(_Row):
+    """The package of provider ranges, and the one file taken out of it."""
+
+    package: Package
+    file: Member
+
+
 class Default(_Row):
     """The file."""
 
     version: int
     package: Package
     files: Mapping[Kind, Member]
+    witnesses: Mapping[Kind, Member] = {}
+    """Second databases of another lineage in the same package; taken only where asked for."""
+    ranges: Ranges | None = None
     terms: Mapping[str, Terms]
 
     def terms_of(self, name: str) -> Terms:

@@ -6,6 +6,7 @@ takes the same steps in the same order has the same state.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.errors import StateError
-from agent.core.flow import FlowBatch, Mark, Text
+from agent.core.flow import FlowBatch, Mark, Text, concat_text
 from agent.detection.keys import Bools, Ints
 from agent.detection.pack import pack, unpack
 from agent.detection.sources import SUSPECT_NS, Sources
@@ -64,42 +65,57 @@ class Step:
         return np.asarray(self.arrays["end_ns"] < self.arrays["before_ns"])
 
 
-def admit(batch: FlowBatch, received_ns: int, sources: Sources, *, replay: bool) -> Step:
-    """The step of a batch. Moves the sources' watermarks."""
-    ends = np.clip(batch["end_ns"], 0, LATEST_NS)
-    marked = (batch["marks"] & np.uint16(Mark.CLOCK_SUSPECT)) != 0
-    suspect = np.zeros(len(batch), bool) if replay else (ends > received_ns + SUSPECT_NS) | marked
+def admit(batches: Sequence[FlowBatch], received_ns: int, sources: Sources, *, replay: bool) -> Step:
+    """The step of batches of one source, received together. Moves the sources' watermarks.
+
+    Rows that are not read are never copied: of most batches they are nearly all.
+    """
+    ends = np.clip(np.concatenate([batch["end_ns"] for batch in batches]), 0, LATEST_NS)
+    marks = np.concatenate([batch["marks"] for batch in batches])
+    marked = (marks & np.uint16(Mark.CLOCK_SUSPECT)) != 0
+    suspect = np.zeros(len(ends), bool) if replay else (ends > received_ns + SUSPECT_NS) | marked
     ends = np.where(suspect, received_ns, ends)
-    header = batch.header
+    header = batches[0].header
     source = f"{header.agent_id}|{header.host}"
     before, after = sources.observe(source, ends, ~suspect, received_ns)
-    inside = (batch["store"] >= 0) & ((batch["marks"] & _OUTSIDE_RULES) == 0)
-    read = np.flatnonzero(inside & batch.text("remote_scope").where("external"))
+    inside = [np.flatnonzero((b["store"] >= 0) & ((b["marks"] & _OUTSIDE_RULES) == 0)) for b in batches]
+    wanted = [
+        rows[b.text("remote_scope").take(rows).where("external")]
+        for b, rows in zip(batches, inside, strict=True)
+    ]
+    begins = np.cumsum([0, *map(len, batches)])[:-1].tolist()
+    read = np.concatenate([rows + begin for rows, begin in zip(wanted, begins, strict=True)])
+    parts = [(b, rows) for b, rows in zip(batches, wanted, strict=True) if len(rows)]
+
+    def column(name: str) -> NDArray[Any]:
+        return np.concatenate([b[name].take(rows, axis=0) for b, rows in parts or [(batches[0], read)]])
+
     ends_read = ends[read]
-    starts = np.clip(batch["start_ns"][read], 0, ends_read)
+    starts = np.clip(column("start_ns"), 0, ends_read)
     arrays: dict[str, NDArray[Any]] = {
         "start_ns": np.where(suspect[read], ends_read, starts),
         "end_ns": ends_read,
         "before_ns": before[read],
-        "estimated": ((batch["marks"][read] & np.uint16(Mark.ESTIMATED)) != 0).astype(np.int64),
-        "local": batch["local_address"][read],
-        "remote": batch["remote_address"][read],
+        "estimated": ((marks[read] & np.uint16(Mark.ESTIMATED)) != 0).astype(np.int64),
+        "local": column("local_address"),
+        "remote": column("remote_address"),
     }
-    arrays |= {name: batch[name][read].astype(np.int64) for name in (*NUMBERS, *AMOUNTS)}
+    arrays |= {name: column(name).astype(np.int64) for name in (*NUMBERS, *AMOUNTS)}
     texts: dict[str, list[str]] = {}
     for name in TEXTS:
-        column = batch.text(name).take(read).compact()
-        arrays[name], texts[name] = column.codes.astype(np.int64), list(column.values)
+        joined = _joined([(b.text(name), rows) for b, rows in parts])
+        arrays[name], texts[name] = joined.codes.astype(np.int64), list(joined.values)
     step = Step("take", {"texts": texts}, arrays)
+    seen = [(b, rows, begin) for b, rows, begin in zip(batches, inside, begins, strict=True) if len(rows)]
     step.meta.update(
         received=received_ns,
         after=after,
         sources=sources.state(),
-        versions=dict(header.versions),
-        seen=_stores_seen(batch, ends, np.flatnonzero(inside)),
+        versions=dict(batches[-1].header.versions),
+        seen=_stores_seen(seen, ends),
         reasons={
             "rows_read": len(read),
-            "rows_short_path": len(batch) - len(read),
+            "rows_short_path": len(ends) - len(read),
             "rows_clock_suspect": int(suspect.sum()),
             "rows_late": int(step.late.sum()),
             "rows_spread": int((arrays["end_ns"] - arrays["start_ns"] > BASE_NS).sum()),
@@ -108,19 +124,28 @@ def admit(batch: FlowBatch, received_ns: int, sources: Sources, *, replay: bool)
     return step
 
 
-def _stores_seen(batch: FlowBatch, ends: Ints, inside: Ints) -> list[list[Any]]:
-    """[tenant, store, end of its first row] for each store in the batch, whatever the other end is."""
-    tenant, store = batch.text("tenant").take(inside), batch.text("store").take(inside)
-    both = store.codes.astype(np.int64) * (len(tenant.values) + 1) + tenant.codes
-    _, first = np.unique(both, return_index=True)
-    return [
-        [
-            tenant.values[tenant.codes[i]] if tenant.codes[i] >= 0 else "",
-            store.values[store.codes[i]],
-            int(ends[inside[i]]),
-        ]
-        for i in sorted(first.tolist())
+def _joined(columns: Sequence[tuple[Text, Ints]]) -> Text:
+    """Some rows of text columns one after another, with the texts that they use."""
+    parts = [
+        # A few rows of a long dictionary: what they use is sooner found than the whole of it joined.
+        column.take(rows).compact() if len(column.values) > len(rows) else column.take(rows)
+        for column, rows in columns
     ]
+    return concat_text(parts).compact()
+
+
+def _stores_seen(parts: Sequence[tuple[FlowBatch, Ints, int]], ends: Ints) -> list[list[Any]]:
+    """[tenant, store, end of its first row] for each store, whatever the other end is. ``parts``: batches, which of
+    their rows are of a store, and where among ``ends`` each batch begins."""
+    found: dict[tuple[str, str], int] = {}
+    for batch, rows, begin in parts:
+        tenant, store = batch.text("tenant").take(rows), batch.text("store").take(rows)
+        both = store.codes.astype(np.int64) * (len(tenant.values) + 1) + tenant.codes
+        _, first = np.unique(both, return_index=True)
+        for i in np.sort(first).tolist():
+            of = tenant.values[tenant.codes[i]] if tenant.codes[i] >= 0 else ""
+            found.setdefault((of, store.values[store.codes[i]]), int(ends[begin + rows[i]]))
+    return [[*key, first_ns] for key, first_ns in found.items()]
 
 
 def seen_ns(step: Step) -> Ints:

@@ -6,7 +6,7 @@ No clock, no I/O, no randomness: the same steps in the same order give the same 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -86,8 +86,12 @@ class Detector:
 
     def take(self, batch: FlowBatch, received_ns: int) -> Decision:
         """Take a batch of enriched rows. ``received_ns``: when it was received; in replay it is not looked at."""
-        step = admit(batch, received_ns, self._sources, replay=self._replay)
-        return self._decided(step)
+        return self.take_all((batch,), received_ns)
+
+    def take_all(self, batches: Sequence[FlowBatch], received_ns: int) -> Decision:
+        """Take batches of one source together, at least one: the same as one batch of all their rows under the first
+        one's header with the last one's versions, without joining what no rule reads."""
+        return self._decided(admit(batches, received_ns, self._sources, replay=self._replay))
 
     def tick(self, now_ns: int) -> Decision:
         """Live: let time pass, so that silent sources hold nothing back. Cheap; its delta is kept for the next decision

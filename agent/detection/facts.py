@@ -31,6 +31,7 @@ LATE: Final = MEASURES.index("late_octets")
 SHARES_SHOWN: Final = 20
 ADDRESSES: Final = 131_072
 ADDRESSES_COUNTED: Final = 1_000
+_LEDGER_KEYS: Final = 65_536
 _KEPT_OF_A_PAIR: Final = (500, 100, SHARES_SHOWN, 4, 1)
 UNKNOWN: Final = "?"
 _PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 33: "dccp", 58: "icmpv6", 132: "sctp"}
@@ -73,6 +74,8 @@ class Facts:
         self._distinct: Ints = np.zeros(1024, np.int64)
         self._waiting: list[tuple[Ints, Ints, Ints]] = []
         """(day, detail, sums) for the ledger."""
+        self._ledger_keys: dict[tuple[int, int], tuple[Any, ...]] = {}
+        self._ledger_book = cube.book
 
     def add(self, step: Step, placed: Placed) -> None:
         """Count a step's rows."""
@@ -241,6 +244,16 @@ class Facts:
 
     def _ledger_path(self, path: int, process: int) -> tuple[Any, ...]:
         """The ledger's key between the day and the vantage."""
+        if self._ledger_book is not self._cube.book:
+            self._ledger_book, self._ledger_keys = self._cube.book, {}
+        key = self._ledger_keys.get((path, process))
+        if key is None:
+            key = self._ledger_keys[path, process] = self._made_ledger_path(path, process)
+            if len(self._ledger_keys) > _LEDGER_KEYS:
+                self._ledger_keys = {}
+        return key
+
+    def _made_ledger_path(self, path: int, process: int) -> tuple[Any, ...]:
         fact = self._cube.facts[path]
         tenant, store, entity = self._cube.pair(int(self._cube.pair_of[path]))
         categories = ",".join(self._cube.book.categories(store))

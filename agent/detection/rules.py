@@ -109,6 +109,12 @@ class Rulebook:
             if rule.enabled
         )
 
+        numbers: dict[tuple[object, ...], int] = {}
+        self._asks: dict[int, tuple[int, Rule]] = {}
+        """By rule index: a number that rules share which ask the same of the other end, at the same severity."""
+        for w in self.watches:
+            asked = (w.rule.destinations, w.rule.except_destinations, w.rule.severity)
+            self._asks[w.index] = (numbers.setdefault(asked, len(numbers)), w.rule)
         self._owners: dict[tuple[object, ...], OwnerFact] = {}
         self._matches: dict[tuple[object, ...], dict[str, Match]] = {}
         self._readers: dict[tuple[str, bool, str], tuple[int, ...]] = {}
@@ -171,12 +177,18 @@ class Rulebook:
             readers = self._readers[who] = tuple(w.index for w in self.watches if self._reads(w.rule, path))
         key = (readers, path.estimated, path.network)
         if key not in self._hits:
-            found = {w.index: self._hit(w, path, owner) for w in self.watches if w.index in readers}
-            self._hits[key] = {index: hit for index, hit in found.items() if hit is not None}
+            known: dict[int, Hit | None] = {}
+            found: dict[int, Hit] = {}
+            for index in readers:
+                asks, rule = self._asks[index]
+                if asks not in known:
+                    known[asks] = self._hit(rule, path, owner)
+                if (hit := known[asks]) is not None:
+                    found[index] = hit
+            self._hits[key] = found
         return self._hits[key]
 
-    def _hit(self, watch: Watch, path: PathFact, owner: OwnerFact) -> Hit | None:
-        rule = watch.rule
+    def _hit(self, rule: Rule, path: PathFact, owner: OwnerFact) -> Hit | None:
         if any(self._match(name, path, owner).hit for name in rule.except_destinations):
             return None
         matched = {name: self._match(name, path, owner) for name in rule.destinations}

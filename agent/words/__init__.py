@@ -2,23 +2,41 @@
 
 render(notice, language="en", zone=ZoneInfo("Asia/Tokyo"), detail="full")    a notice as text
 phrases("ja")("summary.cases", n=2)                                          a phrase for the command line
+
+The template is loaded when it is first asked for, so that a command which escapes a name does not wait for it.
 """
 
 from __future__ import annotations
 
-from agent.words.alert import Detail, render
-from agent.words.escape import shown
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+from agent.words.escape import csv_text, json_text, shown, shown_lines
 from agent.words.phrases import LANGUAGES, Language, Phrases, phrases
-from agent.words.view import harmless, span
+
+if TYPE_CHECKING:
+    from agent.words.alert import Detail, render
+    from agent.words.view import harmless, span
+
+_PLACES: Final = {"Detail": "alert", "render": "alert", "harmless": "view", "span": "view"}
 
 __all__ = [
     "LANGUAGES",
     "Detail",
     "Language",
     "Phrases",
+    "csv_text",
     "harmless",
+    "json_text",
     "phrases",
     "render",
     "shown",
+    "shown_lines",
     "span",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)

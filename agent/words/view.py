@@ -208,6 +208,11 @@ class CaseView:
         )
 
     @property
+    def relayed(self) -> bool:
+        """Whether some of the addresses only pass traffic on, so that the true destination is not known."""
+        return any(flag in self.to.flags for flag in ("vpn", "tor", "relay"))
+
+    @property
     def operator(self) -> str:
         """Who runs the network, and in which country that organisation is organised."""
         owner = self.to.owner

@@ -18,10 +18,10 @@ import numpy as np
 from agent.core.flow import ColumnData, Text
 from enrichers.ranges.table import Alias, RangeTable
 
-FORMAT = 1
+FORMAT = 2
 """Goes up whenever a table is built or written differently, so that an old file is never taken for a new one."""
 MAX_OCTETS = 1 << 30
-KEEP = 4
+KEEP = 8
 """Newest files kept in the folder."""
 
 _ARRAYS: dict[str, type[np.generic]] = {

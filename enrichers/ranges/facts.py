@@ -17,8 +17,11 @@ from agent.core.errors import EnrichError
 from enrichers.ranges.mmdb import Database, Fact, Reading, Record, flatten, open_database
 from enrichers.ranges.table import RangeTable
 
-Kind = Literal["country", "network"]
-KINDS: tuple[Kind, ...] = ("country", "network")
+Kind = Literal["country", "network", "country_witness", "network_witness"]
+KINDS: tuple[Kind, ...] = ("country", "network", "country_witness", "network_witness")
+"""A witness is a second database of the same sort: it answers beside the first and decides how sure the place is."""
+NEEDED: frozenset[Kind] = frozenset({"country", "network"})
+"""Those whose absence is worth telling."""
 
 ANYCAST_FILE = Path(__file__).parents[1] / "data" / "anycast.yaml"
 
@@ -58,10 +61,14 @@ def read_network(record: Record) -> tuple[Fact, ...]:
 READINGS: Mapping[Kind, Reading] = {
     "country": Reading({"country": str, "registered": str}, read_country),
     "network": Reading({"asn": int, "as_org": str}, read_network),
+    "country_witness": Reading({"witness_country": str, "witness_registered": str}, read_country),
+    "network_witness": Reading({"witness_asn": int, "witness_as_org": str}, read_network),
 }
 EXPECTED: Mapping[Kind, str] = {
     "country": "country.iso_code or country_code",
     "network": "autonomous_system_number",
+    "country_witness": "country.iso_code or country_code",
+    "network_witness": "autonomous_system_number",
 }
 
 

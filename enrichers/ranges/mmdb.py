@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from agent.core.errors import EnrichError
 from agent.core.flow import ColumnData, Text
+from enrichers.ranges.lineages import name_of
 from enrichers.ranges.table import Alias, RangeTable, build
 
 MAX_FILE_OCTETS = 1 << 30
@@ -81,8 +82,8 @@ class Database:
 
     @property
     def name(self) -> str:
-        """Its type in lower case, such as ``dbip-country-lite``."""
-        return (
+        """Its type in lower case, such as ``dbip-country-lite``; of a known file with a general type, its real name."""
+        return name_of(self.sha256) or (
             re.sub(r"[^a-z0-9]+", "-", self.database_type.lower().partition(" (")[0]).strip("-") or "unnamed"
         )
 

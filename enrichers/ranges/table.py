@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from ipaddress import IPv4Network, IPv6Network
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv6Network
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from agent.core.address import NULL_HALF, Addresses, Network, is_null
 from agent.core.flow import ColumnData, Text
+from agent.core.grouping import groups
+from enrichers.ranges.direct import Direct
+from enrichers.ranges.prefixes import Prefixes, longest
 
 Rows = NDArray[np.int32]
 """Row ids; -1 is no row."""
@@ -19,6 +22,8 @@ Rows = NDArray[np.int32]
 _V4_HIGHEST = 0xFFFF_FFFF
 _SORT_FIRST = 4_000
 """From this many addresses on, sorting them first costs less than it saves: neighbours share cache lines."""
+_CHUNK = 1 << 15
+"""IPv4 addresses looked up at a time: what is made on the way stays in the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,9 @@ class RangeTable:
     rows: Mapping[str, ColumnData]
     """Facts by name: equal lengths, indexed by row id."""
     aliases: tuple[Alias, ...] = ()
+    _direct: Direct = field(default_factory=Direct, init=False, repr=False)
+    _padded: dict[str, NDArray[Any]] = field(default_factory=dict, init=False, repr=False)
+    """Facts with null behind them, which is what row -1 finds."""
 
     def __len__(self) -> int:
         return len(next(iter(self.rows.values()), ()))
@@ -96,22 +104,45 @@ class RangeTable:
 
     @property
     def octets(self) -> int:
-        """Memory held by the arrays, without the dictionaries' texts."""
+        """Memory held by the arrays, without the dictionaries' texts and what :class:`Direct` adds."""
         arrays: list[NDArray[Any]] = [self.v4_start, self.v4_row, self.v6_high, self.v6_low, self.v6_row]
         arrays += [f.codes if isinstance(f, Text) else f for f in self.rows.values()]
         return sum(a.nbytes for a in arrays)
 
     def find(self, addresses: Addresses) -> Rows:
         """The row id of each address; -1 where nothing is known, and for null addresses."""
-        high, low = addresses[:, 0], addresses[:, 1]
-        upper = low >> np.uint64(32)
-        v4 = (high == 0) & ((upper == 0xFFFF) | (upper == 0))
-        if v4.all():
-            return self._find_v4(low.astype(np.uint32))
-        found = np.full(len(addresses), -1, np.int32)
-        if v4.any():
-            found[v4] = self._find_v4(low[v4].astype(np.uint32))
-        rest = np.flatnonzero(~v4 & ~is_null(addresses))
+        found = np.empty(len(addresses), np.int32)
+        others: list[NDArray[np.intp]] = []
+        for begin in range(0, len(addresses), _CHUNK):
+            part = addresses[begin : begin + _CHUNK]
+            low = part[:, 1]
+            upper = low >> np.uint64(32)
+            if (upper == 0xFFFF).all() and not part[:, 0].any():
+                found[begin : begin + _CHUNK] = self._find_v4(low.astype(np.uint32))
+                continue
+            v4 = (part[:, 0] == 0) & ((upper == 0xFFFF) | (upper == 0))
+            at = np.flatnonzero(v4)
+            found[begin + at] = self._find_v4(low[at].astype(np.uint32))
+            others.append(begin + np.flatnonzero(~v4))
+        if others:
+            self._find_others(addresses, np.concatenate(others), found)
+        return found
+
+    def take(self, name: str, rows: Rows) -> ColumnData:
+        """One fact of the given rows: a text column with a dictionary of its own, or int64; null where the row is -1."""
+        facts = self.rows[name]
+        padded = self._padded.get(name)
+        if padded is None:
+            plain = facts.codes if isinstance(facts, Text) else facts
+            padded = self._padded[name] = np.append(plain, plain.dtype.type(-1))
+        picked = padded.take(rows)
+        return _compact(picked, facts.values) if isinstance(facts, Text) else picked
+
+    def _find_others(self, addresses: Addresses, rest: NDArray[np.intp], found: Rows) -> None:
+        """Fill in the rows of addresses that are no IPv4."""
+        null = is_null(addresses[rest])
+        found[rest[null]] = -1
+        rest = rest[~null]
         for alias in self.aliases:
             high, low = addresses[rest, 0], addresses[rest, 1]
             inside = alias.match(high, low)
@@ -119,47 +150,24 @@ class RangeTable:
                 found[rest[inside]] = self._find_v4(alias.embedded(high[inside], low[inside]))
                 rest = rest[~inside]
         found[rest] = self._find_v6(addresses[rest, 0], addresses[rest, 1])
-        return found
-
-    def take(self, name: str, rows: Rows) -> ColumnData:
-        """One fact of the given rows: a text column with a dictionary of its own, or int64; null where the row is -1."""
-        facts = self.rows[name]
-        if isinstance(facts, Text):
-            if not len(facts):
-                return Text.full(len(rows), None)
-            codes = np.where(rows < 0, np.int32(-1), facts.codes[rows])
-            return Text(codes, facts.values).compact()
-        if not len(facts):
-            return np.full(len(rows), -1, np.int64)
-        return np.where(rows < 0, np.int64(-1), facts[rows])
 
     def _find_v4(self, numbers: NDArray[np.uint32]) -> Rows:
-        n = len(numbers)
-        if n < _SORT_FIRST:
-            return self.v4_row[np.searchsorted(self.v4_start, numbers, "right") - 1]
-        # Number and place in one word: sorting words in place is several times as fast as sorting indices.
-        packed = numbers.astype(np.uint64) << np.uint64(32) | np.arange(n, dtype=np.uint64)
-        packed.sort()
-        ordered = (packed >> np.uint64(32)).astype(np.uint32)
-        distinct = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-        rows = self.v4_row[np.searchsorted(self.v4_start, ordered[distinct], "right") - 1]
-        found = np.empty(n, np.int32)
-        place = (packed & np.uint64(_V4_HIGHEST)).astype(np.intp)
-        found[place] = np.repeat(rows, np.diff(np.append(distinct, n)))
-        return found
+        return self._direct.find(self.v4_start, self.v4_row, numbers)
 
     def _find_v6(self, high: NDArray[np.uint64], low: NDArray[np.uint64]) -> Rows:
-        if len(high) < _SORT_FIRST:
-            at = np.searchsorted(self.v6_high, high, "right") - 1
-        else:
-            order = np.argsort(high)
-            at = np.empty(len(high), np.int64)
-            at[order] = np.searchsorted(self.v6_high, high[order], "right") - 1
+        found = np.empty(len(high), np.int32)
+        order = slice(None) if len(high) < _SORT_FIRST else np.argsort(high)
+        at = np.searchsorted(self.v6_high, high[order], "right") - 1
+        found[order] = self.v6_row[at]
         # Of several intervals that begin in one /64, the search above took the last; the low half decides.
-        late = np.flatnonzero((self.v6_high[at] == high) & (self.v6_low[at] > low))
-        if len(late):
-            at[late] = self._back(high[late], low[late], at[late])
-        return self.v6_row[at]
+        doubtful = np.flatnonzero(self.v6_low[at])
+        if len(doubtful):
+            last = at[doubtful]
+            where = np.arange(len(high))[order][doubtful]
+            late = (self.v6_high[last] == high[where]) & (self.v6_low[last] > low[where])
+            where, last = where[late], last[late]
+            found[where] = self.v6_row[self._back(high[where], low[where], last)]
+        return found
 
     def _back(
         self, high: NDArray[np.uint64], low: NDArray[np.uint64], last: NDArray[np.int64]
@@ -172,6 +180,17 @@ class RangeTable:
             last = np.where(above, middle - 1, last)
             first = np.where(above, first, middle)
         return first
+
+
+def _compact(codes: NDArray[np.int32], values: tuple[str, ...]) -> Text:
+    """The texts with only those values that are used, in their order."""
+    used = np.zeros(len(values) + 1, bool)
+    used[codes] = True  # -1 marks the last
+    used[-1] = False
+    kept = np.flatnonzero(used)
+    translate = np.full(len(values) + 1, -1, np.int32)
+    translate[kept] = np.arange(len(kept), dtype=np.int32)
+    return Text(translate.take(codes), tuple(values[i] for i in kept.tolist()))
 
 
 def build(
@@ -200,30 +219,23 @@ def from_networks(
 
     Of equal networks the first wins. ``aliases`` that a network touches are left out, so that its own prefix decides.
     """
-    v4: list[tuple[int, int, int]] = []
-    v6: list[tuple[int, int, int]] = []
-    for row, network in enumerate(networks):
-        first, last = int(network.network_address), int(network.broadcast_address)
-        if isinstance(network, IPv4Network):
-            v4.append((first, last, row))
-        elif network.prefixlen >= 96 and first >> 32 in (0, 0xFFFF):
-            v4.append((first & _V4_HIGHEST, last & _V4_HIGHEST, row))
-        else:
-            v6.append((first, last, row))
     sixes = [n for n in networks if isinstance(n, IPv6Network)]
     kept = tuple(a for a in aliases if not any(a.network.overlaps(n) for n in sixes))
-    start4, row4 = _sweep(v4, _V4_HIGHEST)
-    start6, row6 = _sweep(v6, (1 << 128) - 1)
-    return build(
-        (np.array(start4, np.uint32), np.array(row4, np.int32)),
-        (
-            np.array([s >> 64 for s in start6], np.uint64),
-            np.array([s & NULL_HALF for s in start6], np.uint64),
-            np.array(row6, np.int32),
-        ),
-        rows,
-        kept,
-    )
+    return from_prefixes(Prefixes.of(networks), rows, kept)
+
+
+def from_prefixes(
+    prefixes: Prefixes,
+    rows: Mapping[str, ColumnData],
+    aliases: tuple[Alias, ...] = (),
+    ids: Rows | None = None,
+) -> RangeTable:
+    """As :func:`from_networks` for many: ``ids`` says which row each prefix has, otherwise row i is prefix i's."""
+    if ids is None:
+        ids = np.arange(len(prefixes), dtype=np.int32)
+    _, start4, row4 = longest(prefixes, ids, v4=True)
+    high6, low6, row6 = longest(prefixes, ids, v4=False)
+    return build((start4.astype(np.uint32), row4), (high6, low6, row6), rows, aliases)
 
 
 def merge(tables: Sequence[RangeTable]) -> RangeTable:
@@ -289,14 +301,10 @@ def _changes(rows: Rows) -> NDArray[np.bool_]:
 
 def _distinct(columns: Sequence[NDArray[np.integer]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Number the combinations that occur: (number of each row, one row of each combination)."""
-    codes = np.zeros(len(columns[0]), np.int64)
-    for column in columns:
-        # Both factors stay below the number of rows, so the product cannot overflow.
-        values, codes_here = np.unique(column, return_inverse=True)
-        _, codes = np.unique(codes * len(values) + codes_here, return_inverse=True)
-    example = np.zeros(int(codes.max()) + 1 if len(codes) else 0, np.int64)
-    example[codes] = np.arange(len(codes))
-    return codes, example
+    order, starts = groups(columns)
+    codes = np.empty(len(order), np.int64)
+    codes[order] = np.repeat(np.arange(len(starts)), np.diff(np.append(starts, len(order))))
+    return codes, order[starts].astype(np.int64)
 
 
 Starts = tuple[NDArray[np.uint64], NDArray[np.uint64]]
@@ -347,31 +355,3 @@ def _written_out(table: RangeTable, alias: Alias) -> RangeTable:
     rest = tuple(a for a in table.aliases if a != alias)
     v6 = (joined[0][order], joined[1][order], joined[2][order])
     return build((table.v4_start, table.v4_row), v6, replace(table, aliases=rest).rows, rest)
-
-
-def _sweep(spans: list[tuple[int, int, int]], highest: int) -> tuple[list[int], list[int]]:
-    """Nested (first, last, row) as gapless (starts, rows): the innermost span wins."""
-    starts, rows = [0], [-1]
-    open_spans: list[tuple[int, int]] = []
-
-    def change(start: int, row: int) -> None:
-        if start > highest:
-            return
-        if starts[-1] == start:
-            rows[-1] = row
-        else:
-            starts.append(start)
-            rows.append(row)
-
-    def close_before(first: int) -> None:
-        while open_spans and open_spans[-1][0] < first:
-            last, _ = open_spans.pop()
-            change(last + 1, open_spans[-1][1] if open_spans else -1)
-
-    # Of equal spans the one that is named first comes last, so that it lies innermost.
-    for first, last, row in sorted(spans, key=lambda s: (s[0], -s[1], -s[2])):
-        close_before(first)
-        change(first, row)
-        open_spans.append((last, row))
-    close_before(highest + 2)
-    return starts, rows
