@@ -40,8 +40,8 @@ check: $(READY_DEV) ## the quick checks alone: format, lint, types, imports
 demo: $(READY) ## move real data between network namespaces and watch it end in one case (root)
 	@$(SUDO) $(CURDIR)/$(BIN)/python deploy/examples/demo.py
 
-bench: $(READY_DEV) ## every benchmark, each beside a peer in the same run
-	@for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+bench: $(READY_DEV) ## every benchmark beside its peers; writes docs/performance.md
+	@$(BIN)/python -m tests.bench
 
 docs: $(READY_DEV) ## write the generated pages of docs/ anew
 	@$(BIN)/python -m tests.tools.write_docs

@@ -1,4 +1,4 @@
-"""How fast the flow table is, in process: python -m tests.bench.bench_flows [sessions] [packets].
+"""How fast the flow table is, in process: python -m tests.bench flows [sessions] [packets].
 
 Sessions are open all the time and send in random order, half of them answer; the bar is 2 M packets/s at 25,000
 sessions and 2,000,000 packets, and 300 octets for each flow.
@@ -77,14 +77,13 @@ def run(packets: Packets, chunk: int) -> tuple[float, FlowTable, int]:
     return used, table, rows
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     """Print the median of five runs."""
-    sessions = int(sys.argv[1]) if len(sys.argv) > 1 else 25_000
-    n = int(sys.argv[2]) if len(sys.argv) > 2 else 2_000_000
+    sessions, n = (*map(int, arguments), *(25_000, 2_000_000)[len(arguments) :])
     packets = traffic(sessions, n)
     used = sorted(run(packets, 16_384)[0] for _ in range(5))[2]
     print(f"{sessions} sessions, {n} packets: {used:.2f} s CPU, {n / used / 1e6:.2f} M packets/s")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,25 +1,26 @@
-"""Packets a second from a capture to flows, beside tcpdump's and softflowd's in the same run.
+"""From a capture to finished flow records on one core, beside the tools people would use instead.
 
-    python -m tests.bench.bench_pcap [PACKETS] [SESSIONS] [REPEATS]      # 2000000 25000 5
+    python -m tests.bench pcap [PACKETS SESSIONS REPEATS]     # 2,000,000 packets of 50,000 and of 1,000,000 one-way flows
 
-CPU seconds (user + system) of whole processes, imports included, the sides taking turns; medians. Each run of ours is
-checked against the generator's truth. Peers that are not installed are left out.
+Ours is one process from the start of the interpreter to the last record: both directions in one, timeouts and flags
+done. A session is two one-way flows; peers that count one-way are held to twice the sessions.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from tests.tools.truth import LOCAL, Truth, write_pcap
+from tests.bench.inputs import CACHE, capture
+from tests.bench.measure import REPEATS, Side, Took, Used, in_turns
+from tests.bench.page import Bar, Report
+from tests.bench.peers import peers
+from tests.tools.truth import LOCAL, Truth
 
 OURS = """
+from agent.core import process
+process.prepare()  # as the command line does before anything else
 import sys, threading
 from pathlib import Path
 from agent.core.accounts import Accounts
@@ -31,73 +32,77 @@ for batch in collector.collect(threading.Event()):
     flows += int(batch["flows"].sum())
     octets += int(batch["octets_out"].sum() + batch["octets_in"].sum())
     packets += int(batch["packets_out"].sum() + batch["packets_in"].sum())
-high = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(flows, octets, packets, int(high.split()[1]) // 1024)
+print(flows, octets, packets)
 """
-PEERS = {
-    "tcpdump": ["tcpdump", "-r", "{file}", "-w", "/dev/null"],
-    "softflowd -6": ["softflowd", "-6", "-r", "{file}", "-d"],
-}
+FEW = {"softflowd -6": 0.55, "nfpcapd": 0.75, "argus": 1.2, "pmacctd": 2.5, "nfstream": 6.0}
+MANY = {"softflowd -6": 1.05, "nfpcapd": 1.6, "argus": 2.2, "pmacctd": 2.2}
+GOALS = {25_000: (("softflowd -6",), 1.0), 500_000: (tuple(MANY), 2.0)}
+BARS = {25_000: FEW, 500_000: MANY}
 
 
-def cpu(command: list[str]) -> tuple[float, str]:
-    """(CPU seconds, standard output) of a process."""
-    before = os.times()
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
-    after = os.times()
-    return (
-        after.children_user + after.children_system - before.children_user - before.children_system,
-        done.stdout,
-    )
+def ours(file: Path, truth: Truth) -> Side:
+    """Our side: capture to records."""
+
+    def check(used: Used, _fresh: Path) -> str:
+        told = tuple(map(int, used.out.split()))
+        true = (truth.sessions, truth.octets, truth.packets)
+        if told != true:
+            raise SystemExit(f"wrong: {told} instead of {true}")
+        return ""
+
+    return Side("sekisho", [sys.executable, "-c", OURS, str(file), *LOCAL], check, "this commit")
 
 
-def ours(file: Path, truth: Truth) -> tuple[float, int]:
-    """(CPU seconds, MiB of memory at most) of our side, checked."""
-    seconds, out = cpu([sys.executable, "-c", OURS, str(file), *LOCAL])
-    flows, octets, packets, memory = map(int, out.split())
-    if (flows, octets, packets) != (truth.sessions, truth.octets, truth.packets):
-        raise SystemExit(f"wrong: {out} instead of {truth}")
-    return seconds, memory
+def main(arguments: list[str]) -> None:
+    """One table for each number of flows."""
+    if arguments:
+        packets, sessions, repeats = (*map(int, arguments), *(2_000_000, 25_000, REPEATS)[len(arguments) :])
+        _compare(packets, sessions, repeats, partial=True)
+        return
+    for sessions in BARS:
+        _compare(2_000_000, sessions, REPEATS, partial=False)
 
 
-def parts(file: Path, packets: int) -> None:
-    """What the file reader and the decoder take of it, inside one process."""
-    from collectors.packets.decode import decode
-    from collectors.packets.files import CaptureFile
-
-    reading = decoding = 0.0
-    mark = time.process_time()
-    for frames in CaptureFile(file).frames():
-        read = time.process_time()
-        decode(frames.data, frames.starts, frames.captured, frames.length, frames.time_ns, frames.link)  # type: ignore[arg-type]
-        done = time.process_time()
-        reading, decoding, mark = reading + read - mark, decoding + done - read, done
-    print(
-        f"  reading {packets / reading / 1e6:6.2f} M packets/s, decoding {packets / decoding / 1e6:6.2f} M packets/s"
-    )
-
-
-def main(packets: int = 2_000_000, sessions: int = 25_000, repeats: int = 5) -> None:
-    """Make the capture, let the sides take turns, print medians and ratios."""
-    there = {name: command for name, command in PEERS.items() if shutil.which(command[0])}
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "bench.pcap"
-        truth = write_pcap(file, packets=packets, sessions=sessions, destinations=700)
-        took: dict[str, list[float]] = {"sekisho": [], **{name: [] for name in there}}
-        memory = 0
-        for _ in range(repeats):
-            seconds, memory = ours(file, truth)
-            took["sekisho"].append(seconds)
-            for name, command in there.items():
-                took[name].append(cpu([part.replace("{file}", str(file)) for part in command])[0])
-        rate = {name: packets / statistics.median(seconds) / 1e6 for name, seconds in took.items()}
-        print(f"{packets} packets, {sessions} flows, {file.stat().st_size >> 20} MiB; {repeats} runs; exact")
-        for name, millions in rate.items():
-            ratio = "" if name == "sekisho" else f"  sekisho does {rate['sekisho'] / millions:.2f} of it"
-            print(f"  {name:14s} {millions:6.2f} M packets/s of CPU{ratio}")
-        print(f"  memory of sekisho at most {memory} MiB")
-        parts(file, packets)
+def _compare(packets: int, sessions: int, repeats: int, *, partial: bool) -> None:
+    file, truth = capture(packets, sessions)
+    there, missing = peers(file, truth)
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        took = in_turns([ours(file, truth), *there], Path(folder), repeats)
+    mine = took["sekisho"]
+    rows = [["tool", "CPU s", "M packets/s", "sekisho is", "anonymous MiB", "totals", "version, settings"]]
+    rows += [_row(entry, mine, packets) for entry in took.values()]
+    Report(
+        f"pcap-{sessions}",
+        f"{packets:,} packets of {2 * sessions:,} one-way flows, {file.stat().st_size >> 20} MiB, snap length 96, {repeats} runs",
+        rows,
+        _bars(took, sessions),
+        missing,
+        partial,
+    ).publish()
 
 
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+def _row(entry: Took, mine: Took, packets: int) -> list[str]:
+    ratio = "" if entry is mine else f"{entry.median / mine.median:.2f} x as fast"
+    return [
+        entry.side.name,
+        f"{entry.median:.2f}",
+        f"{packets / entry.median / 1e6:.2f}",
+        ratio,
+        f"{entry.anonymous_mib:.0f}",
+        f"**wrong**: {entry.wrong}" if entry.wrong else "exact",
+        entry.side.settings,
+    ]
+
+
+def _bars(took: dict[str, Took], sessions: int) -> list[Bar]:
+    mine = took["sekisho"]
+    ratio = {name: entry.median / mine.median for name, entry in took.items()}
+    bars = [Bar(f"speed of {n}", bar, ratio[n]) for n, bar in BARS.get(sessions, {}).items() if n in ratio]
+    names, goal = GOALS.get(sessions, ((), 0.0))
+    bars += [Bar(f"goal: speed of {n}", goal, ratio[n]) for n in names if n in ratio]
+    if sessions == 25_000:
+        bars.append(Bar("anonymous memory", 80, mine.anonymous_mib * 2**20 / 1e6, "MB", at_most=True))
+    if sessions == 500_000:
+        each = mine.anonymous_mib * 2**20 / sessions
+        bars.append(Bar("anonymous memory of the whole process by flow", 400, each, "octets", at_most=True))
+    return bars

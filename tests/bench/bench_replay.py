@@ -1,107 +1,119 @@
-"""The whole road of ``sekisho replay`` as a process, beside softflowd and tcpdump in the same run.
+"""The whole road of ``sekisho replay`` beside records alone, and its start.
 
-    python -m tests.bench.bench_replay [PACKETS] [SESSIONS] [REPEATS]      # 2000000 25000 3
+    python -m tests.bench replay [PACKETS SESSIONS REPEATS]      # 20,000,000 packets, 500,000 flows
 
-CPU seconds (user + system) and most memory of whole processes, start of the interpreter included, the sides taking turns; medians. Ours
-does all of it: flows, places and owners, stores, sealing, windows, ledger in SQLite, view; with ``--state`` also the
-Parquet archive. The peers read the same capture: softflowd makes flows, tcpdump only copies packets. Ours is checked
-against the generator's truth. Databases are read where ``make test`` installed them.
+All of it: flows, places and owners, stores, sealing, thirty rules, windows, cases, the ledger in SQLite, the summary.
+"with --state" adds the Parquet archive. "the start" is the same command on a hundred packets. Totals are checked
+against the generator's truth in every run. Country and network databases are made up: they answer for every address
+of the capture, in 16 places to a network.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import statistics
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from tests.tools.places import DATABASES, ROOT
+from tests.bench.bench_pcap import ours
+from tests.bench.inputs import CACHE, capture
+from tests.bench.measure import REPEATS, Side, Took, Used, in_turns, once
+from tests.bench.page import Bar, Report
+from tests.tools import mmdb
 from tests.tools.truth import LOCAL, Truth
 
-POLICY = """
-version: 1
-stores:
-  - {id: bench, categories: [personal_health], recognise: {addresses: [10.0.0.0/11]}}
-"""
-"""A quarter or so of the sessions are a store's."""
+_COUNTRIES = ("JP", "DE", "US", "FR", "CN", "GB", "BR", "IN", "ZA", "CA", "SE", "KR", "AU", "SG", "NL", "PL")
+_WINDOWS = ("5m", "1h", "24h", "30d")
 
 
-def measure(command: Sequence[str], folder: Path) -> tuple[float, int, str]:
-    """(CPU seconds, MiB at most, standard output) of a process."""
-    out = folder / "out"
-    with out.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.DEVNULL, cwd=folder)
-        _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{command[0]} ended with {process.returncode}")
-    return used.ru_utime + used.ru_stime, used.ru_maxrss >> 10, out.read_text(errors="replace")
+def policy() -> dict[str, Any]:
+    """About a quarter of the flows are of a store; thirty rules that read them."""
+    sets = [{"id": f"to-{code.lower()}", "countries": [code]} for code in _COUNTRIES[:7]]
+    rules: list[dict[str, Any]] = [
+        {"id": f"any-{window}", "over": "2 TB", "window": window} for window in _WINDOWS[:2]
+    ]
+    rules += [
+        {"id": f"{place['id']}-{window}", "over": "1 TB", "window": window, "destinations": [place["id"]]}
+        for place in sets
+        for window in _WINDOWS
+    ]
+    recognise = {"addresses": ["10.0.0.0/18"]}
+    stores = [{"id": "bench", "categories": ["personal_health"], "recognise": recognise}]
+    return {"version": 1, "stores": stores, "destinations": sets, "rules": rules}
 
 
-def make(file: Path, packets: int, sessions: int) -> Truth:
-    """The capture, made by a process of its own: a child's most memory counts that of its parent at the fork."""
-    command = [sys.executable, "-m", "tests.tools.truth", str(file), str(packets), str(sessions)]
-    return Truth(**json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout))
-
-
-def check(out: str, truth: Truth) -> None:
-    """What ours says against what is true."""
-    account = json.loads(out)["account"]
-    told = tuple(account["decided"][name] for name in ("flows", "octets_out", "octets_in"))
-    if told != (truth.sessions, truth.octets_out, truth.octets_in):
-        raise SystemExit(f"wrong: {told} instead of {truth}")
-
-
-def main(packets: int = 2_000_000, sessions: int = 25_000, repeats: int = 3) -> None:
-    """Make the capture, let the sides take turns, print medians and ratios."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        file = folder / "bench.pcap"
-        truth = make(file, packets, sessions)
-        (folder / "policy.yaml").write_text(POLICY)
-        if DATABASES is not None:
-            shutil.copytree(DATABASES, folder / "home/databases")
-        ours = [
-            *(sys.executable, "-m", "agent.cli", "--state-dir", str(folder / "home"), "replay", str(file)),
-            *(f"--local={network}" for network in LOCAL),
-            f"--policy={folder / 'policy.yaml'}",
-        ]
-        sides = {
-            "sekisho replay --quiet": [*ours, "--quiet"],
-            "sekisho replay --state": [*ours, "--json", "--state", "{fresh}"],
-            "softflowd -6": ["softflowd", "-6", "-d", "-m", "1000000", "-r", str(file)],
-            "tcpdump -w": ["tcpdump", "-r", str(file), "-w", "/dev/null"],
+def databases(folder: Path) -> None:
+    """A country and a network for each sixteenth of the networks that the captures use."""
+    folder.mkdir(parents=True, exist_ok=True)
+    networks = [
+        f"{net}.{low}/28" for net in ("192.0.2", "198.51.100", "203.0.113") for low in range(0, 256, 16)
+    ]
+    networks.append("2001:db8:2::/48")
+    countries = {net: {"country": {"iso_code": _COUNTRIES[i % 16]}} for i, net in enumerate(networks)}
+    owners = {
+        net: {
+            "autonomous_system_number": 64_496 + i % 16,
+            "autonomous_system_organization": f"Example {i % 16}",
         }
-        sides = {side: command for side, command in sides.items() if shutil.which(command[0])}
-        os.environ["PYTHONPATH"] = os.pathsep.join(
-            filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])
-        )
-        took: dict[str, list[float]] = {side: [] for side in sides}
-        memory: dict[str, int] = {}
-        for turn in range(repeats):
-            for side, command in sides.items():
-                words = [word.replace("{fresh}", str(folder / f"state-{turn}")) for word in command]
-                seconds, memory[side], out = measure(words, folder)
-                took[side].append(seconds)
-                if "--json" in command:
-                    check(out, truth)
-        tables = "with databases" if DATABASES is not None else "without databases"
-        print(
-            f"{packets} packets, {sessions} flows, {file.stat().st_size >> 20} MiB, {tables}; {repeats} runs; exact"
-        )
-        seconds_of = {side: statistics.median(seconds) for side, seconds in took.items()}
-        for side, seconds in seconds_of.items():
-            ratio = seconds / seconds_of["sekisho replay --quiet"]
-            print(
-                f"  {side:24s} {seconds:6.2f} s of CPU {packets / seconds / 1e6:7.2f} M packets/s {memory[side]:5d} MiB"
-                f"   {ratio:5.2f} times the CPU of replay --quiet"
-            )
+        for i, net in enumerate(networks)
+    }
+    mmdb.write(folder / "country.mmdb", countries)
+    mmdb.write(folder / "network.mmdb", owners)
 
 
-if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+def main(arguments: list[str]) -> None:
+    """The table of the whole road."""
+    packets, sessions, repeats = (*map(int, arguments), *(20_000_000, 500_000, REPEATS)[len(arguments) :])
+    file, truth = capture(packets, sessions)
+    small, small_truth = capture(100, 10)
+    home = CACHE / "home"
+    databases(home / "databases")
+    rules = CACHE / "policy.yaml"
+    rules.write_text(json.dumps(policy()))
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        start = _replay("the start", home, rules, small, small_truth)
+        once(start.command, Path(folder))  # tables and bytecode are kept from here on
+        sides = [
+            ours(file, truth),
+            _replay("sekisho replay", home, rules, file, truth),
+            _replay("with --state", home, rules, file, truth, "--state", "{fresh}/state"),
+            start,
+        ]
+        took = in_turns(sides, Path(folder), repeats)
+    names = {"sekisho": "records alone", "the start": "the start: replay of 100 packets"}
+    alone, road = took["sekisho"], took["sekisho replay"]
+    rows = [["what", "CPU s", "M packets/s", "CPU of records alone", "anonymous MiB"]]
+    rows += [_row(names.get(name, name), entry, alone, packets) for name, entry in took.items()]
+    bars = [
+        Bar("CPU of the whole road", 1.5, road.median / alone.median, "times records alone", at_most=True),
+        Bar("CPU of the start", 0.6, took["the start"].median, "s", at_most=True),
+    ]
+    title = f"{packets:,} packets of {sessions:,} flows, {file.stat().st_size >> 20} MiB, {repeats} runs; totals exact"
+    Report("replay", title, rows, bars, partial=bool(arguments)).publish()
+
+
+def _replay(name: str, home: Path, rules: Path, file: Path, truth: Truth, *more: str) -> Side:
+    local = [f"--local={network}" for network in LOCAL]
+    command = [sys.executable, "-m", "agent.cli", "--state-dir", str(home), "replay", str(file), *local]
+
+    def check(used: Used, _fresh: Path) -> str:
+        account = json.loads(used.out[used.out.index("{\n") :])["account"]
+        told = tuple(account["decided"][name] for name in ("flows", "octets_out", "octets_in"))
+        if told != (truth.sessions, truth.octets_out, truth.octets_in):
+            raise SystemExit(f"wrong: {told} instead of {truth}")
+        return ""
+
+    return Side(name, [*command, f"--policy={rules}", "--json", *more], check)
+
+
+def _row(name: str, entry: Took, alone: Took, packets: int) -> list[str]:
+    if entry.side.name == "the start":
+        return [name, f"{entry.median:.2f}", "", "", f"{entry.anonymous_mib:.0f}"]
+    return [
+        name,
+        f"{entry.median:.2f}",
+        f"{packets / entry.median / 1e6:.2f}",
+        f"{entry.median / alone.median:.2f} times",
+        f"{entry.anonymous_mib:.0f}",
+    ]

@@ -1,4 +1,4 @@
-"""How fast state and archive are on a disk: python -m tests.bench.bench_store [folder] [commits] [batches].
+"""How fast state and archive are on a disk: python -m tests.bench store [folder] [commits] [batches].
 
 A commit holds one batch id, ten ledger rows and 500 octets of delta, with a snapshot of 20 kB each 256; a batch holds
 1,000 rows of a busy host.
@@ -7,7 +7,6 @@ A commit holds one batch id, ten ledger rows and 500 octets of delta, with a sna
 from __future__ import annotations
 
 import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -113,7 +112,10 @@ def archive(folder: Path, batches: int) -> None:
     print(f"memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB at most")
 
 
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as made:
-        state(Path(made), int(sys.argv[2]) if len(sys.argv) > 2 else 2000)
-        archive(Path(made), int(sys.argv[3]) if len(sys.argv) > 3 else 600)
+def main(arguments: list[str]) -> None:
+    """Both, in a folder that is removed again."""
+    where = arguments[0] if arguments else None
+    commits, batches = (*map(int, arguments[1:]), *(2000, 600)[len(arguments[1:]) :])
+    with tempfile.TemporaryDirectory(dir=where) as made:
+        state(Path(made), commits)
+        archive(Path(made), batches)
