@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -24,7 +25,7 @@ from agent.core.errors import ConfigError, Fault
 from agent.core.stages import CollectorSettings, Context, EnricherSettings, SinkSettings
 from agent.policy.document import Document
 from agent.policy.faults import faults_of
-from agent.policy.model import DurationNs
+from agent.policy.model import DurationNs, Policy
 from agent.policy.yamlfile import read
 
 PREFIX = "SEKISHO_"
@@ -119,6 +120,13 @@ def default_config_files() -> tuple[Path, ...]:
         Path(platformdirs.user_config_dir("sekisho")) / "sekisho.yaml",
         Path("/etc/sekisho/sekisho.yaml"),
     )
+
+
+def read_policy(settings: Settings, today: date) -> Policy:
+    """The policy of the settings. Raises :class:`PolicyError` with every fault."""
+    from agent.policy import load as policy_files
+
+    return policy_files.load(settings.policy, overrides=settings.overrides, today=today)
 
 
 def bare_context(settings: Settings, accounts: Accounts | None = None) -> Context:

@@ -15,8 +15,8 @@ from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import MINUTE_NS, Clock
 from agent.core.decision import Decision
 from agent.core.errors import StateError
-from agent.core.finding import Case, Event, Notice, NoticeKind
-from agent.core.flow import FlowBatch, concat
+from agent.core.finding import Case, Destination, Event, Notice, NoticeKind
+from agent.core.flow import FlowBatch
 from agent.detection.detector import Detector
 from agent.store.cases import ActionKind
 from agent.store.state import Commit, State
@@ -42,6 +42,8 @@ class LocalDecide:
     """The data's end is the end: evaluate all of it."""
     not_seen: tuple[str, ...] = ()
     """What the collectors of this run cannot see; stands in every case."""
+    witnessed: Callable[[Destination], Destination] = lambda destination: destination
+    """Adds what each source says of a destination when people are told of it."""
     stop: threading.Event = field(default_factory=threading.Event)
     committed: Callable[[Decision], None] = lambda _decision: None
     """Called after each commit that changed something: wakes the outbox, feeds a live view."""
@@ -71,7 +73,7 @@ class LocalDecide:
             return
         self._moved = True
         last = fresh[-1].header
-        decision = self.detector.take(concat(fresh).with_header(versions=last.versions), received_ns)
+        decision = self.detector.take_all(fresh, received_ns)
         self._commit(decision, tuple((b.header.batch_id, None) for b in fresh), last.position, last.versions)
 
     def tick(self, now_ns: int) -> None:
@@ -172,7 +174,8 @@ class LocalDecide:
         )
 
     def _with_blind_spots(self, case: Case) -> Case:
-        return case.model_copy(update={"not_seen": self.not_seen})
+        told = self.witnessed(case.destination)
+        return case.model_copy(update={"not_seen": self.not_seen, "destination": told})
 
     def _with_account(self, notice: Notice) -> Notice:
         account = self.accounts.read()

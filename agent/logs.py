@@ -13,6 +13,8 @@ from typing import TextIO, cast
 
 import structlog
 
+from agent.words.escape import shown_in
+
 Log = structlog.typing.FilteringBoundLogger
 
 
@@ -47,12 +49,18 @@ def configure(*, level: int = logging.INFO, file: Path | None = None) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _harmless,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Unfailing(stream))),
         cache_logger_on_first_use=False,
     )
+
+
+def _harmless(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Names of hosts, interfaces and processes are written by strangers, and whoever reads logs has a terminal."""
+    return {key: value if key == "exception" else shown_in(value, 2000) for key, value in event.items()}
 
 
 def get(name: str) -> Log:

@@ -18,19 +18,18 @@ from datetime import date
 from pathlib import Path
 
 from agent import logs
-from agent.config import Loaded, Settings
+from agent.config import Loaded, Settings, read_policy
 from agent.core.accounts import Accounts
 from agent.core.clock import SECOND_NS, Clock, SteadyClock, SystemClock, when
 from agent.core.decision import Decision
 from agent.core.errors import SekishoError, SinkError
-from agent.core.finding import Event, Severity
+from agent.core.finding import Destination, Event, Severity
 from agent.core.flow import BatchHeader, FlowBatch
-from agent.core.stages import Collector, Context, Enricher, Sink
+from agent.core.stages import Collector, Context, Enricher, Sink, Witness
 from agent.deciding import LocalDecide
 from agent.detection.detector import Detector
 from agent.pipeline import Pipeline
 from agent.policy import load as policy_files
-from agent.policy.model import Policy
 from agent.policy.ownership import Ownership
 from agent.seal import Sealer
 from agent.signals import Signals
@@ -176,6 +175,7 @@ class Runtime:
             stop=self.stop,
             committed=self._committed,
             not_seen=tuple(dict.fromkeys(what for c in self.collectors.values() for what in c.not_seen)),
+            witnessed=self._witnessed,
         )
         self.decide.restore()
         header = BatchHeader(
@@ -197,6 +197,12 @@ class Runtime:
         )
         self._asked = threading.Event()
         self._looked_ns = self.clock.monotonic_ns()
+
+    def _witnessed(self, destination: Destination) -> Destination:
+        for enricher in self.pipeline.enrichers:
+            if isinstance(enricher, Witness):
+                destination = enricher.witnessed(destination)
+        return destination
 
     def _committed(self, decision: Decision) -> None:
         self.outbox.wake()
@@ -307,11 +313,6 @@ class Runtime:
 
 def _nothing() -> None:
     """No chore."""
-
-
-def read_policy(settings: Settings, today: date) -> Policy:
-    """The policy of the settings. Raises :class:`PolicyError` with every fault."""
-    return policy_files.load(settings.policy, overrides=settings.overrides, today=today)
 
 
 def agent_id(settings: Settings) -> str:

@@ -7,7 +7,7 @@ all else join. A batch is sealed at 1,000 rows, or 1 s (lane 1) and 10 s (lane 0
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import MINUTE_NS, SECOND_NS
 from agent.core.flow import COLUMNS, BatchHeader, ColumnData, FlowBatch, Kind, Text, concat
+from agent.core.grouping import groups
 
 STORE_LANE = 1
 OTHER_LANE = 0
@@ -95,17 +96,13 @@ class Sealer:
         self._since_ns.pop(lane, None)
         if self._count[lane]:
             self._since_ns[lane] = now_ns
+        out = rows.take(slice(0, full)).compact()
         for start in range(0, full, MAX_ROWS):
-            part = rows.take(slice(start, min(start + MAX_ROWS, full)))
+            part = out.take(slice(start, min(start + MAX_ROWS, full)))
             before = part.amounts()
-            part = (join_rows(part) if lane == OTHER_LANE else part).compact()
+            part = join_rows(part) if lane == OTHER_LANE else part
             self._accounts.seal(before, held_in=self._held_in)
-            yield FlowBatch(dict(self._plain(part)), self._numbered(lane, rows.header))
-
-    @staticmethod
-    def _plain(part: FlowBatch) -> Iterator[tuple[str, ColumnData]]:
-        for column, data in part.columns():
-            yield column.name, data
+            yield part.under(self._numbered(lane, rows.header))
 
     def _numbered(self, lane: int, collected: BatchHeader) -> BatchHeader:
         sequence = self._sequence[lane]
@@ -126,18 +123,21 @@ class Sealer:
 
 def in_order(batch: FlowBatch) -> FlowBatch:
     """The same rows in an order that depends on nothing but themselves, so that a replay seals equal batches."""
-    keys = [
-        batch["protocol"],
-        batch["remote_port"],
-        batch["local_port"],
-        batch["remote_address"][:, 1],
-        batch["remote_address"][:, 0],
-        batch["local_address"][:, 1],
-        batch["local_address"][:, 0],
-        batch["start_ns"],
-        batch["end_ns"],
-    ]
-    return batch.take(np.lexsort(keys))
+    ends = batch["end_ns"]
+    order = np.argsort(ends, kind="stable")
+    in_time = ends[order]
+    same = in_time[1:] == in_time[:-1]
+    if same.any():
+        tied = np.concatenate([[False], same]) | np.concatenate([same, [False]])
+        rows = np.sort(order[tied])
+        order[tied] = rows[np.lexsort([key[rows] for key in _sort_keys(batch)])]
+    return batch.take(order)
+
+
+def _sort_keys(batch: FlowBatch) -> list[NDArray[np.generic]]:
+    local, remote = batch["local_address"], batch["remote_address"]
+    ports = [batch["protocol"], batch["remote_port"], batch["local_port"]]
+    return [*ports, remote[:, 1], remote[:, 0], local[:, 1], local[:, 0], batch["start_ns"], batch["end_ns"]]
 
 
 def join_rows(batch: FlowBatch) -> FlowBatch:
@@ -145,7 +145,7 @@ def join_rows(batch: FlowBatch) -> FlowBatch:
     local_port, remote_port = _without_ephemeral(batch)
     batch = batch.with_columns(local_port=local_port, remote_port=remote_port)
     minute = batch["end_ns"] // MINUTE_NS
-    order, starts = _groups([minute, *_key_columns(batch)])
+    order, starts = groups([minute, *_key_columns(batch)])
     if len(starts) == len(batch):
         return batch
     sizes = np.diff(np.append(starts, len(order)))
@@ -182,16 +182,6 @@ def _key_columns(batch: FlowBatch) -> list[NDArray[np.generic]]:
         elif len(data) and (data != data[0]).any():
             keys.append(data)
     return keys
-
-
-def _groups(keys: Sequence[NDArray[np.generic]]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    order = np.lexsort(keys)
-    fresh = np.zeros(len(order), bool)
-    fresh[:1] = True
-    for key in keys:
-        ordered = key[order]
-        fresh[1:] |= ordered[1:] != ordered[:-1]
-    return order, np.flatnonzero(fresh)
 
 
 def _joined_flags(flags: NDArray[np.int16], starts: NDArray[np.intp]) -> NDArray[np.int16]:

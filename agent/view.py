@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import numpy as np
 
 from agent.core.clock import SECOND_NS, Clock
 from agent.core.flow import FlowBatch
+from agent.core.grouping import groups
 
 MAX_DESTINATIONS = 5_000
 SERIES_S = 60
@@ -36,6 +39,25 @@ class DestinationLine:
         """Octets out per second over the last ``over_s`` seconds."""
         return sum(octets for second, octets in self.recent.items() if second > now_s - over_s) / over_s
 
+    def series(self, now_s: int) -> tuple[int, ...]:
+        """Octets out in each of the last 60 seconds, oldest first."""
+        return tuple(self.recent.get(now_s - SERIES_S + i, 0) for i in range(SERIES_S))
+
+
+_Sorting = Callable[[DestinationLine, int], Any]
+SORTS: Final[Mapping[str, _Sorting]] = {
+    "out": lambda line, now_s: -line.octets_out,
+    "rate": lambda line, now_s: (-line.rate(now_s), -line.octets_out),
+    "minute": lambda line, now_s: (-line.rate(now_s, SERIES_S), -line.octets_out),
+    "in": lambda line, now_s: (-line.octets_in, -line.octets_out),
+    "flows": lambda line, now_s: (-line.flows, -line.octets_out),
+    "country": lambda line, now_s: (line.country or "~", -line.octets_out),
+    "network": lambda line, now_s: (line.network, -line.octets_out),
+    "owner": lambda line, now_s: (line.owner or line.provider or "~", -line.octets_out),
+    "store": lambda line, now_s: (min(line.stores, default="~"), -line.octets_out),
+}
+"""What destinations can be sorted by."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -49,7 +71,7 @@ class Reading:
     series_out: tuple[int, ...]
     """Octets out in each of the last 60 seconds, oldest first."""
     destinations: tuple[DestinationLine, ...]
-    """Most octets out first; external ones only."""
+    """In the order asked for; external ones only. Copies: no thread changes them."""
     internal_out: int
 
 
@@ -86,25 +108,26 @@ class View:
             "store",
         )
         texts = [batch.text(name) for name in names]
-        keys = np.stack([t.codes.astype(np.int64) for t in texts] + [batch["remote_asn"]], axis=1)
-        distinct, inverse = np.unique(keys, axis=0, return_inverse=True)
-        inverse = inverse.reshape(-1)
+        columns = [*(text.codes for text in texts), batch["remote_asn"]]
+        order, starts = groups(columns)
+        first = order[starts]
         sums = {
-            name: np.bincount(inverse, weights=batch[name], minlength=len(distinct)).astype(np.int64)
+            name: np.add.reduceat(batch[name][order], starts).tolist()
             for name in ("octets_out", "octets_in", "flows")
         }
         first_s, last_s = (
-            np.clip(batch[name] // SECOND_NS, now_s - SERIES_S, now_s) for name in ("start_ns", "end_ns")
+            np.clip(batch[name] // SECOND_NS, now_s - SERIES_S, now_s)[order]
+            for name in ("start_ns", "end_ns")
         )
-        begins, ends = np.full(len(distinct), now_s), np.zeros(len(distinct), np.int64)
-        np.minimum.at(begins, inverse, first_s)
-        np.maximum.at(ends, inverse, last_s)
-        for i, codes in enumerate(distinct.tolist()):
+        begins = np.minimum.reduceat(first_s, starts).tolist()
+        ends = np.maximum.reduceat(last_s, starts).tolist()
+        distinct = zip(*(column[first].tolist() for column in columns), strict=True)
+        for i, codes in enumerate(distinct):
             country, as_org, provider, owner, owner_country, scope, store = (
                 text.values[code] if code >= 0 else None for text, code in zip(texts, codes[:-1], strict=True)
             )
-            out = int(sums["octets_out"][i])
-            _spread(self._series, int(begins[i]), int(ends[i]), out, now_s)
+            out = sums["octets_out"][i]
+            _spread(self._series, begins[i], ends[i], out, now_s)
             if scope != "external":
                 self._internal += out
                 continue
@@ -112,11 +135,11 @@ class View:
             network = f"AS{asn} {as_org or ''}".strip() if asn >= 0 else as_org or "?"
             line = self._line(country, network, provider, owner, owner_country, scope)
             line.octets_out += out
-            line.octets_in += int(sums["octets_in"][i])
-            line.flows += int(sums["flows"][i])
+            line.octets_in += sums["octets_in"][i]
+            line.flows += sums["flows"][i]
             if store:
                 line.stores.add(store)
-            _spread(line.recent, int(begins[i]), int(ends[i]), out, now_s)
+            _spread(line.recent, begins[i], ends[i], out, now_s)
 
     def _line(
         self,
@@ -138,13 +161,13 @@ class View:
             )
         return line
 
-    def read(self, top: int = 50) -> Reading:
-        """The tallies now."""
+    def read(self, top: int = 50, by: str = "out") -> Reading:
+        """The tallies now, and the first ``top`` destinations by one of :data:`SORTS`."""
         now_ns = self._clock.now_ns()
         now_s = now_ns // SECOND_NS
         with self._lock:
             series = dict(self._series)
-            lines = sorted(self._lines.values(), key=lambda line: -line.octets_out)[:top]
+            lines = sorted(self._lines.values(), key=lambda line: SORTS[by](line, now_s))[:top]
             return Reading(
                 since_ns=self._since_ns,
                 now_ns=now_ns,
@@ -152,13 +175,17 @@ class View:
                 octets_in=self._in,
                 flows=self._flows,
                 series_out=tuple(series.get(now_s - SERIES_S + i, 0) for i in range(SERIES_S)),
-                destinations=tuple(lines),
+                destinations=tuple(
+                    replace(line, stores=set(line.stores), recent=Counter(line.recent)) for line in lines
+                ),
                 internal_out=self._internal,
             )
 
 
 def _spread(series: Counter[int], first_s: int, last_s: int, octets: int, now_s: int) -> None:
     """Add octets evenly to the seconds ``first_s`` to ``last_s`` and forget what is over a minute old."""
+    if last_s <= now_s - SERIES_S and not series:
+        return
     each, rest = divmod(octets, last_s - first_s + 1)
     for second in range(first_s, last_s + 1):
         series[second] += each

@@ -1,6 +1,7 @@
 """Flows and notices as JSON lines, to a file or to standard output (``-``).
 
-Each line is one object with ``record`` ``flow`` or ``notice``. Of flows every column stands under its own name: null
+Each line is one object with ``record`` ``flow`` or ``notice``. Of flows every column stands under its own name, beside
+``versions``, which says what the facts are from (each database and list with its version and hash): null
 as null, addresses as text, times as RFC 3339 in UTC to the nanosecond. Notices are every field of
 :class:`agent.core.finding.Notice` and its ``id``. Lines are made a column at a time; a column with one value in the
 whole batch costs nothing per row.
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from agent.core.address import text_of
+from agent.core.community import community_ids
 from agent.core.finding import Notice
 from agent.core.flow import Column, ColumnData, FlowBatch, Kind, Text
 from agent.core.stages import Context, SinkSettings
@@ -29,6 +31,9 @@ class Settings(SinkSettings):
     file: str = Field("-", description="File, or - for standard output")
     flows: bool = Field(True, description="Write flows")
     notices: bool = Field(True, description="Write notices")
+    community_id: bool = Field(
+        False, description="Add the community ID of each flow, as Zeek and Suricata compute it"
+    )
     rotate_octets: Octets | None = Field(
         None, description="Begin a new file at this size, such as 1 GB; none never"
     )
@@ -46,11 +51,12 @@ class JsonLines:
 
     def __init__(self, settings: Settings) -> None:
         self.takes_flows, self.takes_notices = settings.flows, settings.notices
+        self._community_id = settings.community_id
         self._lines = Lines(settings.file, rotate_octets=settings.rotate_octets, keep=settings.keep)
 
     def write_flows(self, batch: FlowBatch) -> None:
         """Append a line for each row. Raises :class:`~agent.core.errors.SinkError`."""
-        self._lines.write(flow_lines(batch))
+        self._lines.write(flow_lines(batch, community_id=self._community_id))
 
     def write_notice(self, notice: Notice) -> None:
         """Append the notice and make it durable. Raises :class:`~agent.core.errors.SinkError`."""
@@ -71,12 +77,18 @@ def notice_line(notice: Notice) -> bytes:
     return _dumps({"record": "notice", "id": notice.id} | notice.model_dump(mode="json")).encode() + b"\n"
 
 
-def flow_lines(batch: FlowBatch) -> bytes:
-    """The rows as JSON objects, a line each; empty for no rows."""
+def flow_lines(batch: FlowBatch, *, community_id: bool = False) -> bytes:
+    """The rows as JSON objects, a line each; empty for no rows. ``community_id`` is a field of its own, last."""
     n = len(batch)
     if not n:
         return b""
-    header = {"record": "flow", "agent_id": batch.header.agent_id, "run_id": batch.header.run_id}
+    header: dict[str, Any] = {
+        "record": "flow",
+        "agent_id": batch.header.agent_id,
+        "run_id": batch.header.run_id,
+    }
+    if batch.header.versions:
+        header["versions"] = dict(batch.header.versions)
     template = _dumps(header)[:-1].replace("%", "%%")
     varying: list[list[str]] = []
     for column, data in batch.columns():
@@ -87,6 +99,9 @@ def flow_lines(batch: FlowBatch) -> bytes:
         else:
             template += "%s"
             varying.append(values)
+    if community_id:
+        template += ',"community_id":%s'
+        varying.append([_dumps(text) for text in community_ids(batch)])
     template += "}\n"
     if not varying:
         return ((template % ()) * n).encode()

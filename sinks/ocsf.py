@@ -36,6 +36,9 @@ class Settings(SinkSettings):
     file: str = Field("-", description="File, or - for standard output")
     flows: bool = Field(False, description="Write a Network Activity event for each flow row")
     notices: bool = Field(True, description="Write findings and events")
+    community_id: bool = Field(
+        False, description="Give each flow its community ID (connection_info.community_uid)"
+    )
     rendering: Rendering = Field(
         "data_security_finding",
         description="Class of findings; detection_finding for tools that know only 2004",
@@ -68,7 +71,7 @@ class Ocsf:
 
     def write_flows(self, batch: FlowBatch) -> None:
         """Append an event for each row. Raises :class:`~agent.core.errors.SinkError`."""
-        self._lines.write(_json_lines(flow_events(batch)))
+        self._lines.write(_json_lines(flow_events(batch, community_id=self._settings.community_id)))
 
     def write_notice(self, notice: Notice) -> None:
         """Append the event and make it durable. Raises :class:`~agent.core.errors.SinkError`."""

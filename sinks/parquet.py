@@ -1,4 +1,7 @@
-"""One part of the archive: a journal of batches that becomes one Parquet file. A library of the archive, no sink."""
+"""One part of the archive: a journal of batches that becomes one Parquet file. A library of the archive, no sink.
+
+Arrow is imported where it is used: it takes a twentieth of a second, and a replay without an archive needs none.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import zstandard
 
-from agent.core import wire
 from agent.core.errors import DecodeError
 from agent.core.faults import faultpoint
 from agent.core.flow import FlowBatch, concat
@@ -27,6 +27,8 @@ BatchId = tuple[str, str, int, int]
 """(agent id, run id, lane, sequence)."""
 
 _BATCHES: Final = b"sekisho.batches"
+_Whose = tuple[str, str, int, str]
+"""Agent, run, lane, versions as JSON."""
 
 LARGEST_BATCH: Final = 256 * 2**20
 """Octets of one unpacked batch; more is not ours."""
@@ -85,11 +87,15 @@ def day_folder(day: str | None, host: str) -> str:
 
 def pack(batch: FlowBatch) -> bytes:
     """A batch as the body of a frame: an Arrow IPC stream under zstd."""
+    from agent.core import wire
+
     return zstandard.ZstdCompressor(level=1).compress(wire.encode(batch))
 
 
 def batches(journal: Path) -> Iterator[FlowBatch]:
     """The batches of a journal, also while it grows. Raises ``OSError`` and :class:`DecodeError`."""
+    from agent.core import wire
+
     for number, body in enumerate(frames(journal)):
         try:
             message = zstandard.ZstdDecompressor().decompress(body, max_output_size=LARGEST_BATCH)
@@ -132,8 +138,12 @@ def _turn(journal: Path, shape: Shape) -> int:
 
 
 def _write(journal: Path, target: Path, shape: Shape) -> int:
+    import pyarrow.parquet as pq
+
+    from agent.core import wire
+
     rows = 0
-    taken: dict[tuple[str, str, int], list[int]] = {}
+    taken: dict[_Whose, list[int]] = {}
     # Given a path, Arrow expands ~ in it and takes it for UTF-8.
     with (
         target.open("wb") as file,
@@ -147,19 +157,22 @@ def _write(journal: Path, target: Path, shape: Shape) -> int:
 
 
 def _table(rows: FlowBatch) -> Any:
+    import pyarrow as pa
+
+    from agent.core import wire
+
     table = pa.Table.from_batches([wire.to_arrow(rows)])
     return table.replace_schema_metadata(wire.arrow_schema().metadata)
 
 
-def _groups(
-    source: Iterator[FlowBatch], size: int, taken: dict[tuple[str, str, int], list[int]]
-) -> Iterator[FlowBatch]:
+def _groups(source: Iterator[FlowBatch], size: int, taken: dict[_Whose, list[int]]) -> Iterator[FlowBatch]:
     """Rows in groups of ``size``, the last one smaller; notes in ``taken`` whose they are."""
     waiting: list[FlowBatch] = []
     count = 0
     for batch in source:
         agent, run, lane, sequence = batch.header.batch_id
-        taken.setdefault((agent, run, lane), []).append(sequence)
+        versions = json.dumps(dict(batch.header.versions), sort_keys=True)
+        taken.setdefault((agent, run, lane, versions), []).append(sequence)
         waiting.append(batch)
         count += len(batch)
         while count >= size:
@@ -170,11 +183,14 @@ def _groups(
         yield concat(waiting)
 
 
-def _ranges(taken: dict[tuple[str, str, int], list[int]]) -> str:
-    """Which sealed batches gave rows to the file: agent, run, lane, and the sequences as [first, last], both included."""
-    return json.dumps(
-        [{"agent": a, "run": r, "lane": n, "sequences": _runs(s)} for (a, r, n), s in taken.items()]
-    )
+def _ranges(taken: dict[_Whose, list[int]]) -> str:
+    """Which sealed batches gave rows to the file: agent, run, lane, the sequences as [first, last], both included, and
+    what their facts are from: each database, list and register with its version and hash."""
+    rows = []
+    for (agent, run, lane, versions), numbers in taken.items():
+        row: dict[str, Any] = {"agent": agent, "run": run, "lane": lane, "sequences": _runs(numbers)}
+        rows.append(row | ({"versions": json.loads(versions)} if versions != "{}" else {}))
+    return json.dumps(rows)
 
 
 def _runs(numbers: list[int]) -> list[list[int]]:
@@ -193,7 +209,13 @@ def held_by(folder: Path, run: str) -> set[BatchId]:
     A file that cannot be read says nothing; whoever reads its rows is told.
     """
     held: set[BatchId] = set()
-    for file in folder.glob(f"{_stem(run)}-*.parquet"):
+    files = list(folder.glob(f"{_stem(run)}-*.parquet"))
+    if not files:
+        return held
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for file in files:
         try:
             with file.open("rb") as opened:
                 told = (pq.read_metadata(opened).metadata or {}).get(_BATCHES, b"[]")

@@ -15,14 +15,10 @@ from agent.core.errors import SinkError
 from agent.core.finding import Notice, Severity
 from agent.core.flow import FlowBatch
 from agent.core.stages import Context, SinkSettings
-from agent.words import Language, render
+from agent.words import Language
 
-_COLOURS = {
-    Severity.CRITICAL: "bright_magenta",
-    Severity.HIGH: "bright_red",
-    Severity.MEDIUM: "yellow",
-    Severity.LOW: "cyan",
-}
+_COLOURS = {Severity.CRITICAL: "red", Severity.HIGH: "red", Severity.MEDIUM: "magenta"}
+"""Only colours that can be read on black and on white."""
 
 
 class Settings(SinkSettings):
@@ -55,6 +51,8 @@ class Stdout:
 
     def write_notice(self, notice: Notice) -> None:
         """Print the notice. Raises :class:`~agent.core.errors.SinkError` if nobody reads any more."""
+        from agent.words import render  # here: the templates' engine costs a start that tells nobody anything
+
         stream = sys.stdout
         text = render(notice, language=self._language, zone=self._zone, detail=self._settings.format)
         if _coloured(self._settings.colour, stream):

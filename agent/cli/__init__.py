@@ -12,25 +12,40 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from agent.cli.common import Group, Options, echo, example
+from agent.core import process
 from agent.core.errors import SekishoError
 
-COMMANDS = {
-    "up": "watch this host: capture, enrich, decide, alert, in one process",
-    "replay": "run captures through the same road, with their own clock",
-    "check": "say what this host can do, what is missed, and how to mend it",
-    "init": "write commented settings and policy for this host",
-    "who": "every fact about an address, with source and date",
-    "top": "where traffic goes right now, by owner and country",
-    "flows": "query the archive of flows",
-    "cases": "list, show, acknowledge and close cases",
-    "policy": "check policy files; print their JSON Schema",
-    "db": "install, update and verify the country and network databases",
-    "config": "show the settings in force and where each comes from",
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "First steps": {
+        "check": "say what this host can do, what is missed, and how to mend it",
+        "db": "install, update and verify the country and network databases",
+        "init": "write commented settings and policy for this host",
+    },
+    "Watch": {
+        "up": "watch this host: capture, enrich, decide, alert, in one process",
+        "top": "where traffic goes right now, by owner and country",
+        "replay": "run captures through the same road, with their own clock",
+    },
+    "Look into it": {
+        "cases": "list, show, acknowledge and close cases",
+        "flows": "query the archive of flows: filter, sum, export",
+        "who": "every fact about an address, with source and date",
+    },
+    "Look after it": {
+        "policy": "check policy files; print their JSON Schema",
+        "config": "show the settings in force and where each comes from",
+        "completion": "print the script that completes commands in a shell",
+    },
 }
+"""Every command with its one line, in the order of a newcomer's first day."""
 
 EXIT_ERROR = 1
 EXIT_FINDINGS = 3
@@ -58,7 +73,7 @@ class ReaderGoneError(Exception):
     """Whoever read standard output has gone. No OSError, for click turns that one into exit code 1."""
 
 
-class Commands(click.Group):
+class Commands(Group):
     """Loads a command's file when the command is asked for, so that ``sekisho who`` does not wait for the detector."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -70,11 +85,11 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every command, in the order of a newcomer's first day."""
-        return list(COMMANDS)
+        return [name for group in COMMANDS.values() for name in group]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name, or None."""
-        if cmd_name not in COMMANDS:
+        if cmd_name not in self.list_commands(ctx):
             return None
         command = getattr(importlib.import_module(f"agent.cli.{cmd_name}"), "command")  # noqa: B009
         assert isinstance(command, click.Command)
@@ -82,11 +97,41 @@ class Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Commands with their one line, without loading any."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        for title, commands in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl(list(commands.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Commands and options that begin so, without loading any command."""
+        from click.shell_completion import CompletionItem
+
+        lines = [item for group in COMMANDS.values() for item in group.items()]
+        found = [CompletionItem(name, help=line) for name, line in lines if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
-@click.command(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def _settings_names(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    from agent.cli.completing import setting_names
+
+    return setting_names(begun)
+
+
+@click.command(
+    cls=Commands,
+    epilog=f"""{example("sekisho")}
+
+\b
+Exit codes:
+  0    done
+  1    an error, said on standard error; or something is missing (check, db status)
+  2    wrong usage
+  3    findings, where --fail-on asked for it
+  130  interrupted with Ctrl-C
+
+`sekisho COMMAND --help` has examples of each command.
+""",
+    context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 100},
+)
 @click.option(
     "-c",
     "--config",
@@ -99,27 +144,34 @@ class Commands(click.Group):
     "flags",
     multiple=True,
     metavar="NAME=VALUE",
+    shell_complete=_settings_names,
     help="One setting, such as language=ja or collectors.af_packet.ring_mib=32. May be repeated.",
 )
-@click.option("--state-dir", metavar="DIR", help="Where state, archive and databases are kept.")
-@click.option("-v", "--verbose", is_flag=True, help="Log more.")
-@click.version_option(package_name="sekisho", prog_name="sekisho")
+@click.option(
+    "--state-dir",
+    metavar="DIR",
+    type=click.Path(file_okay=True, path_type=str),
+    help="Where state, archive and databases are kept. Default: the setting state_dir.",
+)
+@click.option(
+    "--color",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Colours: auto is on a terminal, unless NO_COLOR is set; FORCE_COLOR is always.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log more, to standard error.")
+@click.version_option(package_name="sekisho", prog_name="sekisho", help="Print the version and end.")
 @click.pass_context
 def cli(
-    ctx: click.Context, config_file: str | None, flags: tuple[str, ...], state_dir: str | None, verbose: bool
+    ctx: click.Context,
+    config_file: str | None,
+    flags: tuple[str, ...],
+    state_dir: str | None,
+    color: str,
+    verbose: bool,
 ) -> None:
-    """Watch what leaves a data centre: flow metadata, never payload.
-
-    \b
-    First steps:
-      sekisho check                 what this host can do
-      sekisho db install            country and network databases
-      sekisho init                  settings and policy for this host
-      sudo sekisho up               watch
-      sekisho replay capture.pcap   the same on a file, without rights
-    """
-    from agent.cli.common import Options
-
+    """Watch what leaves a data centre: flow metadata, never payload."""
     ctx.obj = Options.of(config_file, flags, state_dir, verbose)
 
 
@@ -128,6 +180,7 @@ def main(arguments: list[str] | None = None) -> Any:
 
     Nobody ever sees a traceback: a defect of ours is said in one line and its details are put into a file.
     """
+    process.prepare()
     _ready_streams()
     try:
         code = cli.main(args=arguments, prog_name="sekisho", standalone_mode=False)
@@ -148,7 +201,7 @@ def _said(error: BaseException) -> int:
         _say("interrupted")
         return EXIT_INTERRUPTED
     if isinstance(error, click.ClickException):
-        error.show()
+        _show(error)
         return error.exit_code
     if isinstance(error, ReaderGoneError | BrokenPipeError):
         return 0
@@ -163,6 +216,15 @@ def _said(error: BaseException) -> int:
     else:
         _say(f"a defect of ours ({type(error).__name__}: {error}); {_kept(error)}")
     return EXIT_ERROR
+
+
+def _show(error: click.ClickException) -> None:
+    """What click says of an error, with the names in it escaped."""
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        echo(error.ctx.get_usage(), err=True)
+        flag = error.ctx.help_option_names[0]
+        echo(f"Try '{error.ctx.command_path} {flag}' for help.\n", err=True)
+    echo(f"Error: {error.format_message()}", err=True)
 
 
 def _is_interrupted(error: BaseException | None) -> bool:
@@ -188,7 +250,12 @@ def _kept(error: BaseException) -> str:
     """Where the details of a defect are, in words."""
     try:
         with tempfile.NamedTemporaryFile(
-            "w", prefix="sekisho-defect-", suffix=".txt", delete=False, encoding="utf-8"
+            "w",
+            prefix="sekisho-defect-",
+            suffix=".txt",
+            delete=False,
+            encoding="utf-8",
+            errors="backslashreplace",
         ) as file:
             traceback.print_exception(error, file=file)
     except OSError:

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import ctypes.util
 import importlib.metadata
-import json
 import platform
 import shutil
 import socket
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
-from rich.text import Text
 
-from agent import config, databases
-from agent.cli.common import Options, console, example
+from agent.cli.common import Command, Options, console, echo_json, example, json_option
 from agent.core.errors import ConfigError, SekishoError
 from agent.words import shown
 
+if TYPE_CHECKING:
+    from agent import config
+
 State = Literal["ok", "missing", "note"]
-MARKS = {"ok": ("ok", "green"), "missing": ("missing", "bold red"), "note": ("note", "yellow")}
+MARKS = {"ok": ("ok", ""), "missing": ("missing", "bold red"), "note": ("note", "magenta")}
 MIN_FREE_SHARE = 0.10
 CAP_NET_RAW = 13
 BLIND = (
     "traffic that bypasses the kernel's network stack (DPDK, RDMA, AF_XDP, SR-IOV functions given to guests)",
-    "which process sent a packet: this tier knows addresses and ports only",
+    "which process opened a connection that lived less than a second or two (an accepted one is the listener's)",
+    "which process sent what inside a container's own network namespace: only the host's own sockets are asked for",
     "what is inside a tunnel or behind a proxy, VPN or CDN: the outer end is what is seen",
 )
 
@@ -42,15 +43,17 @@ class Line:
     mend: str = ""
 
 
-@click.command(epilog=example("check"))
-@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of the table.")
+@click.command(cls=Command, epilog=example("check"))
+@json_option("One JSON document instead of the table.")
 @click.pass_obj
 def command(options: Options, as_json: bool) -> None:
     """Say what this host can do, what is missed, and how to mend it. Exit code 1 if `sekisho up` could not run."""
     lines = survey(options)
     if as_json:
-        click.echo(json.dumps({"lines": [asdict(line) for line in lines], "not_seen": list(BLIND)}, indent=2))
+        echo_json({"lines": [asdict(line) for line in lines], "not_seen": list(BLIND)}, indent=2)
     else:
+        from rich.text import Text
+
         out = console()
         for line in lines:
             word, style = MARKS[line.state]
@@ -67,7 +70,7 @@ def command(options: Options, as_json: bool) -> None:
 
 def survey(options: Options) -> list[Line]:
     """Every line of the check, in the order in which a person would mend them."""
-    lines = [_system(), _capture()]
+    lines = [_system(), _capture(), _processes()]
     try:
         loaded = options.load()
     except ConfigError as error:
@@ -110,6 +113,25 @@ def _capture() -> Line:
     )
 
 
+def _processes() -> Line:
+    from collectors.packets.processes import may_see_others
+    from collectors.packets.sockets import SocketDiag
+
+    try:
+        with SocketDiag() as diag:
+            diag.read()
+    except SekishoError as error:
+        return Line("processes", "note", str(error), "rows carry no process, unit or container")
+    if may_see_others():
+        return Line("processes", "ok", "sockets (sock_diag) and the processes that hold them (/proc)")
+    return Line(
+        "processes",
+        "note",
+        "sockets of other users' processes: their user and control group (unit, container) alone, not their process",
+        "run as root, or give the service CAP_SYS_PTRACE too (AmbientCapabilities=CAP_NET_RAW CAP_SYS_PTRACE)",
+    )
+
+
 def _state_dir(settings: config.Settings) -> Line:
     directory = settings.state_dir
     parent = next((p for p in (directory, *directory.parents) if p.exists()), Path("/"))
@@ -135,6 +157,8 @@ def _state_dir(settings: config.Settings) -> Line:
 
 
 def _databases(settings: config.Settings) -> list[Line]:
+    from agent import databases
+
     try:
         rows = databases.status(settings.databases_dir)
     except SekishoError as error:
@@ -147,7 +171,7 @@ def _databases(settings: config.Settings) -> list[Line]:
 def _policy(settings: config.Settings) -> Line:
     from datetime import UTC, datetime
 
-    from agent.runtime import read_policy
+    from agent.config import read_policy
 
     try:
         policy = read_policy(settings, datetime.now(UTC).date())

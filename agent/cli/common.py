@@ -1,27 +1,38 @@
-"""What the commands share: settings from flags, consoles, tables, numbers."""
+"""What the commands share: settings from flags, output, numbers. Light to import: a command's help needs no more."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console, RenderableType
-from rich.table import Table
-from rich.text import Text
 
-from agent import config, logs
 from agent.cli.examples import EXAMPLES
-from agent.core.clock import when
-from agent.policy.model import duration_ns
-from agent.words import shown
+from agent.cli.times import moment, point_ns, span_ns
+
+if TYPE_CHECKING:
+    from agent import config
+    from agent.cli.screen import Column, Rows, Screen
+
+__all__ = [
+    "Command",
+    "Group",
+    "Options",
+    "console",
+    "echo",
+    "echo_json",
+    "example",
+    "json_option",
+    "moment",
+    "place",
+    "point_ns",
+    "size",
+    "span_ns",
+    "table",
+]
 
 
 @dataclass(frozen=True)
@@ -55,9 +66,42 @@ class Options:
 
     def load(self, *more: tuple[str, Any]) -> config.Loaded:
         """The settings in force; ``more`` wins over everything. Raises :class:`agent.core.errors.ConfigError`."""
+        from agent import config, logs
+
         logs.configure(level=self.level(logging.WARNING))
         folder = () if self.state_dir is None else (("state_dir", self.state_dir),)
         return config.load(self.config_file, flags=self.flags, given=(*folder, *more))
+
+
+class Command(click.Command):
+    """A command whose help shows every default."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """As click's, with defaults shown."""
+        extra.setdefault("show_default", True)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+class Group(click.Group):
+    """Commands of one kind. A mistyped name is answered with the nearest."""
+
+    command_class = Command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command meant. Raises ``click.UsageError`` that names the nearest ones."""
+        name = args[0]
+        if not ctx.resilient_parsing and not name.startswith("-") and self.get_command(ctx, name) is None:
+            import difflib
+
+            known = self.list_commands(ctx)
+            near = difflib.get_close_matches(name.lower(), known, 1, 0.5)
+            hint = f"Did you mean '{near[0]}'?" if near else f"There are: {', '.join(known)}."
+            raise click.UsageError(f"No such command '{name}'. {hint}", ctx)
+        return super().resolve_command(ctx, args)
 
 
 def example(name: str) -> str:
@@ -65,85 +109,46 @@ def example(name: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[name])
 
 
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Leave the exit code to :func:`agent.cli.main`, as for any other output."""
-        raise BrokenPipeError
+def json_option(help_text: str = "One JSON document instead of text.") -> Callable[[Any], Any]:
+    """The option ``--json`` of a command that prints facts."""
+    return click.option("--json", "as_json", is_flag=True, help=help_text)
 
 
-PIPED_WIDTH = 200
-"""Columns where nobody says how wide the paper is: rows in a pipe or a file are not folded at 80."""
-LEAST_WIDTH = 40
-"""Narrower than this a table would show nothing at all."""
+def console(*, err: bool = False) -> Screen:
+    """The screen: see :func:`agent.cli.screen.console`."""
+    from agent.cli import screen
+
+    return screen.console(err=err)
 
 
-def console(*, err: bool = False) -> Console:
-    """A console that honours NO_COLOR, COLUMNS, pipes and the terminal's width; text is text, never markup."""
-    piped = not (sys.stderr if err else sys.stdout).isatty()
-    made = _Console(stderr=err, highlight=False, markup=False, emoji=False, soft_wrap=piped)
-    if piped and not os.environ.get("COLUMNS"):
-        made.width = PIPED_WIDTH
-    elif made.width < LEAST_WIDTH:
-        made.width = LEAST_WIDTH
-    return made
+def table(columns: Iterable[str | tuple[str, str] | Column], *, title: str | None = None) -> Rows:
+    """A table: see :func:`agent.cli.screen.table`."""
+    from agent.cli import screen
+
+    return screen.table(columns, title=title)
 
 
-class _Table(Table):
-    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
-        """Names come from databases, traffic and other people: whatever they hold, they are shown as text."""
-        super().add_row(*(Text(shown(c)) if isinstance(c, str) else c for c in cells), **options)
+def echo(text: str = "", *, err: bool = False) -> None:
+    """Print text in which names of others may stand. Nothing is printed in any other way, but JSON."""
+    from agent.words.escape import shown_lines
+
+    click.echo(shown_lines(text), err=err)
 
 
-def table(columns: Iterable[str | tuple[str, str]], *, title: str | None = None) -> Table:
-    """An unframed table; a column given as (name, "right") is aligned to the right."""
-    made = _Table(title=title, box=None, pad_edge=False, title_justify="left", header_style="bold")
-    for column in columns:
-        name, justify = column if isinstance(column, tuple) else (column, "left")
-        made.add_column(name, justify="right" if justify == "right" else "left", overflow="fold")
-    return made
+def echo_json(value: Any, *, indent: int | None = None) -> None:
+    """Print a value as JSON: one line, or a document with ``indent``."""
+    from agent.words.escape import json_text
+
+    click.echo(json_text(value, indent=indent))
 
 
 def size(octets: float) -> str:
-    """Octets in decimal units, short: ``42.1 GB``."""
-    value = float(octets)
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(value) < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} PB"
+    """Octets in decimal units, short and never rounded up: ``42.1 GB``."""
+    from agent.words.units import size as in_units
+
+    return in_units(int(octets))
 
 
 def place(country: str | None) -> str:
     """A country code, or a dash where no source says."""
     return country or "-"
-
-
-def moment(time_ns: int, zone: tzinfo | None) -> str:
-    """A time as people read it: local, with its zone."""
-    return when(time_ns, zone).strftime("%Y-%m-%d %H:%M:%S %Z")
-
-
-def span_ns(text: str, flag: str) -> int:
-    """A span such as ``2h``, given with ``flag``, as nanoseconds. Raises ``click.BadParameter``."""
-    try:
-        return duration_ns(text)
-    except ValueError as error:
-        raise click.BadParameter(f"{text}: {error}", param_hint=flag) from None
-
-
-def point_ns(text: str, flag: str, now_ns: int, zone: tzinfo | None) -> int:
-    """A span before now (``2h``) or a date and time (``2026-11-18 16:00``, local unless it says otherwise).
-
-    Raises ``click.BadParameter`` that names ``flag``.
-    """
-    with contextlib.suppress(ValueError):
-        return now_ns - duration_ns(text)
-    try:
-        given = datetime.fromisoformat(text)
-        if given.tzinfo is None:
-            given = given.replace(tzinfo=zone) if zone else given.astimezone()
-        return int(given.timestamp()) * 10**9
-    except (ValueError, OverflowError):
-        raise click.BadParameter(
-            f"{text}: expected a span such as 2h or 7d, or a time such as 2026-11-18T16:00", param_hint=flag
-        ) from None

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
 
-from agent.cli.common import Options, console, example, table
+from agent.cli.common import Group, Options, console, echo_json, example, json_option, table
 
 SECRET = ("secret", "password", "token")
 
 
-@click.group(epilog=example("config"))
+@click.group(cls=Group, epilog=example("config"))
 def command() -> None:
     """Show the settings in force. One YAML file, then SEKISHO_… from the environment, then flags."""
 
 
-@command.command()
+@command.command(epilog=example("config show"))
 @click.option("--origin", is_flag=True, help="Say where each value comes from.")
-@click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
+@json_option("One JSON document: setting -> value; with --origin also where it comes from.")
 @click.pass_obj
 def show(options: Options, origin: bool, as_json: bool) -> None:
     """Show every setting. Secrets are never printed."""
@@ -41,11 +40,13 @@ def show(options: Options, origin: bool, as_json: bool) -> None:
             if origin
             else values
         )
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        echo_json(document, indent=2)
         return
+    from agent.words import json_text
+
     rows = table(["setting", "value", *(["from"] if origin else [])])
     for key, value in values.items():
-        shown = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else value
+        shown = json_text(value) if not isinstance(value, str) else value
         rows.add_row(key, shown, *([where[key]] if origin else []))
     console().print(rows)
 

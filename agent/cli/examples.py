@@ -1,23 +1,47 @@
-"""Examples that end each command's help."""
+"""Examples that end each command's help. A test runs each of them; what it needs stands in ``tests/unit/test_help.py``."""
 
 from __future__ import annotations
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
-    "up": ("sudo sekisho up", "sudo sekisho up --plain | tee alerts.txt", "sekisho up --or-replay"),
+    "sekisho": (
+        "sekisho check                        # what this host can do",
+        "sekisho db install                   # country and network databases",
+        "sekisho init                         # settings and policy for this host",
+        "sudo sekisho up                      # watch",
+        "sekisho replay capture.pcap          # the same on a file, without rights",
+    ),
+    "up": (
+        "sudo sekisho up",
+        "sudo sekisho up --plain | tee alerts.txt",
+        "sudo sekisho up --json >> alerts.jsonl",
+        "sekisho up --or-replay",
+    ),
     "replay": (
+        "sekisho replay --sample",
         "sekisho replay capture.pcap",
         "sekisho replay --policy policy.yaml --local 10.0.0.0/8 day1.pcap day2.pcapng",
-        "sekisho replay --sample",
+        "sekisho replay --state kept capture.pcap   # then: sekisho --state-dir kept flows --since 30d",
         "sekisho replay --fail-on medium capture.pcap   # exit code 3 when there are findings",
+        "zcat capture.pcap.gz | sekisho replay --json -",
     ),
     "check": ("sekisho check", "sekisho check --json"),
-    "init": ("sekisho init", "sekisho init --dir /etc/sekisho"),
+    "init": ("sekisho init --print", "sekisho init", "sekisho init --dir /etc/sekisho"),
     "who": ("sekisho who 8.8.8.8 2001:db8::1", "sekisho who --json 203.0.113.7"),
-    "top": ("sudo sekisho top", "sudo sekisho top --for 10s --plain"),
+    "top": (
+        "sudo sekisho top",
+        "sudo sekisho top --once",
+        "sudo sekisho top --json --every 60s >> minutes.jsonl",
+    ),
     "flows": (
         "sekisho flows --since 2h",
-        "sekisho flows --since 1d --by owner",
-        "sekisho flows --store ehr-main --remote 203.0.113.0/24 --json",
+        "sekisho flows --since yesterday --until today --by owner,country",
+        "sekisho flows --since 7d --store ehr-main --by day --sort time",
+        "sekisho flows --since 24h --country CN --country RU --by store,remote --limit 20",
+        "sekisho flows --since 2026-11-18T07:00Z --network AS64500 --min-octets 100MB",
+        "sekisho flows --since 30d --remote 203.0.113.0/24 --total",
+        "sekisho flows --since 30d --by store,owner --csv totals.csv",
+        "sekisho flows --since 1h --process rclone --json",
+        "sekisho flows --since 1h --port 5432 --community-id",
     ),
     "cases": (
         "sekisho cases list --open",
@@ -25,12 +49,38 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         'sekisho cases ack 2026-1118-07 --note "asked the data team"',
         'sekisho cases close 2026-1118-07 --verdict expected --note "restore test, ticket 4412"',
     ),
-    "policy": ("sekisho policy check policy.yaml", "sekisho policy schema > policy.schema.json"),
+    "cases list": ("sekisho cases list --open", "sekisho cases list --since 30d --store ehr-main --json"),
+    "cases show": ("sekisho cases show 2026-1118-07", "sekisho cases show 2026-1118 --language ja"),
+    "cases ack": ('sekisho cases ack 2026-1118-07 --note "asked the data team"',),
+    "cases close": (
+        'sekisho cases close 2026-1118-07 --verdict expected --note "restore test, ticket 4412"',
+    ),
+    "policy": ("sekisho policy check policy.yaml", "sekisho policy schema -o policy.schema.json"),
+    "policy check": (
+        "sekisho policy check",
+        "sekisho policy check policy.yaml --overrides overrides.yaml",
+        "sekisho policy check --json policy.yaml",
+    ),
+    "policy schema": ("sekisho policy schema", "sekisho policy schema -o policy.schema.json"),
     "db": (
         "sekisho db install",
         "sekisho db install --country my-country.mmdb --network my-asn.mmdb",
         "sekisho db status",
         "sekisho db verify",
     ),
+    "db install": (
+        "sekisho db install",
+        "sekisho db install --country my-country.mmdb --network my-asn.mmdb",
+        "sekisho db install --if-missing",
+    ),
+    "db update": ("sekisho db update",),
+    "db status": ("sekisho db status", "sekisho db status --json"),
+    "db verify": ("sekisho db verify", "sekisho db verify --json"),
     "config": ("sekisho config show --origin", "SEKISHO_LANGUAGE=ja sekisho config show"),
+    "config show": ("sekisho config show --origin", "sekisho --set language=ja config show --json"),
+    "completion": (
+        "sekisho completion bash > ~/.local/share/bash-completion/completions/sekisho",
+        "sekisho completion zsh > ~/.zfunc/_sekisho   # with fpath+=~/.zfunc before compinit in ~/.zshrc",
+        "sekisho completion fish > ~/.config/fish/completions/sekisho.fish",
+    ),
 }

@@ -2,166 +2,281 @@
 
 from __future__ import annotations
 
-import ipaddress
-import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import tzinfo
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
-import numpy as np
-from numpy.typing import NDArray
 
-from agent.cli.common import Options, console, example, moment, place, point_ns, size, table
-from agent.core.clock import SystemClock
-from agent.core.flow import FlowBatch
+from agent.cli import asked
+from agent.cli.bars import Bar
+from agent.cli.common import Command, Options, echo, example, json_option
 
-GROUPS = {
-    "owner": ("remote_owner", "remote_owner_country"),
-    "country": ("remote_country",),
-    "network": ("remote_as_org", "remote_country"),
-    "store": ("store",),
-    "remote": ("remote_address",),
-    "process": ("process",),
+if TYPE_CHECKING:
+    from agent.store.asking import Question
+    from agent.store.sums import Total
+
+SHOWN: Final = 50
+"""Rows of a table unless --limit says otherwise."""
+SORTS: Final = ("time", "out", "in", "total", "packets", "flows", "name")
+_COLUMNS: Final = {
+    "time": ("end_ns",),
+    "out": ("octets_out",),
+    "in": ("octets_in",),
+    "total": ("octets_out", "octets_in"),
+    "packets": ("packets_out", "packets_in"),
+    "flows": ("flows",),
 }
-AMOUNTS = ("octets_out", "octets_in", "flows")
+"""What --sort takes -> columns whose sum it sorts by; "name" is by the groups' own values."""
 
 
-@click.command(epilog=example("flows"))
+def _stores(ctx: click.Context, parameter: click.Parameter, begun: str) -> list[Any]:
+    from agent.cli.completing import store_names
+
+    return store_names(ctx, parameter, begun)
+
+
+def _groups(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
+    from agent.cli.completing import group_names
+
+    return group_names(list(asked.GROUPS), begun)
+
+
+def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that choose rows; each may be repeated, and any of its values fits."""
+    several: dict[str, Any] = {"multiple": True}
+    for option in reversed(
+        (
+            click.option("--store", **several, shell_complete=_stores, help="Store; - is none."),
+            click.option("--country", **several, metavar="CC", help="Country of the other end, such as JP."),
+            click.option("--owner", **several, help="Owner on record of the other end, by id."),
+            click.option("--provider", **several, help="Who runs the other end, by id."),
+            click.option(
+                "--network",
+                **several,
+                metavar="AS|NAME",
+                help="AS64500, or a part of the organisation's name.",
+            ),
+            click.option("--remote", **several, metavar="CIDR", help="Address or network of the other end."),
+            click.option("--local", **several, metavar="CIDR", help="Address or network of this end."),
+            click.option(
+                "--name", **several, metavar="NAME", help="Host name of the other end, where known."
+            ),
+            click.option("--port", **several, type=click.IntRange(0, 65535), help="Port of either end."),
+            click.option(
+                "--protocol", **several, metavar="NAME", help="By name (tcp, udp, sctp, …) or number."
+            ),
+            click.option("--process", **several, help="Name of the process, where known."),
+            click.option(
+                "--direction",
+                **several,
+                type=click.Choice(list(asked.DIRECTIONS)),
+                help="Who opened the flow: out is this end, in the other.",
+            ),
+            click.option(
+                "--flag",
+                **several,
+                help="What lists say of the other end: anycast, cdn, hosting, vpn, tor, relay.",
+            ),
+            click.option(
+                "--scope",
+                **several,
+                metavar="SCOPE",
+                help="Kind of the other end: external, internal, private, ….",
+            ),
+            click.option(
+                "--min-octets",
+                metavar="SIZE",
+                help="Rows that moved at least so much both ways, such as 1MB.",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+@click.command(cls=Command, epilog=example("flows"))
 @click.option(
     "--since",
     default="1h",
-    show_default=True,
     metavar="WHEN",
-    help="A span (2h, 7d) or a time (2026-11-18T16:00).",
+    help="Flows that ended since: 2h, 7d, yesterday, 2026-11-18T16:00.",
 )
-@click.option("--until", metavar="WHEN", help="The same; default now.")
-@click.option("--store", help="Rows of one store.")
-@click.option("--remote", metavar="CIDR", help="Rows of one remote address or network.")
-@click.option("--by", "group", type=click.Choice(list(GROUPS)), help="Sum by this instead of listing rows.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000_000))
+@click.option("--until", metavar="WHEN", help="And before. Default: no end.")
+@_filters
+@click.option(
+    "--by",
+    "--group-by",
+    "groups",
+    multiple=True,
+    metavar="GROUP[,GROUP]",
+    shell_complete=_groups,
+    help=f"Sum by these instead of listing rows: {', '.join(asked.GROUPS)}.",
+)
+@click.option(
+    "--sort", type=click.Choice(SORTS), help="Default: rows by time, groups of time by time, others by out."
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(1, 10_000_000),
+    help=f"How many. Default: {SHOWN} in a table, all as CSV and JSON.",
+)
+@click.option(
+    "--community-id",
+    is_flag=True,
+    help="Give each row its Community ID, to join it with records of Zeek or Suricata.",
+)
+@click.option("--total", "total_only", is_flag=True, help="The total of all that matched, and no rows.")
 @click.option(
     "--archive",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the archive. Default: state_dir/archive.",
 )
-@click.option("--json", "as_json", is_flag=True, help="JSON lines.")
+@click.option(
+    "--csv",
+    "csv_file",
+    is_flag=False,
+    flag_value="-",
+    metavar="[FILE]",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="CSV into FILE, or to standard output. What a spreadsheet takes for a formula is made harmless.",
+)
+@json_option("JSON lines: one row or group each.")
 @click.pass_obj
 def command(
     options: Options,
-    since: str,
-    until: str | None,
-    store: str | None,
-    remote: str | None,
-    group: str | None,
-    limit: int,
+    /,
+    groups: tuple[str, ...],
+    sort: str | None,
+    limit: int | None,
+    community_id: bool,
+    total_only: bool,
     archive: Path | None,
+    csv_file: str | None,
     as_json: bool,
+    **given: Any,
 ) -> None:
-    """List or sum the flows of the archive, newest first or most octets first."""
-    from agent.store.flows import read_flows
+    """List or sum the flows of the archive.
 
+    A row is what one end exchanged with another in at most a minute. Filters of different names must all fit; of
+    one name any. Texts take * and ?; - stands for "not known". The last line of a table is the total of all that
+    matched, shown or not.
+
+    Times without a zone are in the setting time_zone (unset: this host's zone).
+    """
+    if csv_file and as_json:
+        raise click.UsageError("--csv and --json exclude each other; name one")
+    names = asked.groups_of(groups)
     settings = options.load().settings
-    now_ns = SystemClock().now_ns()
-    try:
-        network = ipaddress.ip_network(remote, strict=False) if remote else None
-    except ValueError:
-        raise click.UsageError(
-            f"--remote {remote}: expected an address or network such as 203.0.113.0/24"
-        ) from None
-    batches = read_flows(
+    from agent.core.clock import SystemClock
+
+    question = asked.question_of(given, SystemClock().now_ns(), settings.zone)
+    query = Query(
         archive or settings.state_dir / "archive",
-        since_ns=point_ns(since, "--since", now_ns, settings.zone),
-        until_ns=point_ns(until, "--until", now_ns, settings.zone) if until else None,
-        store=store,
-        remote=network,
-        limit=None if group else limit,
+        question,
+        names,
+        settings.zone,
+        sort or ("time" if not names or names[0] in asked.TIMES else "out"),
+        limit or (None if csv_file or as_json else SHOWN),
+        total_only,
+        community_id,
     )
-    if group:
-        sums: dict[tuple[Any, ...], list[int]] = {}
-        for batch in batches:
-            _add(sums, batch, GROUPS[group])
-        ranked = sorted(sums.items(), key=lambda item: -item[1][0])[:limit]
-        _print_sums(GROUPS[group], ranked, as_json=as_json)
+    if sort == "name" and not names:
+        raise click.UsageError("--sort name sorts groups; add --by")
+    if community_id and (names or total_only):
+        raise click.UsageError("--community-id is of single rows; leave out --by and --total")
+    with _writer(csv_file, as_json) as output:
+        query.run(output)
+
+
+@contextmanager
+def _writer(csv_file: str | None, as_json: bool) -> Iterator[Any]:
+    from agent.cli import flowtables
+
+    if as_json:
+        yield flowtables.JsonOutput()
+    elif csv_file == "-":
+        yield flowtables.CsvOutput(sys.stdout)
+    elif csv_file:
+        from agent.cli.writing import written
+
+        with written(Path(csv_file)) as file:
+            yield flowtables.CsvOutput(file)
+        echo(f"wrote {csv_file}", err=True)
     else:
-        rows = [row for batch in batches for row in batch.rows()]
-        _print_rows(sorted(rows, key=lambda row: -int(row["end_ns"]))[:limit], settings.zone, as_json=as_json)
+        yield flowtables.TableOutput()
 
 
-def _add(sums: dict[tuple[Any, ...], list[int]], batch: FlowBatch, names: tuple[str, ...]) -> None:
-    parts: list[NDArray[np.uint64]] = []
-    for name in names:
-        data = batch[name]
-        parts += [data[:, 0], data[:, 1]] if data.ndim == 2 else [data.astype(np.uint64)]
-    distinct, first, inverse = np.unique(
-        np.stack(parts, axis=1), axis=0, return_index=True, return_inverse=True
-    )
-    inverse = inverse.reshape(-1)
-    amounts = [np.zeros(len(distinct), np.int64) for _ in AMOUNTS]
-    for total, name in zip(amounts, AMOUNTS, strict=True):
-        np.add.at(total, inverse, batch[name])
-    for place_in, row in enumerate(batch.take(first).rows()):
-        had = sums.setdefault(tuple(row[name] for name in names), [0] * len(AMOUNTS))
-        for index, total in enumerate(amounts):
-            had[index] += int(total[place_in])
+@dataclass(frozen=True)
+class Query:
+    """One question to the archive, and how its answer is wanted."""
 
+    archive: Path
+    question: Question
+    groups: list[str]
+    zone: tzinfo | None
+    sort: str
+    limit: int | None
+    total_only: bool
+    community_id: bool = False
 
-def _print_sums(
-    names: tuple[str, ...], ranked: list[tuple[tuple[Any, ...], list[int]]], *, as_json: bool
-) -> None:
-    if as_json:
-        for key, amounts in ranked:
-            click.echo(
-                json.dumps(dict(zip((*names, *AMOUNTS), (*key, *amounts), strict=True)), ensure_ascii=False)
-            )
-        return
-    rows = table(
-        [
-            *(name.removeprefix("remote_").replace("_", " ") for name in names),
-            ("out", "right"),
-            ("in", "right"),
-            ("flows", "right"),
-        ]
-    )
-    for key, (out, into, flows) in ranked:
-        rows.add_row(
-            *(str(part) if part is not None else "-" for part in key), size(out), size(into), f"{flows:,}"
-        )
-    console().print(rows if ranked else "no flow in that time")
+    @property
+    def columns(self) -> list[str]:
+        """The columns and buckets by which it sums."""
+        return list(dict.fromkeys(c for name in self.groups for c in asked.GROUPS[name]))
 
+    def run(self, output: Any) -> None:
+        """Ask, and give the answer to ``output``."""
+        if self.groups or self.total_only:
+            self._sum(output)
+        elif self.limit is None:
+            self._all(output)
+        else:
+            self._list(output)
 
-def _print_rows(found: list[dict[str, Any]], zone: Any, *, as_json: bool) -> None:
-    if as_json:
-        for row in found:
-            click.echo(json.dumps(row, ensure_ascii=False))
-        return
-    rows = table(
-        [
-            "end",
-            "local",
-            "remote",
-            "place",
-            "network",
-            "owner on record",
-            "store",
-            ("out", "right"),
-            ("in", "right"),
-        ]
-    )
-    for row in found:
-        rows.add_row(
-            moment(row["end_ns"], zone),
-            _end(row["local_address"], row["local_port"]),
-            _end(row["remote_address"], row["remote_port"]),
-            place(row["remote_country"]),
-            row["remote_as_org"] or "-",
-            row["remote_owner"] or "-",
-            row["store"] or "-",
-            size(row["octets_out"]),
-            size(row["octets_in"]),
-        )
-    console().print(rows if found else "no flow in that time")
+    def _sum(self, output: Any) -> None:
+        from agent.store.flows import ask
+        from agent.store.sums import Sums
 
+        columns = [] if self.total_only else self.columns
+        sums = Sums(columns, self.zone)
+        real = [c for c in columns if c not in asked.TIMES]
+        with Bar("reading the archive", octets=True) as bar:
+            for batch in ask(self.archive, self.question, columns=real, progress=bar.step):
+                sums.add(batch)
+        found = [] if self.total_only else self._ordered(sums.groups())
+        output.sums(self, columns, found[: self.limit], len(found), sums.total())
 
-def _end(address: str, port: int | None) -> str:
-    shown = f"[{address}]" if ":" in address and port is not None else address
-    return shown if port is None else f"{shown}:{port}"
+    def _ordered(self, found: list[Total]) -> list[Total]:
+        if self.sort == "name" or (self.sort == "time" and self.groups[0] in asked.TIMES):
+            return sorted(found, key=lambda t: [(k is None, str(k)) for k in t.key])
+        if self.sort == "time":
+            return sorted(found, key=lambda t: -t.last_ns)
+        names = _COLUMNS[self.sort]
+        return sorted(found, key=lambda t: -sum(t.amounts[name] for name in names))
+
+    def _list(self, output: Any) -> None:
+        from agent.store.flows import ask, top
+        from agent.store.sums import Sums
+
+        assert self.limit is not None
+        sums = Sums([])
+        with Bar("reading the archive", octets=True) as bar:
+            found = top(self.archive, self.question, self.limit, by=_COLUMNS[self.sort], progress=bar.step)
+            if output.wants_total:
+                for batch in ask(self.archive, self.question, columns=[], progress=bar.step):
+                    sums.add(batch)
+        output.rows(self, [] if found is None else [found], sums.total())
+
+    def _all(self, output: Any) -> None:
+        """Every row, a group of rows in memory at a time: newest day first, as they lie in the archive within a day."""
+        from agent.store.flows import ask
+
+        if self.sort != "time":
+            raise click.UsageError(f"--sort {self.sort} needs --limit: all rows are not held in memory")
+        with Bar("reading the archive", octets=True) as bar:
+            output.rows(self, ask(self.archive, self.question, progress=bar.step), None)

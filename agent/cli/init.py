@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
-from agent import config
-from agent.cli.common import Options, example
+from agent.cli.common import Command, Options, echo, example
+from agent.cli.writing import written
 from agent.core.errors import ConfigError, Fault
-from agent.listening import listening
-from agent.policy import load as policy_files
 
 SETTINGS = """\
 # Settings of sekisho on this host. Every value shown is the default unless it stands without `#`.
@@ -29,6 +26,8 @@ collectors:
   af_packet: {{}}
   #  interfaces: [eth0]           # default: every interface that is up, but lo
   #  ring_mib: 16
+  #  processes: true              # which process, unit and container: from the kernel's sockets and /proc
+  #  names: false                 # host names from DNS answers and TLS server names; the name alone is kept
 
 # Flows are kept as Parquet in state_dir/archive.
 # archive: true
@@ -44,7 +43,7 @@ sinks: {{}}
 """
 
 
-@click.command(epilog=example("init"))
+@click.command(cls=Command, epilog=example("init"))
 @click.option(
     "--dir",
     "directory",
@@ -59,10 +58,16 @@ def command(options: Options, directory: Path | None, force: bool, only_print: b
 
     What looks like a data store becomes a store of the policy; you say what it holds. Nothing is sent anywhere.
     """
+    from datetime import UTC, datetime
+
+    from agent import config
+    from agent.listening import listening
+    from agent.policy import load as policy_files
+
     found = listening()
     text = policy_files.starter(found)
     if only_print:
-        click.echo(text, nl=False)
+        echo(text.rstrip("\n"))
         return
     target = directory or _default_dir()
     files = {
@@ -77,21 +82,24 @@ def command(options: Options, directory: Path | None, force: bool, only_print: b
     try:
         target.mkdir(parents=True, exist_ok=True)
         for file, content in files.items():
-            file.write_text(content, encoding="utf-8")
+            with written(file) as output:
+                output.write(content)
     except OSError as error:
         raise ConfigError(
             Fault(str(target), 0, f"cannot be written: {error.strerror}", "choose another folder with --dir")
         ) from None
     policy = policy_files.load([target / "policy.yaml"], today=datetime.now(UTC).date())
     for file in files:
-        click.echo(f"wrote {file}")
+        echo(f"wrote {file}")
     likely = [f"{fact.guess} on port {fact.port}" for fact in found if fact.guess]
-    click.echo(f"{len(found)} ports listen here; taken for data stores: {', '.join(likely) or 'none'}")
+    echo(f"{len(found)} ports listen here; taken for data stores: {', '.join(likely) or 'none'}")
     where = "" if directory is None else f" -c {target / 'sekisho.yaml'}"
-    click.echo(
+    echo(
         f"next: say in {target / 'policy.yaml'} what your {len(policy.stores) or ''} stores hold; then `sekisho policy check`; then `sekisho{where} up`"
     )
 
 
 def _default_dir() -> Path:
+    from agent import config
+
     return config.default_config_files()[2 if config.is_root() else 1].parent

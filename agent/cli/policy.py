@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-import json
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import Options, console, example, size, table
-from agent.policy import load as policy_files
+from agent.cli.common import (
+    Group,
+    Options,
+    console,
+    echo,
+    echo_json,
+    example,
+    json_option,
+    size,
+    table,
+)
+
+if TYPE_CHECKING:
+    from agent.policy.model import Policy
 
 
-@click.group(epilog=example("policy"))
+@click.group(cls=Group, epilog=example("policy"))
 def command() -> None:
     """Check policy files; print their JSON Schema."""
 
 
-@command.command()
+@command.command(epilog=example("policy check"))
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path, readable=False))
 @click.option(
     "--overrides",
@@ -25,16 +36,28 @@ def command() -> None:
     type=click.Path(path_type=Path, readable=False),
     help="File of what is known better about some networks.",
 )
+@json_option("One JSON document: what would be in force.")
 @click.pass_obj
-def check(options: Options, files: tuple[Path, ...], overrides: tuple[Path, ...]) -> None:
+def check(options: Options, files: tuple[Path, ...], overrides: tuple[Path, ...], as_json: bool) -> None:
     """Read policy files, name every fault with its line, and say what would be in force.
 
     Without FILES: those of the settings. Exit code 1 if there is a fault.
     """
+    from datetime import UTC, datetime
+
+    from agent.policy import load as policy_files
+
     if not files:
         settings = options.load().settings
         files, overrides = settings.policy, overrides or settings.overrides
     policy = policy_files.load(files, overrides=overrides, today=datetime.now(UTC).date())
+    if as_json:
+        echo_json(_document(policy), indent=2)
+    else:
+        _print(policy)
+
+
+def _print(policy: Policy) -> None:
     out = console()
     stores = table(["store", "categories", "recognised by"])
     for store in policy.stores:
@@ -61,7 +84,30 @@ def check(options: Options, files: tuple[Path, ...], overrides: tuple[Path, ...]
     )
 
 
-@command.command()
-def schema() -> None:
+def _document(policy: Policy) -> dict[str, Any]:
+    return {
+        "policy": policy.version,
+        "stores": [store.model_dump(mode="json") for store in policy.stores],
+        "rules": [{"pack": pack, **rule.model_dump(mode="json")} for pack, rule in policy.rules],
+        "awake": list(policy.awake),
+        "asleep": [pack.pack for pack in policy.packs if pack.pack not in policy.awake],
+    }
+
+
+@command.command(epilog=example("policy schema"))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write into this file instead."
+)
+def schema(output: Path | None) -> None:
     """Print the JSON Schema of a policy file, for editors."""
-    click.echo(json.dumps(policy_files.schema(), indent=2))
+    from agent.policy import load as policy_files
+
+    if output is None:
+        echo_json(policy_files.schema(), indent=2)
+        return
+    from agent.cli.writing import written
+    from agent.words import json_text
+
+    with written(output) as file:
+        file.write(json_text(policy_files.schema(), indent=2) + "\n")
+    echo(f"wrote {output}")

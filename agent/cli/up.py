@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import threading
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from rich.live import Live
 
-from agent import config, logs
-from agent.cli.cases import OPEN
-from agent.cli.common import Options, console, example
-from agent.cli.live import LiveView
-from agent.core.decision import Decision
-from agent.core.errors import SekishoError
-from agent.runtime import Runtime
-from sinks.stdout import Settings as StdoutSettings
+from agent.cli.bars import Bar
+from agent.cli.common import Command, Options, console, echo, echo_json, example
+
+if TYPE_CHECKING:
+    from agent import config
+    from agent.core.decision import Decision
+    from agent.core.finding import Notice
+    from agent.core.flow import FlowBatch
+    from agent.core.stages import Sink
+    from agent.runtime import Runtime
 
 
-@click.command(epilog=example("up"))
+@click.command(cls=Command, epilog=example("up"))
 @click.option("--plain", is_flag=True, help="Lines instead of the live view, as when piped.")
+@click.option("--json", "as_json", is_flag=True, help="Alerts and events as JSON lines instead of text.")
 @click.option(
     "--or-replay", is_flag=True, help="Without the right to capture, show the bundled capture instead."
 )
 @click.pass_obj
-def command(options: Options, plain: bool, or_replay: bool) -> None:
+def command(options: Options, plain: bool, as_json: bool, or_replay: bool) -> None:
     """Watch this host: capture, enrich, decide, alert. No Kafka needed.
 
     Ctrl-C stops in order: what is held is decided, written and sent. HUP reloads policy and databases.
@@ -35,22 +37,32 @@ def command(options: Options, plain: bool, or_replay: bool) -> None:
 
     lacking = missing_rights()
     if lacking and or_replay:
-        click.echo(
-            f"This host cannot be watched without privilege ({lacking}); here is the bundled capture instead."
+        echo(
+            f"This host cannot be watched without privilege ({lacking}); here is the bundled capture instead.",
+            err=as_json,
         )
         from agent.cli.replay import replay_sample
 
-        raise SystemExit(replay_sample(options))
-    live_view = sys.stdout.isatty() and not plain
+        raise SystemExit(replay_sample(options, as_json=as_json))
+    _watch(options, plain=plain, as_json=as_json)
+
+
+def _watch(options: Options, *, plain: bool, as_json: bool) -> None:
+    import logging
+
+    from agent import logs
+    from agent.cli.screen import is_terminal
+    from agent.core.errors import SekishoError
+    from agent.runtime import Runtime
+
+    live_view = is_terminal(sys.stdout) and not plain and not as_json
     loaded = options.load()
     logs.configure(level=options.level(logging.INFO), file=_log_file(loaded) if live_view else None)
     loaded = with_archive(loaded)
-    extra = {}
-    if not live_view and "stdout" not in loaded.settings.sinks:
-        extra["stdout"] = StdoutSettings(language=loaded.settings.language).build(
-            config.bare_context(loaded.settings)
-        )
-    with Runtime(loaded, extra_sinks=extra) as run:
+    extra = {} if live_view or "stdout" in loaded.settings.sinks else {"stdout": _told(loaded, as_json)}
+    with ExitStack() as stack:
+        with Bar("starting: policy, databases, state", show=live_view):
+            run = stack.enter_context(Runtime(loaded, extra_sinks=extra))
         if not live_view:
             run.go()
         else:
@@ -59,10 +71,53 @@ def command(options: Options, plain: bool, or_replay: bool) -> None:
     if failures or run.unwritten:
         raise SekishoError("\n".join([*failures, *run.unwritten]))
     if live_view:
-        click.echo(f"stopped; account: {_account_in_words(run)}")
+        echo(f"stopped; account: {_account_in_words(run)}")
+
+
+def _told(loaded: config.Loaded, as_json: bool) -> Sink:
+    """The sink that tells whoever started the program."""
+    from agent import config
+
+    if as_json:
+        return JsonAlerts()
+    context = config.bare_context(loaded.settings)
+    from agent.cli.screen import colour
+    from sinks.stdout import Settings as StdoutSettings
+
+    return StdoutSettings(language=loaded.settings.language, colour=colour()).build(context)
+
+
+class JsonAlerts:
+    """Tells of alerts and events on standard output, a line of JSON each, harmless on a terminal too."""
+
+    name = "stdout"
+    takes_flows = False
+    takes_notices = True
+
+    def write_flows(self, batch: FlowBatch) -> None:
+        """Takes none."""
+
+    def write_notice(self, notice: Notice) -> None:
+        """Print the notice. Raises :class:`~agent.core.errors.SinkError` if nobody reads any more."""
+        from agent.core.errors import SinkError
+
+        try:
+            echo_json({"record": "notice", "id": notice.id, **notice.model_dump(mode="json")})
+        except OSError as error:
+            raise SinkError(f"cannot write standard output: {error}", retriable=False) from error
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        """Standard output belongs to the program."""
 
 
 def _with_live_view(run: Runtime, loaded: config.Loaded) -> None:
+    from agent.cli.cases import OPEN
+    from agent.cli.live import LiveView, live
+    from agent.core.finding import CaseState
+
     screen = console()
     tiers = ", ".join(sorted(run.collectors))
     view = LiveView(
@@ -70,9 +125,10 @@ def _with_live_view(run: Runtime, loaded: config.Loaded) -> None:
         run.view.read,
         run.accounts.read,
         screen,
-        notes=tuple(_notes(run, loaded)),
+        notes=tuple(_notes(run)),
+        leaves=False,
     )
-    view.update(tuple(run.state.cases.list_cases(OPEN)))
+    view.update(tuple(run.state.cases.list_cases([CaseState(state) for state in OPEN])))
 
     def hear(decision: Decision) -> None:
         view.update(decision.cases)
@@ -80,23 +136,11 @@ def _with_live_view(run: Runtime, loaded: config.Loaded) -> None:
             view.hear(notice)
 
     run.on_decision = hear
-    done = threading.Event()
-    with Live(view, console=screen, screen=True, auto_refresh=False) as live:
-
-        def draw() -> None:
-            while not done.wait(1.0):
-                live.update(view, refresh=True)
-
-        artist = threading.Thread(target=draw, name="live-view", daemon=True)
-        artist.start()
-        try:
-            run.go()
-        finally:
-            done.set()
-            artist.join(timeout=2.0)
+    with live(view, screen, run.stop):
+        run.go()
 
 
-def _notes(run: Runtime, loaded: config.Loaded) -> list[str]:
+def _notes(run: Runtime) -> list[str]:
     notes = []
     if not run.policy.stores:
         notes.append(

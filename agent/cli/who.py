@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
-import json
-from datetime import UTC, datetime
 
 import click
 
-from agent import databases
-from agent.cli.common import Options, console, example
-from agent.policy.ownership import Ownership
-from agent.runtime import read_policy
-from agent.words import shown
+from agent.cli.common import Command, Options, console, echo_json, example, json_option
 
 LONGEST = 2000
 """Characters of one fact that are shown."""
 
 
-@click.command(epilog=example("who"))
+@click.command(cls=Command, epilog=example("who"))
 @click.argument("addresses", nargs=-1, required=True, metavar="ADDRESS...")
-@click.option("--json", "as_json", is_flag=True, help="JSON lines, one address each.")
+@json_option("JSON lines, one address each.")
 @click.pass_obj
 def command(options: Options, addresses: tuple[str, ...], as_json: bool) -> None:
     """Say where an address is, which network it belongs to, who runs it and who owns them.
@@ -34,14 +28,30 @@ def command(options: Options, addresses: tuple[str, ...], as_json: bool) -> None
             raise click.UsageError(
                 f"{address} is no IP address; expected one such as 203.0.113.7 or 2001:db8::1"
             ) from None
-    settings = options.load().settings
+    from datetime import UTC, datetime
+
+    from agent import databases
+    from agent.config import read_policy
+    from agent.policy.ownership import Ownership
+    from agent.words import shown
+    from enrichers.geo import Settings as Geo
+
+    loaded = options.load()
+    settings = loaded.settings
     policy = read_policy(settings, datetime.now(UTC).date())
-    book = databases.AddressBook.open(settings.databases_dir, policy=policy, ownership=Ownership.load())
+    geo = loaded.stages.enrichers.get("geo")
+    book = databases.AddressBook.open(
+        settings.databases_dir,
+        policy=policy,
+        ownership=Ownership.load(),
+        settings=geo if isinstance(geo, Geo) else None,
+        cache=settings.state_dir / "cache" / "ranges",
+    )
     out = console()
     for number, address in enumerate(addresses):
         facts = book.who(address, today=datetime.now(UTC).date())
         if as_json:
-            click.echo(json.dumps(facts.as_dict(), ensure_ascii=False))
+            echo_json(facts.as_dict())
             continue
         if number:
             out.print()

@@ -34,7 +34,8 @@ class Confidence(StrEnum):
 
 
 class _Fact(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Built when the first one is made: most runs tell nobody anything, and start the sooner.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Share(_Fact):
@@ -77,6 +78,15 @@ class OwnerFact(_Fact):
     note: str = ""
 
 
+class Witnessed(_Fact):
+    """What one source says of the addresses at the other end."""
+
+    source: str
+    """Name, day and hash."""
+    said: str
+    """``JP``, ``AS64500``, ``aws us-east-1 EC2``; several joined by a comma."""
+
+
 class Destination(_Fact):
     """The entity at the other end, and the four facts that are kept apart: place, network, operator, owner."""
 
@@ -96,6 +106,10 @@ class Destination(_Fact):
     owner_confidence: Confidence = Confidence.NONE
     location_sources: tuple[str, ...] = ()
     """``name date`` of each database that answered."""
+    witnesses: tuple[Witnessed, ...] = ()
+    """What each source says of those in ``addresses``, side by side, as of the time of telling."""
+    flags: tuple[str, ...] = ()
+    """What kind some of them are, as lists say: ``anycast``, ``cdn``, ``hosting``, ``vpn``, ``tor``, ``relay``."""
 
 
 class StoreFact(_Fact):

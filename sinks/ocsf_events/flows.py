@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from agent.core.community import community_ids
 from agent.core.finding import Severity
 from agent.core.flow import FlowBatch, Mark, Text
 from agent.words import shown
@@ -28,6 +29,11 @@ _OWN = (
     "remote_owner_country",
     "location_confidence",
     "owner_confidence",
+    "remote_country_witness",
+    "remote_asn_witness",
+    "remote_cloud",
+    "remote_cloud_region",
+    "remote_flags",
     "content_octets_out",
     "source_octets_out",
     "source_layer",
@@ -46,7 +52,7 @@ _OWN = (
 """Columns without a fit place in the class; they stand under ``unmapped.sekisho``, null left out."""
 
 
-def flow_events(batch: FlowBatch) -> Iterator[Json]:
+def flow_events(batch: FlowBatch, *, community_id: bool = False) -> Iterator[Json]:
     """An event for each row. A Python dict per row: for the exports that a SIEM reads, not for the archive.
 
     ``metadata.uid`` is run, lane, sequence and row, so that an event sent twice can be told.
@@ -62,7 +68,8 @@ def flow_events(batch: FlowBatch) -> Iterator[Json]:
     }
     device = {"hostname": header.host or "unknown", "uid": header.agent_id, **UNKNOWN_TYPE}
     data_versions = dict(header.versions)
-    for i, row in enumerate(_harmless(batch).rows()):
+    ids = community_ids(batch) if community_id else [None] * len(batch)
+    for i, (row, community) in enumerate(zip(_harmless(batch).rows(), ids, strict=True)):
         uid = f"{header.run_id}.{header.lane}.{header.sequence}.{i}"
         yield present(
             base
@@ -77,7 +84,7 @@ def flow_events(batch: FlowBatch) -> Iterator[Json]:
                 "actor": _actor(row),
                 "src_endpoint": _local(row),
                 "dst_endpoint": _remote(row),
-                "connection_info": _connection(row),
+                "connection_info": _connection(row) | {"community_uid": community},
                 "traffic": _traffic(row),
                 "is_src_dst_assignment_known": row["initiator"] == "local",
                 "observation_point_id": 3 if row["marks"] & Mark.TRANSIT else 1,
@@ -110,6 +117,7 @@ def _remote(row: Json) -> Json:
         "ip": row["remote_address"],
         "port": row["remote_port"],
         "hostname": row["remote_name"],
+        "svc_name": row["remote_cloud_service"],
         "network_scope_id": {"external": 2, None: 0}.get(scope, 1 if scope in _LOCAL_SCOPES else 99),
         "location": {"country": row["remote_country"]} if row["remote_country"] else None,
         "autonomous_system": {"number": as_number, "name": as_name} if known_system else None,

@@ -85,6 +85,6 @@ def left_behind(state: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    for room in ("agent.cli.replay", "sinks.archive", "sinks.jsonl"):
+    for room in ("agent.cli.replaying", "sinks.archive", "sinks.jsonl"):
         importlib.import_module(room)  # before the first fork: what a child imports it pays for itself
     print(json.dumps(lay(json.load(sys.stdin))))

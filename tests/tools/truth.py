@@ -1,6 +1,6 @@
 """Made-up traffic whose amounts are known beforehand: frames, the capture that holds them, and what is true of them.
 
-    python -m tests.tools.truth out.pcap 2000000 25000        # packets, sessions; prints the truth as JSON
+    python -m tests.tools.truth out.pcap 2000000 25000 [piece]      # packets, sessions; prints the truth as JSON
 
 Addresses are of documentation and private networks only. One session is one flow by docs/flow-rule.md: it lasts at most
 12 s, begins with a packet of its local end, and its ends and ports are its own. TCP sequence numbers are consistent, for
@@ -43,6 +43,8 @@ class Shape:
     vlan: float = 0.0
     snap: int = 96
     seed: int = 7
+    piece: int = 0
+    """A later minute of the same traffic: other times, and sessions that no other piece holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +108,16 @@ def traffic(shape: Shape) -> Traffic:
 class _Maker:
     def __init__(self, shape: Shape) -> None:
         self.shape = shape
-        self.random = random = np.random.default_rng(shape.seed)
+        self.random = random = np.random.default_rng(shape.seed + shape.piece)
         n, sessions = shape.packets, shape.sessions
         number = np.arange(sessions)
         self.six = random.random(sessions) < shape.v6
         self.udp = random.random(sessions) < shape.udp
         self.tagged = random.random(sessions) < shape.vlan
         # Counted through, so that no two sessions share ends and ports.
-        self.local = _LOCAL_V4 + number // 60_000 * 5003 + number * 2_654_435_761 % 5003
-        self.local_port = 1024 + number % 60_000
+        counted = number + shape.piece * sessions
+        self.local = _LOCAL_V4 + counted // 60_000 * 5003 + counted * 2_654_435_761 % 5003
+        self.local_port = 1024 + counted % 60_000
         target = np.minimum(random.zipf(1.2, sessions) - 1, 1 << 30) % shape.destinations
         self.remote = np.array(_REMOTE_V4)[target % 3] + 1 + target // 3 % 250
         self.remote_port = random.choice(_SERVICES, sessions)
@@ -130,7 +133,7 @@ class _Maker:
         opening[first] = opening[first + 1] = True
         order = np.lexsort((~opening, time))
         self.session, self.down, self.opening = session[order], down[order], opening[order]
-        self.time_ns = BEGIN_S * 10**9 + (time[order] * 1e6).astype(np.int64) * 1000
+        self.time_ns = (BEGIN_S + 60 * shape.piece) * 10**9 + (time[order] * 1e6).astype(np.int64) * 1000
         content = np.where(random.random(n) < 0.3, random.integers(60, 700, n), 1400)
         content[(random.random(n) < 0.45) | self.opening] = 0
         of_udp = self.udp[self.session]
@@ -300,7 +303,12 @@ def _put(out: NDArray[np.uint8], rows: Numbers, at: int, kind: str, values: Numb
 
 
 if __name__ == "__main__":
+    file, packets, sessions, *rest = sys.argv[1:]
     told = write_pcap(
-        Path(sys.argv[1]), packets=int(sys.argv[2]), sessions=int(sys.argv[3]), destinations=700
+        Path(file),
+        packets=int(packets),
+        sessions=int(sessions),
+        destinations=700,
+        piece=int(rest[0]) if rest else 0,
     )
     print(json.dumps(dataclasses.asdict(told)))

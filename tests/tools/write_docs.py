@@ -8,6 +8,8 @@ from pathlib import Path
 
 from agent.core.flow import COLUMNS, SCHEMA_VERSION
 from agent.core.wire import arrow_type
+from tests.tools.cli_pages import cli_page, man_page
+from tests.tools.decoding_page import with_tables
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -40,7 +42,12 @@ def flow_schema() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES: dict[str, Callable[[], str]] = {"flow-schema.md": flow_schema}
+PAGES: dict[str, Callable[[], str]] = {
+    "cli.md": cli_page,
+    "man/sekisho.1": man_page,
+    "decoding.md": lambda: with_tables((DOCS / "decoding.md").read_text()),
+    "flow-schema.md": flow_schema,
+}
 
 
 def main() -> None:

@@ -326,3 +326,15 @@ def test_columns_declared_are_of_the_schema(name: str) -> None:
     from agent.core.flow import BY_NAME
 
     assert name in BY_NAME
+
+
+def test_a_star_stands_for_any_part_of_an_executable_or_unit() -> None:
+    """Executables and units with * match whatever version or instance runs."""
+    known = {"executables": ["/usr/lib/postgresql/*/bin/postgres"], "units": ["postgresql@*.service"]}
+    rows: list[dict[str, Any]] = [
+        {"executable": "/usr/lib/postgresql/15/bin/postgres"},
+        {"executable": "/tmp/postgres", "unit": "postgresql@15-main.service"},
+        {"executable": "/tmp/postgres", "unit": "other.service"},
+    ]
+    found = attributed(policy({"id": "s", "recognise": known}), *rows)
+    assert found == [("s", "process"), ("s", "unit"), ("s", "same_host")]

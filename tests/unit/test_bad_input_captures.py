@@ -156,7 +156,7 @@ def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
     assert outcome.code == 1
     assert sorted(outcome.said) == [
         "sekisho: /dev/null: is empty; expected a pcap or pcapng capture",
-        "sekisho: folder: is a directory; give the capture files in it",
+        "sekisho: folder: holds no capture; name its sub-folders or other files by themselves",
         "sekisho: good.pcap/x: cannot be opened (Not a directory); check the path",
         "sekisho: loop: cannot be opened (Too many levels of symbolic links); check the path",
         "sekisho: none: there is no such file; give the path of a capture",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     for name in [name for name in os.environ if name.startswith("SEKISHO_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.chdir(tmp_path)
 
     def go(*arguments: str | Path) -> Outcome:
@@ -73,7 +75,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (
             ["--set", "language.x=1", "config", "show"],
             1,
-            "--set language.x: language: keys and values is none",
+            "--set language.x: keys and values is none of the choices (choose one of: en, ja)",
         ),
         (["--set", "x.y.z=1", "config", "show"], 1, "--set x.y.z: unknown key `x` (known here: archive, "),
         (["--set", "collectors=5", "config", "show"], 1, "expected keys and values, got `5`"),
@@ -85,7 +87,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (
             ["--set", "collectors.af_packet.ring_mib=abc", "config", "show"],
             1,
-            "--set collectors.af_packet.ring_mib: ring_mib: expected a whole number, got `abc`",
+            "--set collectors.af_packet.ring_mib: expected a whole number, got `abc`",
         ),
         (["--set", "lateness=-5", "config", "show"], 1, "lateness: a span is not negative"),
         (["--set", "lateness=99999999999d", "config", "show"], 1, "lateness: a span is at most 36500d"),
@@ -236,7 +238,7 @@ def test_a_person_may_acknowledge_twice_and_close_once(sample: Path, tmp_path: P
         outcome = sekisho("cases", *arguments, home=tmp_path, state_dir=sample)
         return outcome.code, outcome.text.strip()
 
-    case = cases("list", "--json")[1].split('"id":"')[1].split('"')[0]
+    case = json.loads(cases("list", "--json")[1])["id"]
     assert cases("ack", case, "--as", "mori") == (0, f"{case} acknowledged by mori")
     assert cases("ack", case[:6], "--as", "mori") == (0, f"{case} acknowledged by mori")
     done = ("close", case, "--as", "mori", "--verdict", "expected", "--note", "the audit")

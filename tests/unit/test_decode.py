@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from agent.core.address import texts
 from collectors.packets import decode as decode_module
 from collectors.packets.decode import Decoded, decode
-from collectors.packets.links import ETHERNET, IPV4, IPV6, LOOP, NULL, RAW, SLL, SLL2
-from collectors.packets.odd import NFLOG, decode_any
+from collectors.packets.links import ETHERNET, FAST_LINKS, IPV4, IPV6, LOOP, NULL, RAW, SLL, SLL2
+from collectors.packets.odd import NFLOG, ODD_LINKS, decode_any
 from tests.fuzz import fuzz_decode, fuzz_odd
+from tests.tools.encapsulated import LINKS
 
 logging.getLogger("scapy").setLevel(logging.CRITICAL)
 with warnings.catch_warnings():
@@ -360,27 +361,53 @@ def test_offload_frames_count_as_the_packets_they_become() -> None:
     assert told == [(4000 + 3 * 40, 4000, 3), (1040, 1000, 1), (40, 0, 1), (4040, 4000, 1)]
 
 
+@pytest.mark.parametrize("name", LINKS)
+def test_every_link_type_leads_to_the_packet(name: str) -> None:
+    """Each link type, and all that may stand between it and IP, gives the packet in it; scapy gets what it must alone."""
+    link, packet = LINKS[name]
+    frame = bytes(packet)
+    by_scapy_alone = link in ODD_LINKS or name.startswith("Ethernet over MPLS")
+    assert (len(run([frame], link).odd) == 1) == by_scapy_alone
+    expected = UDP4 if bytes(U4) in frame else UDP6
+    assert one(frame, link, odd=True)[:-1] == expected[:-1]
+
+
+def test_all_link_types_that_are_named_are_tested() -> None:
+    """The tables of docs/decoding.md name no link type that the test above does not hold."""
+    assert {link for link, _ in LINKS.values()} | {12, 14, LOOP} == FAST_LINKS | ODD_LINKS.keys()
+
+
+def test_shims_are_passed_sixteen_deep() -> None:
+    """Sixteen tags, in any mix with labels and PPPoE, lead to the packet; with more of them scapy looks."""
+    tags = struct.pack(">HH", 5, 0x8100) * 15
+    frame = bytes(E)[:12] + b"\x81\x00" + tags + struct.pack(">HH", 5, 0x0800) + bytes(U4)
+    assert one(frame) == UDP4
+    deeper = frame[:12] + b"\x88\xa8" + struct.pack(">HH", 5, 0x8100) + frame[14:]
+    assert run([deeper]).odd.tolist() == [0]
+
+
 @pytest.mark.parametrize(
-    ("frame", "link"),
+    ("head", "reason"),
     [
-        (E / Dot1Q() / Dot1Q() / Dot1Q() / U4, ETHERNET),
-        (E / MPLS(s=0) / MPLS(s=1) / U4, ETHERNET),
-        (MPLS(s=1) / U4, 219),
-        (E / PPPoE(sessionid=1) / PPP(proto=0x21) / U4, ETHERNET),
-        (PPP(proto=0x21) / U4, 9),
-        (RadioTap() / Dot11(type=2, subtype=0) / LLC(dsap=0xAA, ssap=0xAA, ctrl=3) / SNAP() / U4, 127),
-        (b"\x02\x00\x00\x00" + b"\x08\x00\x01\x00abcd" + struct.pack("<HH", 132, 9) + bytes(U4), NFLOG),
+        (E / PPPoE(sessionid=1) / PPP(proto=0xC021) / (b"x" * 40), "not_ip"),
+        (bytes(E)[:12] + b"\x88\x47\x00\x00", "truncated"),
+        (bytes(E)[:12] + b"\x88\x47\x00\x00\x01\x00", "truncated"),
+        (bytes(E)[:12] + b"\x88\x64\x11\x00\x00", "truncated"),
+        (bytes(E)[:12] + b"\x81\x00\x00", "truncated"),
     ],
 )
-def test_odd_frames_are_read_with_scapys_help(frame: Any, link: int) -> None:
-    """MPLS, PPP, PPPoE, a third VLAN tag, 802.11 and NFLOG give the same packet; the fast path leaves them alone."""
-    assert run([bytes(frame)], link).odd.tolist() == [0]
-    assert one(frame, link, odd=True) == UDP4
+def test_shims_without_ip_behind_them(head: Any, reason: str) -> None:
+    """PPP control is no IP; a tag, label or PPPoE header that was cut off is truncated, whatever stands behind it."""
+    frame = bytes(head)
+    data = np.frombuffer(frame + b"\x45\x00" * 40, np.uint8)
+    size = np.array([len(frame)])
+    found = decode(data, np.array([0]), size, size, size, ETHERNET)
+    assert found.skipped == {reason: (1, len(frame))}
 
 
 def test_odd_frames_keep_their_place_and_columns() -> None:
     """Packets that scapy helped with stand where their frames stood, with the caller's interface and direction."""
-    frames = [bytes(E / MPLS(s=1) / U4), bytes(E / U6), bytes(E / ARP()), bytes(E / MPLS(s=1) / U6)]
+    frames = [bytes(E / MPLS(s=1) / E / U4), bytes(E / U6), bytes(E / ARP()), bytes(E / MPLS(s=1) / E / U6)]
     found = run(
         frames, odd=True, interface=np.array([3, 4, 5, 6], np.int32), sent=np.array([1, 0, 1, 0], np.int8)
     )
@@ -401,10 +428,10 @@ def test_odd_frames_without_ip_are_no_loss() -> None:
 
 
 def test_an_odd_frame_that_is_cut_is_counted_by_the_wire() -> None:
-    """An MPLS frame cut behind its IP header counts in full; cut in it, scapy cannot find the header."""
-    frame = bytes(E / MPLS(s=1) / U4)
-    assert one(frame[:42], length=[len(frame)], odd=True) == (*UDP4[:2], 53, 4000, *UDP4[4:])
-    assert run([frame[:37]], length=[len(frame)], odd=True).skipped == {"undecodable": (1, len(frame))}
+    """A PPP frame cut behind its IP header counts in full; cut in it, scapy cannot find the header."""
+    frame = bytes(PPP(proto=0x21) / U4)
+    assert one(frame[:26], 9, length=[len(frame)], odd=True) == (*UDP4[:2], 53, 4000, *UDP4[4:])
+    assert run([frame[:12]], 9, length=[len(frame)], odd=True).skipped == {"undecodable": (1, len(frame))}
 
 
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -269,6 +269,18 @@ def test_many_flows_in_small_pieces_equal_oracle(monkeypatch: pytest.MonkeyPatch
     assert rows([*batches, mine.flush()]) == truth(packets)
 
 
+@pytest.mark.parametrize("octets", [(1 << 31) - 1, 1 << 31, (1 << 40) + 1])
+@pytest.mark.parametrize("frames", [1, 45])
+def test_amounts_of_any_size_are_summed_exactly(octets: int, frames: int) -> None:
+    """Sums past 2**31 octets in one piece, and frames that are many packets, equal the oracle's."""
+    packets = [
+        Packet(1_000 + n, *ends, 17, octets + n, octets + n - 28, frames if n else 1)
+        for n in range(6)
+        for ends in ((HERE, THERE, 5000, 5001), (THERE, HERE, 5001, 5000), (HERE, THERE, 5002, 5001))
+    ]
+    assert rows([(table := make()).add(columns(packets)), table.flush()]) == truth(packets)
+
+
 def test_rows_are_equal_whatever_the_seed() -> None:
     """Rows come in the same order whatever the hash, so that a replay is reproducible."""
     packets = [udp(n % 7, ports=(1000 + n % 50, 53)) for n in range(300)]

@@ -500,7 +500,7 @@ def test_a_slow_header_on_a_pipe_is_waited_for(tmp_path: Path) -> None:
 
 def test_what_cannot_be_opened_says_how_to_mend_it(tmp_path: Path) -> None:
     """A missing file and a directory are named, with what to give instead."""
-    for path, words in ((tmp_path / "none", "there is no such file"), (tmp_path, "is a directory")):
+    for path, words in ((tmp_path / "none", "there is no such file"), (tmp_path, "is a folder")):
         with pytest.raises(CaptureError, match=words):
             list(CaptureFile(path).frames())
 

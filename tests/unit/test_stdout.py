@@ -58,7 +58,7 @@ def test_a_terminal_gets_a_coloured_first_line(monkeypatch: pytest.MonkeyPatch) 
     terminal = on_terminal(monkeypatch)
     sink().write_notice(notices.opened())
     first, rest = terminal.getvalue().split("\n", 1)
-    assert (first, "\x1b" in rest) == (f"\x1b[91m\x1b[1m{text().splitlines()[0]}\x1b[0m", False)
+    assert (first, "\x1b" in rest) == (f"\x1b[31m\x1b[1m{text().splitlines()[0]}\x1b[0m", False)
 
 
 def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:

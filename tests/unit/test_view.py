@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.core.clock import SECOND_NS, DataClock
-from agent.view import View
+from agent.view import SORTS, View
 from tests.tools.rows import batch_of
 
 NOW_S = 1_800_000_000
@@ -67,3 +67,53 @@ def test_the_number_of_lines_is_bounded() -> None:
         )
     reading = view.read(top=10_000)
     assert (len(reading.destinations), sum(d.octets_out for d in reading.destinations)) == (5001, 6000)
+
+
+def _network(n: int, octets: int, **given: object) -> dict[str, object]:
+    end_ns = (NOW_S - 1) * SECOND_NS
+    row = {
+        "remote_scope": "external",
+        "remote_asn": 64500 + n,
+        "octets_out": octets,
+        "end_ns": end_ns,
+        "start_ns": end_ns,
+    }
+    return row | given
+
+
+def test_a_reading_is_a_copy() -> None:
+    """What was read stays as it was while traffic goes on: the screen is drawn by another thread."""
+    view = _view()
+    view.observe(batch_of([_network(0, 10, store="a")]))
+    (line,) = view.read().destinations
+    had = (line.octets_out, dict(line.recent), set(line.stores))
+    view.observe(batch_of([_network(0, 5, store="b")]))
+    assert (line.octets_out, dict(line.recent), line.stores) == had
+
+
+def test_destinations_come_in_the_order_asked_for() -> None:
+    """By rate, total, amount in, name, place and store; ties by octets out."""
+    old = {"start_ns": (NOW_S - 30) * SECOND_NS, "end_ns": (NOW_S - 30) * SECOND_NS}
+    view = _view()
+    view.observe(
+        batch_of(
+            [
+                _network(2, 100, octets_in=1, remote_country="CN", store="z"),
+                _network(1, 900, octets_in=9, remote_country="DE", **old),
+                _network(3, 50, octets_in=5, remote_country=None, store="a", flows=7),
+            ]
+        )
+    )
+    orders = {by: [d.network for d in view.read(3, by).destinations] for by in SORTS}
+    one, two, three = "AS64501", "AS64502", "AS64503"
+    assert orders == {
+        "out": [one, two, three],
+        "rate": [two, three, one],
+        "minute": [one, two, three],
+        "in": [one, three, two],
+        "flows": [three, one, two],
+        "country": [two, one, three],
+        "network": [one, two, three],
+        "owner": [one, two, three],
+        "store": [three, two, one],
+    }

@@ -1,0 +1,158 @@
+"""What stands in the JSON of each command: its shape and its keys. docs/cli.md prints it; a test holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+_AMOUNTS: Final = {
+    "octets_out": "sent by this end, octets at the IP layer",
+    "octets_in": "received by this end",
+    "flows": "flows that began",
+}
+_TIME: Final = "nanoseconds since 1970, UTC"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The JSON of one command."""
+
+    shape: str
+    keys: Mapping[str, str]
+
+
+DOCUMENTS: Final[Mapping[str, Document]] = {
+    "check": Document(
+        "one document",
+        {
+            "lines": "list of {what, state, detail, mend}; state is ok, note or missing",
+            "not_seen": "what capture on this host cannot see, as sentences",
+        },
+    ),
+    "db status": Document(
+        "a list of databases",
+        {
+            "kind": "country or network",
+            "name": "such as dbip-country-lite",
+            "file": "its file in state_dir/databases",
+            "version": "UTC day on which it was built, or undated",
+            "built_s": "the same in seconds since 1970, or null",
+            "source": "package, path or address it came from",
+            "licence": "its terms",
+            "attribution": "what must be said of its maker",
+            "sha256": "hash of the file",
+            "installed_ns": _TIME,
+            "age_days": "whole days since it was built, or null",
+            "sha256_ok": "whether the file is the one that was installed",
+        },
+    ),
+    "db verify": Document(
+        "a list of databases",
+        {"name": "its name", "ok": "whether it is as installed", "fault": "what is wrong, or empty"},
+    ),
+    "up": Document(
+        "a line for each alert or event",
+        {
+            "record": "notice",
+            "id": "the same each time the notice is sent",
+            "kind": "opened, severity_raised, pack_added, closed or event",
+            "time_ns": _TIME,
+            "host": "of which it tells",
+            "case": "the case as in `cases show`, or null",
+            "event": "something about sekisho itself {name, severity, detail}, or null",
+            "account": "octets captured, dropped and excluded by this run",
+            "lost_frames": "frames lost by this run",
+            "simulated": "whether it is an exercise",
+        },
+    ),
+    "top": Document(
+        "a line for each reading",
+        {
+            "since_ns": "when the look began",
+            "time_ns": _TIME,
+            **_AMOUNTS,
+            "internal_octets_out": "part of octets_out that stayed inside",
+            "destinations": "list of {country, network, provider, owner, owner_country, stores, octets_out, octets_in, "
+            "flows, octets_out_per_s_10s, octets_out_per_s_60s}, in the order of --sort",
+            "account": "where every captured octet went",
+        },
+    ),
+    "replay": Document(
+        "one document",
+        {
+            "account": "where every captured octet went",
+            "cases": "list of cases as in `cases show`",
+            "destinations": "list of {country, network, provider, owner, owner_country, octets_out, octets_in, flows, stores}",
+            "policy": "version of the policy in force",
+            "complete": "whether the data was read to its end",
+            "faults": "collector -> why it ended early",
+            "left_out": "file -> why it was not read",
+        },
+    ),
+    "cases list": Document(
+        "a line for each case",
+        {
+            "id": "such as 2026-1118-07",
+            "revision": "counts its changes",
+            "state": "open, acknowledged, stopped or closed",
+            "severity": "1 informational, 2 low, 3 medium, 4 high, 5 critical",
+            "tenant": "whose data",
+            "store": "its register entry",
+            "destination": "place, network, operator and owner of the other end, each with its source",
+            "traffic": "what was measured",
+            "findings": "each rule that found it",
+            "opened_ns": _TIME,
+            "updated_ns": _TIME,
+            "acknowledged_by": "person, or empty",
+            "closed_by": "person, or empty",
+            "closing_note": "why",
+            "not_seen": "what this host could not see",
+        },
+    ),
+    "cases show": Document(
+        "one document",
+        {
+            "case": "as a line of `cases list`",
+            "actions": "what people did, first to last",
+            "deliveries": "list of {sink, state, error}: where it was sent",
+        },
+    ),
+    "flows": Document(
+        "a line for each row, whose keys are the columns of [the flow schema](flow-schema.md) (and community_id, with --community-id); with --by or --total a line "
+        "for each group: the columns it is grouped by (minute, hour and day as local time with its offset), and",
+        {
+            **_AMOUNTS,
+            "packets_out": "packets sent by this end",
+            "packets_in": "packets received",
+            "content_octets_out": "octets_out less IP and transport headers",
+            "rows": "rows of the archive",
+            "start_ns": "earliest start, nanoseconds since 1970, UTC",
+            "end_ns": "latest end",
+            "over_time": "{start_ns, step_ns, octets_out: […]}; null beyond 2,000 groups",
+        },
+    ),
+    "who": Document(
+        "a line for each address",
+        {
+            "address": "as asked",
+            "country": "where it is said to be, or null",
+            "asn": "origin autonomous system, or null",
+            "as_org": "its registered organisation, or null",
+            "owner": "who owns the network on record, with source, date and mark",
+        },
+    ),
+    "policy check": Document(
+        "one document",
+        {
+            "policy": "version",
+            "stores": "list of the register's entries",
+            "rules": "list of rules that are awake, each with its pack",
+            "awake": "packs in force",
+            "asleep": "packs not in force",
+        },
+    ),
+    "config show": Document(
+        "one document", {"(setting)": "its value; with --origin {value, origin}. Secrets are (hidden)"}
+    ),
+}
