@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.policy.starter import Listening, guess
-from collectors.packets.processes import process
+from collectors.host.processes import process
 
 LISTEN = "0A"
 """State of a listening socket in /proc/net/tcp (include/net/tcp_states.h)."""

@@ -1,1 +1,2 @@
-"""Where flows come from: one file per source. Shared decoding stands in :mod:`collectors.packets`."""
+"""Where flows come from: one file per source. What several share stands in the rooms beside them:
+:mod:`collectors.packets`, :mod:`collectors.captures`, :mod:`collectors.flowtable`, :mod:`collectors.host`."""

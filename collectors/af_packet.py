@@ -4,7 +4,7 @@ Each packet is counted where it leaves or reaches the host: packet type "outgoin
 bridge or bond (the bridge or bond sees it too), not on a VLAN's parent. Interfaces that come later are seen by
 themselves. Only headers are ever copied (``snap``), but for the messages that ``names`` reads, where it is on. What
 the kernel drops is counted as ``ring_full``. Rows know their process where its socket was seen
-(:mod:`collectors.packets.owners`), and the remote end's name where names are on (:mod:`collectors.packets.names`).
+(:mod:`collectors.host.owners`), and the remote end's name where names are on (:mod:`collectors.packets.names`).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from agent.core.clock import SECOND_NS, Clock
 from agent.core.errors import CaptureError
 from agent.core.flow import FlowBatch
 from agent.core.stages import Collector, CollectorSettings, Context
+from collectors.flowtable.flows import FlowTable
+from collectors.host.interfaces import Host, HostWatch
+from collectors.host.owners import Owners
 from collectors.packets.decode import Decoded, decode
-from collectors.packets.flows import FlowTable
-from collectors.packets.host import Host, HostWatch
 from collectors.packets.inner import SNAP, decode_inner
 from collectors.packets.links import ETHERNET, NO_LOSS, RAW
 from collectors.packets.names import Names, NameTap
-from collectors.packets.owners import Owners
 from collectors.packets.packet import Packets, concat
 from collectors.packets.ring import OUTGOING, Frames, Ring
 

@@ -26,11 +26,11 @@ from agent.core.errors import CaptureError, SekishoError
 from agent.core.flow import BatchHeader, FlowBatch, concat
 from agent.core.stages import CollectorSettings, Context
 from agent.policy.networks import NetworkField
+from collectors.captures.files import CHUNK, STDIN, CaptureFile
+from collectors.captures.folders import choose
+from collectors.captures.frames import Frames
+from collectors.flowtable.flows import FlowTable
 from collectors.packets.decode import Decoded
-from collectors.packets.files import CHUNK, STDIN, CaptureFile
-from collectors.packets.flows import FlowTable
-from collectors.packets.folders import choose
-from collectors.packets.frames import Frames
 from collectors.packets.inner import Decode, decode_inner
 from collectors.packets.links import NO_LOSS
 from collectors.packets.odd import decode_any, merge

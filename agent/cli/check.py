@@ -114,8 +114,8 @@ def _capture() -> Line:
 
 
 def _processes() -> Line:
-    from collectors.packets.processes import may_see_others
-    from collectors.packets.sockets import SocketDiag
+    from collectors.host.processes import may_see_others
+    from collectors.host.sockets import SocketDiag
 
     try:
         with SocketDiag() as diag:

@@ -31,7 +31,7 @@ from agent.policy import load as policy_files
 from agent.policy.faults import faults_of
 from agent.runtime import Runtime
 from agent.words import shown
-from collectors.packets.folders import choose
+from collectors.captures.folders import choose
 from collectors.pcap import Settings as PcapSettings
 from sinks.archive import Settings as ArchiveSettings
 from sinks.stdout import Settings as StdoutSettings

@@ -1,1 +1,1 @@
-"""Frames to packets to flows, shared by every packet collector."""
+"""Frames to packets: links, tunnels, headers; shared by every packet collector."""

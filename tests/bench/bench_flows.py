@@ -13,7 +13,7 @@ import numpy as np
 
 from agent.core.accounts import Accounts, Amounts
 from agent.core.address import NetworkSet, from_v4
-from collectors.packets.flows import FlowTable
+from collectors.flowtable.flows import FlowTable
 from collectors.packets.packet import Packets
 
 _T0 = 1_800_000_000 * 10**9

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from agent.core.errors import DecodeError
-from collectors.packets.files import CaptureFile
+from collectors.captures.files import CaptureFile
 from tests.fuzz.guided import guided
 
 Frame = tuple[bytes, int, int, int, int, int]

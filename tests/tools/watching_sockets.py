@@ -17,8 +17,8 @@ from agent.core.clock import Clock
 from agent.core.flow import FlowBatch, concat
 from agent.core.stages import Context
 from collectors import af_packet
-from collectors.packets.cgroups import mounted
-from collectors.packets.owners import Owners
+from collectors.host.cgroups import mounted
+from collectors.host.owners import Owners
 from tests.tools.netns import Namespace, Task, wait_for
 
 NOBODY = 65534

@@ -15,8 +15,8 @@ from agent.core.clock import SystemClock
 from agent.core.errors import CaptureError
 from agent.core.stages import Context
 from collectors.af_packet import Settings, _Capture
+from collectors.host.interfaces import Host, HostWatch, Interface
 from collectors.packets import ring as ringlib
-from collectors.packets.host import Host, HostWatch, Interface
 from collectors.packets.ring import HOST, OUTGOING, Frames, Ring
 
 LO = Interface(1, "lo", True, True)

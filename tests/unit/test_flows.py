@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from agent.core.accounts import Accounts, Amounts
 from agent.core.address import NetworkSet, parse
 from agent.core.flow import FlowBatch, Mark, concat
-from collectors.packets import cuts, flows, table
-from collectors.packets.flows import FlowTable
+from collectors.flowtable import cuts, flows, table
+from collectors.flowtable.flows import FlowTable
 from collectors.packets.packet import Packets
 from tests.tools.flow_rule import COLUMNS, FlowRule, Packet, comparable, rows_of
 

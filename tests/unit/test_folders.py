@@ -13,7 +13,7 @@ import zstandard
 from agent.core.accounts import Accounts
 from agent.core.errors import CaptureError
 from agent.core.stages import Context
-from collectors.packets.folders import choose
+from collectors.captures.folders import choose
 from collectors.pcap import Pcap, Settings
 from tests.tools.captures import classic, enhanced, interface, section
 from tests.tools.encapsulated import TUNNELS, U4, E

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from agent.core.errors import DecodeError
-from collectors.packets.files import CaptureFile
+from collectors.captures.files import CaptureFile
 from collectors.packets.inner import decode_inner
 from collectors.packets.odd import decode_any
 from tests.tools.captures import classic, enhanced, interface, section

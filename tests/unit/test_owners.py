@@ -11,10 +11,10 @@ import pytest
 
 from agent.core import address
 from agent.core.clock import SECOND_NS, DataClock
-from collectors.packets.cgroups import Groups, Place, path_of, place_of
-from collectors.packets.owners import REMEMBERED_NS, Owners
-from collectors.packets.processes import Holders, Process, process
-from collectors.packets.sockets import LISTEN, TCP, UDP, SocketDiag, Sockets
+from collectors.host.cgroups import Groups, Place, path_of, place_of
+from collectors.host.owners import REMEMBERED_NS, Owners
+from collectors.host.processes import Holders, Process, process
+from collectors.host.sockets import LISTEN, TCP, UDP, SocketDiag, Sockets
 from tests.tools.rows import batch_of
 
 ID = "0123456789abcdef" * 4

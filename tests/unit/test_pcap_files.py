@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.core.errors import CaptureError
-from collectors.packets import classic as classic_module
-from collectors.packets import files as files_module
-from collectors.packets.classic import Classic
-from collectors.packets.files import CaptureFile
+from collectors.captures import classic as classic_module
+from collectors.captures import files as files_module
+from collectors.captures.classic import Classic
+from collectors.captures.files import CaptureFile
 from tests.fuzz import fuzz_files
 from tests.fuzz.fuzz_files import Frame, read
 from tests.tools.captures import block, classic, enhanced, interface, option, section

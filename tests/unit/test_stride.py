@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collectors.packets import stride
+from collectors.captures import stride
 
 MICRO = 1_000_000
 SECOND = 1_760_000_000

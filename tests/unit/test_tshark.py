@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agent.core.errors import DecodeError
-from collectors.packets.files import CaptureFile
+from collectors.captures.files import CaptureFile
 from collectors.packets.inner import decode_inner
 from collectors.packets.odd import decode_any
 from tests.tools.captures import classic

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from collectors.packets.cgroups import Place, path_of, place_of
+from collectors.host.cgroups import Place, path_of, place_of
 
 _MOST_PROCESSES: Final = 100_000
 _TRIES: Final = 2

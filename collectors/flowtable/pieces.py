@@ -7,9 +7,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from collectors.packets.cuts import ANSWERS, FIN_A, GOES_ON, OPENS, Carried, Sorted
-from collectors.packets.packet import Packets
-from collectors.packets.rows import (
+from collectors.flowtable.cuts import ANSWERS, FIN_A, GOES_ON, OPENS, Carried, Sorted
+from collectors.flowtable.rows import (
     ACK_A,
     ACK_B,
     BEGAN,
@@ -19,7 +18,7 @@ from collectors.packets.rows import (
     SYN_B,
     pack_ports,
 )
-from collectors.packets.table import (
+from collectors.flowtable.table import (
     CONTENT_A,
     CONTENT_B,
     END,
@@ -34,6 +33,7 @@ from collectors.packets.table import (
     Numbers,
     Words,
 )
+from collectors.packets.packet import Packets
 
 _HALF: Final = 1 << 31
 _LOWER: Final = (1 << 32) - 1

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.core.errors import CaptureError
-from collectors.packets.files import STDIN, looks_like_capture
+from collectors.captures.files import STDIN, looks_like_capture
 
 _NAME: Final = re.compile(
     r"\.(pcap|pcapng|cap|dmp|ntar)\d*([._-][\w:-]+)*?(\.(gz|xz|zst))?$", re.IGNORECASE | re.ASCII

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from agent.core.accounts import Amounts
 from agent.core.address import Addresses
 from agent.core.flow import FlowBatch, Mark, Text
-from collectors.packets.table import (
+from collectors.flowtable.table import (
     CONTENT_A,
     CONTENT_B,
     END,

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from agent.core.clock import SECOND_NS, Clock
 from agent.core.errors import CaptureError
 from agent.core.flow import ColumnData, FlowBatch, Text
-from collectors.packets.cgroups import Groups, Place, mounted, place_of
-from collectors.packets.processes import Holders, Process
-from collectors.packets.sockets import LISTEN, TCP, SocketDiag, Sockets
-from collectors.packets.table import KeyHash
+from collectors.flowtable.table import KeyHash
+from collectors.host.cgroups import Groups, Place, mounted, place_of
+from collectors.host.processes import Holders, Process
+from collectors.host.sockets import LISTEN, TCP, SocketDiag, Sockets
 
 _LOG: Final = structlog.get_logger("af_packet")
 

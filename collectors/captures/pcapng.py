@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from agent.core.clock import SECOND_NS
 from agent.core.errors import DecodeError
-from collectors.packets.frames import MOST_SECONDS, MOST_SNAPSHOT, Frames
+from collectors.captures.frames import MOST_SECONDS, MOST_SNAPSHOT, Frames
 from collectors.packets.links import Bytes, Offsets
 
 MOST_BLOCK: Final = 16 << 20

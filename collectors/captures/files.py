@@ -1,7 +1,7 @@
 """Capture files read a piece at a time: plain, gzip, xz or zstd, a pipe, or a file that still grows.
 
 One buffer is filled again and again, so memory does not grow with the file. What a file says of itself is decided
-in :mod:`collectors.packets.classic` and :mod:`collectors.packets.pcapng`; here it is only opened and read.
+in :mod:`collectors.captures.classic` and :mod:`collectors.captures.pcapng`; here it is only opened and read.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import numpy as np
 import zstandard
 
 from agent.core.errors import CaptureError, DecodeError, SekishoError
-from collectors.packets.classic import Classic
+from collectors.captures.classic import Classic
+from collectors.captures.frames import Container, Frames
+from collectors.captures.pcapng import Pcapng
 from collectors.packets.decode import PAD
-from collectors.packets.frames import Container, Frames
 from collectors.packets.links import Bytes
-from collectors.packets.pcapng import Pcapng
 
 CHUNK: Final = 3 << 20
 """Octets read at once to begin with: some 30,000 short frames, enough for numpy's fixed cost not to be felt."""

@@ -15,8 +15,8 @@ from agent.core.accounts import Accounts, Amounts
 from agent.core.address import Addresses
 from agent.core.clock import SECOND_NS
 from agent.core.flow import FlowBatch
-from collectors.packets import rows as rowlib
-from collectors.packets.cuts import (
+from collectors.flowtable import rows as rowlib
+from collectors.flowtable.cuts import (
     AFTER_IDLE,
     GOES_ON,
     REUSES,
@@ -25,10 +25,9 @@ from collectors.packets.cuts import (
     cut,
     facts,
 )
-from collectors.packets.packet import Packets
-from collectors.packets.pieces import Piece, group, keys
-from collectors.packets.rows import ACTIVE, FINISHED, FORCED, IDLE, RESOURCES, Rows
-from collectors.packets.table import (
+from collectors.flowtable.pieces import Piece, group, keys
+from collectors.flowtable.rows import ACTIVE, FINISHED, FORCED, IDLE, RESOURCES, Rows
+from collectors.flowtable.table import (
     AMOUNTS,
     BODY,
     CLOCK,
@@ -43,6 +42,7 @@ from collectors.packets.table import (
     Slots,
     Words,
 )
+from collectors.packets.packet import Packets
 
 LocalTest = Callable[[Addresses], NDArray[np.bool_]]
 """Where an address is the reporting side's own."""

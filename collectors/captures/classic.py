@@ -10,8 +10,8 @@ import numpy as np
 
 from agent.core.clock import SECOND_NS
 from agent.core.errors import DecodeError
-from collectors.packets import stride
-from collectors.packets.frames import MOST_CAPTURED, MOST_SNAPSHOT, Frames
+from collectors.captures import stride
+from collectors.captures.frames import MOST_CAPTURED, MOST_SNAPSHOT, Frames
 from collectors.packets.links import Bytes, Offsets
 
 _SHORT: Final = 200

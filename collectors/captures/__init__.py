@@ -1,0 +1,1 @@
+"""Capture files to frames: pcap and pcapng, compressed, piped, growing, in folders."""

@@ -1,0 +1,1 @@
+"""Packets to flows: the one flow rule (docs/flow-rule.md), shared by every packet collector."""

@@ -1,0 +1,1 @@
+"""What this host's kernel tells: interfaces and addresses, sockets, processes, control groups."""
