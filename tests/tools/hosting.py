@@ -45,7 +45,8 @@ class Group:
     def start(self, code: str, *arguments: object, **more: Any) -> subprocess.Popen[str]:
         """Start Python code in it; ``arguments`` are ``sys.argv[1:]``."""
         line = [sys.executable, "-c", _ENTER, str(self.folder), self.space.name, code, *map(str, arguments)]
-        return subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **more)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        return subprocess.Popen(line, text=True, **(pipes | more))
 
     def run(self, code: str, *arguments: object) -> tuple[int, Any]:
         """Run it to its end; its process id, and what it printed as JSON (None: nothing)."""
