@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import importlib.metadata
 import json
 import platform
@@ -16,7 +15,7 @@ from typing import Literal
 import click
 from rich.text import Text
 
-from agent import config, databases
+from agent import config, databases, tiers
 from agent.cli.common import Options, console, example
 from agent.core.errors import ConfigError, SekishoError
 from agent.words import shown
@@ -25,9 +24,14 @@ State = Literal["ok", "missing", "note"]
 MARKS = {"ok": ("ok", "green"), "missing": ("missing", "bold red"), "note": ("note", "yellow")}
 MIN_FREE_SHARE = 0.10
 CAP_NET_RAW = 13
+TIER_GAINS = {
+    "ebpf": "exact counts of every socket in every container, each with its process; survives a crash of the agent",
+    "af_packet": "exact counts of every packet on this host's interfaces, up to about 150,000 a second",
+}
 BLIND = (
     "traffic that bypasses the kernel's network stack (DPDK, RDMA, AF_XDP, SR-IOV functions given to guests)",
-    "which process sent a packet: this tier knows addresses and ports only",
+    "tier ebpf: frames that are routed through this host for others, or sent by packet sockets (AF_PACKET)",
+    "tier af_packet: which process sent a packet",
     "what is inside a tunnel or behind a proxy, VPN or CDN: the outer end is what is seen",
 )
 
@@ -74,7 +78,7 @@ def survey(options: Options) -> list[Line]:
         return [*lines, Line("settings", "missing", str(error), "correct the lines named")]
     settings = loaded.settings
     lines.append(Line("settings", "ok", str(loaded.file) if loaded.file else "defaults (no file)"))
-    lines += [_state_dir(settings), *_databases(settings), _policy(settings), *_tiers()]
+    lines += [_state_dir(settings), *_databases(settings), _policy(settings), *_tiers(loaded)]
     return lines
 
 
@@ -169,17 +173,18 @@ def _policy(settings: config.Settings) -> Line:
     )
 
 
-def _tiers() -> list[Line]:
+def _tiers(loaded: config.Loaded) -> list[Line]:
+    """Each way of watching this host, tried, and which one runs."""
     lines = []
-    cgroup2 = any(" cgroup2 " in mount for mount in _read("/proc/mounts").splitlines())
-    libbpf = ctypes.util.find_library("bpf")
-    detail = f"cgroup v2 {'mounted' if cgroup2 else 'not mounted'}, libbpf {'found' if libbpf else 'not found'}, kernel {platform.release()}"
-    lines.append(Line("tier ebpf", "note", f"not in this version; {detail}"))
+    for tier in tiers.survey(loaded):
+        gains = TIER_GAINS[tier.name]
+        if tier.hindrance:
+            lines.append(
+                Line(f"tier {tier.name}", "note", f"cannot run here: {tier.hindrance}", f"(gives {gains})")
+            )
+        else:
+            lines.append(Line(f"tier {tier.name}", "ok", f"can run here: {gains}"))
+        lines += [Line(f"tier {tier.name}", "note", text) for text in tier.shortcomings]
+    chosen, why = tiers.choose(loaded)
+    lines.append(Line("watched by", "ok", f"{', '.join(chosen.stages.collectors)} ({why})"))
     return lines
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 from rich.live import Live
 
-from agent import config, logs
+from agent import config, logs, tiers
 from agent.cli.cases import OPEN
 from agent.cli.common import Options, console, example
 from agent.cli.live import LiveView
@@ -44,7 +44,8 @@ def command(options: Options, plain: bool, or_replay: bool) -> None:
     live_view = sys.stdout.isatty() and not plain
     loaded = options.load()
     logs.configure(level=options.level(logging.INFO), file=_log_file(loaded) if live_view else None)
-    loaded = with_archive(loaded)
+    loaded, why = tiers.choose(with_archive(loaded))
+    logs.get("up").info("tier_chosen", tiers=sorted(loaded.stages.collectors), why=why)
     extra = {}
     if not live_view and "stdout" not in loaded.settings.sinks:
         extra["stdout"] = StdoutSettings(language=loaded.settings.language).build(

@@ -12,7 +12,7 @@ it again. The maps are the journal; no file of ours is needed.
 
 from __future__ import annotations
 
-import ctypes as C
+import ctypes
 import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -102,10 +102,10 @@ class Epochs:
         self._notes["epoch"] = number
         self._programs.note(self._notes)
         faultpoint("ebpf.after_note")
-        zero, idle = C.c_uint32(0), C.c_uint32(self._flows[1 - self._active()])
+        zero, idle = ctypes.c_uint32(0), ctypes.c_uint32(self._flows[1 - self._active()])
         self._swapped_at_inserts = int(self.totals()["inserts"])
         outer = self._programs.maps["sekisho_active"]
-        libbpf.call("bpf_map_update_elem", outer, C.addressof(zero), C.addressof(idle), 0)
+        libbpf.call("bpf_map_update_elem", outer, ctypes.addressof(zero), ctypes.addressof(idle), 0)
         faultpoint("ebpf.after_swap")
         self.pending = self._read(number)
         return self.pending
@@ -118,8 +118,8 @@ class Epochs:
         idle = self._flows[1 - self._active()]
         for at in range(0, len(drained.keys), _CHUNK):
             part = drained.keys[at : at + _CHUNK]
-            count = C.c_uint32(len(part))
-            libbpf.call("bpf_map_delete_batch", idle, part.ctypes.data, C.addressof(count), None)
+            count = ctypes.c_uint32(len(part))
+            libbpf.call("bpf_map_delete_batch", idle, part.ctypes.data, ctypes.addressof(count), None)
             faultpoint("ebpf.in_clear")
         self._notes["settled"] = self._notes["read"]
         self._programs.note(self._notes)
@@ -129,9 +129,9 @@ class Epochs:
     def totals(self) -> NDArray[np.void]:
         """One ``layout.TOTALS``: the sums over all CPUs since the maps were made."""
         each: NDArray[np.void] = np.zeros(self._cpus, TOTALS)
-        zero = C.c_uint32(0)
+        zero = ctypes.c_uint32(0)
         fd = self._programs.maps["sekisho_totals"]
-        libbpf.call("bpf_map_lookup_elem", fd, C.addressof(zero), each.ctypes.data)
+        libbpf.call("bpf_map_lookup_elem", fd, ctypes.addressof(zero), each.ctypes.data)
         out: NDArray[np.void] = np.zeros((), TOTALS)
         for name in TOTALS.names or ():
             out[name] = each[name].sum()
@@ -149,9 +149,9 @@ class Epochs:
 
     def _active(self) -> int:
         """Which of the two maps is counted into."""
-        found, zero = C.c_uint32(0), C.c_uint32(0)
+        found, zero = ctypes.c_uint32(0), ctypes.c_uint32(0)
         outer = self._programs.maps["sekisho_active"]
-        libbpf.call("bpf_map_lookup_elem", outer, C.addressof(zero), C.addressof(found))
+        libbpf.call("bpf_map_lookup_elem", outer, ctypes.addressof(zero), ctypes.addressof(found))
         ids = [libbpf.map_info(fd).id for fd in self._flows]
         return ids.index(found.value)
 
@@ -172,7 +172,7 @@ class Epochs:
     def _rows(self, fd: int) -> tuple[NDArray[np.void], NDArray[np.void]]:
         keys, values = [], []
         token = self._token.ctypes.data
-        first, count = True, C.c_uint32(0)
+        first, count = True, ctypes.c_uint32(0)
         while True:
             count.value = _CHUNK
             try:
@@ -183,7 +183,7 @@ class Epochs:
                     token,
                     self._keys.ctypes.data,
                     self._values.ctypes.data,
-                    C.addressof(count),
+                    ctypes.addressof(count),
                     None,
                 )
                 more = True

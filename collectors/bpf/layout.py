@@ -63,7 +63,6 @@ TOTALS: Final = np.dtype(
             "over_content_out",
             "inserts",
             "unread",
-            "not_one",
         )
     ]
 )

@@ -5,7 +5,7 @@ Every failure is an ``OSError`` with what libbpf said; whoever calls says what i
 
 from __future__ import annotations
 
-import ctypes as C
+import ctypes
 import errno
 import functools
 import os
@@ -15,68 +15,68 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 _LIBRARY: Final = "libbpf.so.1"
-_P = C.c_void_p
+_P = ctypes.c_void_p
 _SIGNATURES: Final[Mapping[str, tuple[Any, ...]]] = {
     # name: result, arguments
-    "bpf_object__open_mem": (_P, _P, C.c_size_t, _P),
-    "bpf_object__load": (C.c_int, _P),
+    "bpf_object__open_mem": (_P, _P, ctypes.c_size_t, _P),
+    "bpf_object__load": (ctypes.c_int, _P),
     "bpf_object__close": (None, _P),
     "bpf_object__next_program": (_P, _P, _P),
-    "bpf_object__find_map_by_name": (_P, _P, C.c_char_p),
-    "bpf_program__name": (C.c_char_p, _P),
-    "bpf_program__set_autoload": (C.c_int, _P, C.c_bool),
-    "bpf_program__attach_cgroup": (_P, _P, C.c_int),
+    "bpf_object__find_map_by_name": (_P, _P, ctypes.c_char_p),
+    "bpf_program__name": (ctypes.c_char_p, _P),
+    "bpf_program__set_autoload": (ctypes.c_int, _P, ctypes.c_bool),
+    "bpf_program__attach_cgroup": (_P, _P, ctypes.c_int),
     "bpf_program__attach_iter": (_P, _P, _P),
-    "bpf_link__fd": (C.c_int, _P),
-    "bpf_link__destroy": (C.c_int, _P),
-    "bpf_iter_create": (C.c_int, C.c_int),
-    "bpf_map__fd": (C.c_int, _P),
-    "bpf_map__reuse_fd": (C.c_int, _P, C.c_int),
-    "bpf_map__set_max_entries": (C.c_int, _P, C.c_uint32),
-    "bpf_map_lookup_elem": (C.c_int, C.c_int, _P, _P),
-    "bpf_map_update_elem": (C.c_int, C.c_int, _P, _P, C.c_uint64),
-    "bpf_map_lookup_batch": (C.c_int, C.c_int, _P, _P, _P, _P, _P, _P),
-    "bpf_map_delete_batch": (C.c_int, C.c_int, _P, _P, _P),
-    "bpf_obj_pin": (C.c_int, C.c_int, C.c_char_p),
-    "bpf_obj_get": (C.c_int, C.c_char_p),
-    "bpf_obj_get_info_by_fd": (C.c_int, C.c_int, _P, _P),
-    "bpf_prog_query": (C.c_int, C.c_int, C.c_int, C.c_uint32, _P, _P, _P),
-    "libbpf_num_possible_cpus": (C.c_int,),
+    "bpf_link__fd": (ctypes.c_int, _P),
+    "bpf_link__destroy": (ctypes.c_int, _P),
+    "bpf_iter_create": (ctypes.c_int, ctypes.c_int),
+    "bpf_map__fd": (ctypes.c_int, _P),
+    "bpf_map__reuse_fd": (ctypes.c_int, _P, ctypes.c_int),
+    "bpf_map__set_max_entries": (ctypes.c_int, _P, ctypes.c_uint32),
+    "bpf_map_lookup_elem": (ctypes.c_int, ctypes.c_int, _P, _P),
+    "bpf_map_update_elem": (ctypes.c_int, ctypes.c_int, _P, _P, ctypes.c_uint64),
+    "bpf_map_lookup_batch": (ctypes.c_int, ctypes.c_int, _P, _P, _P, _P, _P, _P),
+    "bpf_map_delete_batch": (ctypes.c_int, ctypes.c_int, _P, _P, _P),
+    "bpf_obj_pin": (ctypes.c_int, ctypes.c_int, ctypes.c_char_p),
+    "bpf_obj_get": (ctypes.c_int, ctypes.c_char_p),
+    "bpf_obj_get_info_by_fd": (ctypes.c_int, ctypes.c_int, _P, _P),
+    "bpf_prog_query": (ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_uint32, _P, _P, _P),
+    "libbpf_num_possible_cpus": (ctypes.c_int,),
     "libbpf_set_print": (_P, _P),
 }
-_PRINT: Final = C.CFUNCTYPE(C.c_int, C.c_int, C.c_char_p, _P)
+_PRINT: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, _P)
 BATCH_TOKEN_OCTETS: Final = 64
 
 
-class MapInfo(C.Structure):
+class MapInfo(ctypes.Structure):
     """The first fields of ``struct bpf_map_info`` (linux/bpf.h); octets and counts."""
 
     _fields_ = [
-        ("type", C.c_uint32),
-        ("id", C.c_uint32),
-        ("key_size", C.c_uint32),
-        ("value_size", C.c_uint32),
-        ("max_entries", C.c_uint32),
-        ("map_flags", C.c_uint32),
-        ("name", C.c_char * 16),
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("key_size", ctypes.c_uint32),
+        ("value_size", ctypes.c_uint32),
+        ("max_entries", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32),
+        ("name", ctypes.c_char * 16),
     ]
 
 
 class _Library:
     def __init__(self) -> None:
-        self.loaded = C.CDLL(_LIBRARY, use_errno=True)
+        self.loaded = ctypes.CDLL(_LIBRARY, use_errno=True)
         for name, (result, *arguments) in _SIGNATURES.items():
             function = getattr(self.loaded, name)
             function.restype, function.argtypes = result, arguments
         self.said: deque[str] = deque(maxlen=8)
-        self._libc = C.CDLL(None)
-        self._libc.vsnprintf.argtypes = (C.c_char_p, C.c_size_t, C.c_char_p, _P)
+        self._libc = ctypes.CDLL(None)
+        self._libc.vsnprintf.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.c_char_p, _P)
         # The library keeps the address of this function: it must live as long as the library.
         self._listener = _PRINT(self._hear)
-        self.loaded.libbpf_set_print(C.cast(self._listener, _P))
+        self.loaded.libbpf_set_print(ctypes.cast(self._listener, _P))
 
     def _hear(self, level: int, text: bytes, arguments: int) -> int:
-        room = C.create_string_buffer(4096)
+        room = ctypes.create_string_buffer(4096)
         self._libc.vsnprintf(room, len(room), text, arguments)
         if level == 0:  # LIBBPF_WARN
             self.said.append(room.value.decode(errors="replace").strip().removeprefix("libbpf: "))
@@ -117,7 +117,7 @@ def _pointer(name: str, *arguments: Any) -> int:
     """A function that gives a pointer, or null and ``errno``. Raises ``OSError``."""
     result: int | None = getattr(_library().loaded, name)(*arguments)
     if not result:
-        raise _library().fail(name, C.get_errno() or errno.EINVAL)
+        raise _library().fail(name, ctypes.get_errno() or errno.EINVAL)
     return result
 
 
@@ -137,7 +137,7 @@ class Object:
         """
         self._library = _library()
         self._library.said.clear()
-        self._image = C.create_string_buffer(image, len(image))
+        self._image = ctypes.create_string_buffer(image, len(image))
         self._object = _pointer("bpf_object__open_mem", self._image, len(image), None)
         try:
             for name, fd in (reuse or {}).items():
@@ -231,16 +231,16 @@ def pinned(path: Path) -> int:
 
 def map_info(fd: int) -> MapInfo:
     """What the kernel says of a map."""
-    info, size = MapInfo(), C.c_uint32(C.sizeof(MapInfo))
-    call("bpf_obj_get_info_by_fd", fd, C.byref(info), C.byref(size))
+    info, size = MapInfo(), ctypes.c_uint32(ctypes.sizeof(MapInfo))
+    call("bpf_obj_get_info_by_fd", fd, ctypes.byref(info), ctypes.byref(size))
     return info
 
 
 def attached(cgroup: int, kind: int) -> int:
     """How many programs of an attach type stand on a control group itself. Raises ``OSError``."""
-    count = C.c_uint32(0)
+    count = ctypes.c_uint32(0)
     try:
-        call("bpf_prog_query", cgroup, kind, 0, None, None, C.byref(count))
+        call("bpf_prog_query", cgroup, kind, 0, None, None, ctypes.byref(count))
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

@@ -49,7 +49,7 @@ class Pins:
         holds it.
         """
         if not is_bpf_fs(folder):
-            raise OSError(0, f"{folder} lies in no BPF file system (mount -t bpf bpf /sys/fs/bpf)")
+            raise OSError(f"{folder} lies in no BPF file system (mount -t bpf bpf /sys/fs/bpf)")
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         made = cls(folder)
         made._held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -52,7 +52,6 @@ struct totals {
 	__u64 octets_out, octets_in;
 	__u64 over_octets_out, over_octets_in, over_packets_out, over_packets_in, over_content_out;
 	__u64 inserts, unread; /* rows made; packets whose header could not be read (counted in octets_* all the same) */
-	__u64 not_one; /* returns other than 1: stays 0 */
 };
 
 struct sekisho_owners_map {
