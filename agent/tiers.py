@@ -29,6 +29,13 @@ def survey(loaded: Loaded) -> tuple[Tier, ...]:
     return tuple(_tried(name, _settings(loaded, name)) for name in TIERS)
 
 
+def hindrance(name: str) -> str:
+    """Why a tier cannot run here with its defaults; empty if it can."""
+    settings = plugins.settings_class("collectors", name)()
+    assert isinstance(settings, CollectorSettings)
+    return settings.hindrance()
+
+
 def choose(loaded: Loaded) -> tuple[Loaded, str]:
     """The settings with the best tier as their collector, and a sentence why. Collectors that somebody set stay."""
     if any(origin.split(".")[0] == "collectors" for origin in loaded.origins):
@@ -36,9 +43,8 @@ def choose(loaded: Loaded) -> tuple[Loaded, str]:
     why: list[str] = []
     for name in TIERS:
         settings = _settings(loaded, name)
-        hindrance = settings.hindrance() if name != TIERS[-1] else ""
-        if hindrance:
-            why.append(f"{name} cannot run here: {hindrance}")
+        if name != TIERS[-1] and (hindered := settings.hindrance()):
+            why.append(f"{name} cannot run here: {hindered}")
             continue
         stages = replace(loaded.stages, collectors={name: settings})
         return replace(loaded, stages=stages), "; ".join(why) or "the best there is"
@@ -55,5 +61,5 @@ def _settings(loaded: Loaded, name: str) -> CollectorSettings:
 
 
 def _tried(name: str, settings: CollectorSettings) -> Tier:
-    hindrance = settings.hindrance()
-    return Tier(name, hindrance, () if hindrance else settings.shortcomings())
+    hindered = settings.hindrance()
+    return Tier(name, hindered, () if hindered else settings.shortcomings())

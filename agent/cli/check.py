@@ -83,7 +83,14 @@ def survey(options: Options) -> list[Line]:
 
 
 def missing_rights() -> str:
-    """Why this process may not capture, in a few words; empty if it may."""
+    """Why this process may not capture in any way, in a few words; empty if it may."""
+    lacking = _no_packet_sockets()
+    if lacking and any(not tiers.hindrance(name) for name in tiers.TIERS[:-1]):
+        return ""
+    return lacking
+
+
+def _no_packet_sockets() -> str:
     try:
         socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0).close()
     except PermissionError:
@@ -105,12 +112,13 @@ def _system() -> Line:
 def _capture() -> Line:
     lacking = missing_rights()
     if not lacking:
-        return Line("capture", "ok", "packet sockets may be opened (tier af_packet)")
+        return Line("capture", "ok", "this process may capture")
     return Line(
         "capture",
         "missing",
         lacking,
-        "run as root (sudo), or give the service CAP_NET_RAW (AmbientCapabilities=CAP_NET_RAW in its unit)",
+        "run as root (sudo), or give the service CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON for tier ebpf, CAP_NET_RAW for "
+        "af_packet (AmbientCapabilities= in its unit)",
     )
 
 

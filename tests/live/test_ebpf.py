@@ -425,3 +425,127 @@ c.sendall(bytes(1000)); assert len(a.recv(1000, socket.MSG_WAITALL)) == 1000
         (0, "remote", "lo"),
         (1000, "local", "lo"),
     ]
+
+
+def test_one_call_of_many_datagrams_counts_them_all(two: Pair, here: Group) -> None:
+    """Datagrams that the kernel cuts from one large buffer (UDP_SEGMENT) count one by one, with their headers."""
+    code = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.setsockopt(17, 103, 1000); s.connect((sys.argv[1], 5001))
+for _ in range(20): s.send(bytes(10_500))
+"""
+    with capturing(here) as capture:
+        with sink(two, PEER4):
+            here.run(code, PEER4)
+            two.settle()
+        rows = capture.rows()
+    assert sums(rows, "packets_out", "content_octets_out") == (220, 210_000)
+    assert total(rows) == two.counts()
+
+
+def test_headers_between_ip_and_transport_are_no_content(two: Pair, here: Group) -> None:
+    """IPv6 hop-by-hop and destination options are headers: octets equal nft's, content is the data alone."""
+    code = """
+import socket, sys
+s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+for option in (54, 59): s.setsockopt(41, option, bytes((0, 0, 1, 4, 0, 0, 0, 0)))  # IPV6_HOPOPTS, IPV6_DSTOPTS: padding
+for _ in range(100): s.sendto(bytes(300), (sys.argv[1], 5001))
+"""
+    with capturing(here) as capture:
+        with sink(two, PEER6):
+            here.run(code, PEER6)
+            two.settle()
+        rows = capture.rows()
+    assert total(rows) == two.counts()
+    assert sums(rows, "packets_out", "octets_out", "content_octets_out") == (
+        100,
+        100 * (40 + 16 + 8 + 300),
+        30_000,
+    )
+    assert {(row["remote_port"], row["protocol"]) for row in rows} == {(PORT, 17)}
+
+
+def test_a_datagram_cut_into_fragments_is_one_packet(two: Pair, here: Group) -> None:
+    """A datagram above the MTU counts once, with all its octets but the fragments' repeated headers."""
+    with capturing(here) as capture:
+        with sink(two, PEER4):
+            here.run(SEND_UDP, PEER4, PORT, 10, 5000)
+            two.settle()
+        rows = capture.rows()
+    assert sums(rows, "packets_out", "octets_out", "content_octets_out") == (10, 50_280, 50_000)
+    assert two.counts()["in", "ip", 17] == (40, 50_280 + 10 * 3 * 20)
+
+
+def test_a_socket_of_both_families_sends_ipv4(two: Pair, here: Group) -> None:
+    """IPv4 through an IPv6 socket has IPv4 ends."""
+    code = 'import socket, sys; s = socket.socket(10, 2); s.sendto(b"x", ("::ffff:" + sys.argv[1], 5001))'
+    with capturing(here) as capture:
+        with sink(two, PEER4):
+            here.run(code, PEER4)
+            two.settle()
+        rows = capture.rows()
+    assert [(r["local_address"], r["remote_address"], r["octets_out"]) for r in rows] == [(HOST4, PEER4, 29)]
+    assert total(rows) == two.counts()
+
+
+def test_datagrams_of_a_loose_socket_behind_source_translation_are_one_flow(two: Pair, here: Group) -> None:
+    """What is sent from the translated address and answered to the socket's own is one flow with both."""
+    two.host.ip("addr", "add", "192.0.2.77/24", "dev", "h0")
+    two.host.run("nft", "add table ip t; add chain ip t c { type nat hook postrouting priority 100; }; add rule ip t c oif h0 snat to 192.0.2.77")  # fmt: skip
+    ready = threading.Event()
+
+    def answer() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+            server.bind((PEER4, PORT))
+            ready.set()
+            for _ in range(5):
+                server.sendto(bytes(500), server.recvfrom(1000)[1])
+
+    code = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for _ in range(5): s.sendto(bytes(50), (sys.argv[1], 5001)); assert len(s.recv(1000)) == 500
+"""
+    with capturing(here) as capture:
+        task = Task(two.peer, answer)
+        wait_for(ready.is_set, "the server")
+        here.run(code, PEER4)
+        task.result()
+        two.settle()
+        rows = capture.rows()
+    assert total(rows) == two.counts()
+    assert [(r["local_address"], r["nat_address"], r["flows"], r["packets_in"]) for r in rows] == [
+        (HOST4, "192.0.2.77", 1, 5)
+    ]
+
+
+def test_what_the_kernel_itself_sends_is_the_kernel_s(two: Pair) -> None:
+    """At the root: an ICMP error for a closed port has no process, and says kernel."""
+    mine = "192.0.2.201"
+    two.host.ip("addr", "add", f"{mine}/24", "dev", "h0")
+    with hosting.group(two.host) as here, capturing(here, cgroup=None) as capture:
+        with two.peer.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as asking:
+            asking.sendto(b"x", (mine, 9))
+        two.settle()
+        rows = [row for row in capture.rows(protocols=(1,)) if row["local_address"] == mine]
+    assert [
+        (r["remote_address"], r["pid"], r["process"], r["attribution"], r["local_port"]) for r in rows
+    ] == [(PEER4, None, None, "kernel", None)]
+    assert {row["vantage"] for row in rows} == {"ebpf:/"}
+
+
+def test_the_last_acknowledgement_is_the_connection_s(two: Pair) -> None:
+    """At the root: a side that closes first sends its last acknowledgement without a socket; it is counted all the same."""
+    mine = "192.0.2.202"
+    two.host.ip("addr", "add", f"{mine}/24", "dev", "h0")
+    with hosting.group(two.host) as here, capturing(here, cgroup=None) as capture:
+        server = here.start(SERVERS["threaded"], mine)
+        assert server.stdout is not None
+        assert server.stdout.readline() == "ready\n"
+        for _ in range(3):
+            ask(two, mine)
+        two.settle()
+        server.communicate("\n", timeout=20)
+        rows = [row for row in capture.rows() if row["local_address"] == mine]
+    assert total(rows)["in", "ip", 6] == two.counts()["in", "ip", 6]
+    assert {(row["pid"], row["flows"]) for row in rows if row["flows"]} == {(server.pid, 1)}
