@@ -58,7 +58,7 @@ class Site:
         with self.log.open("a") as log:
             agent = hosting.start_in(
                 self.two.host,
-                "from agent.detection import detector; detector.LEDGER_EVERY_NS = 0; from agent.cli import main; main()",
+                "from agent.detection import detector; detector.LEDGER_EVERY_NS = 0; from collectors.bpf import epochs; epochs._CHUNK = 512; from agent.cli import main; main()",
                 f"--config={self.home / 'sekisho.yaml'}",
                 "up",
                 "--plain",
