@@ -49,10 +49,13 @@ docs: $(READY_DEV) ## write the generated pages of docs/ anew
 lock: $(READY_DEV) ## renew the locked dependencies (hashes, no addresses)
 	@$(BIN)/python -m tests.tools.lock
 
+bpf: ## compile the eBPF programs anew (needs clang, llvm-strip and libbpf's headers)
+	@sh collectors/bpf/build.sh
+
 wheel: $(READY_DEV) ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --no-isolation -q
 
 tidy: ## remove what was made here
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup run test check demo bench docs lock wheel tidy
+.PHONY: help setup run test check demo bench docs lock bpf wheel tidy

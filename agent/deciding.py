@@ -48,6 +48,8 @@ class LocalDecide:
     committed: Callable[[Decision], None] = lambda _decision: None
     """Called after each commit that changed something: wakes the outbox, feeds a live view."""
     duplicates: Amounts = field(default_factory=Amounts)
+    position: str = ""
+    """Where in its input the last run stood at its last commit."""
     _commits: int = 0
     _moved: bool = False
     _refreshed_ns: int = 0
@@ -58,6 +60,7 @@ class LocalDecide:
         restored = self.state.load()
         self.detector.restore(restored.snapshot, restored.deltas)
         self._action = restored.last_action
+        self.position = restored.position
         self._hear_people()
 
     def take(self, batches: Sequence[FlowBatch], received_ns: int) -> None:
@@ -74,7 +77,8 @@ class LocalDecide:
         self._moved = True
         last = fresh[-1].header
         decision = self.detector.take_all(fresh, received_ns)
-        self._commit(decision, tuple((b.header.batch_id, None) for b in fresh), last.position, last.versions)
+        position = next((b.header.position for b in reversed(fresh) if b.header.position), "")
+        self._commit(decision, tuple((b.header.batch_id, None) for b in fresh), position, last.versions)
 
     def tick(self, now_ns: int) -> None:
         """Let time pass where no rows come."""

@@ -20,7 +20,7 @@ from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import DAY_NS, SECOND_NS, STEP_NS, Clock
 from agent.core.errors import AccountError, SekishoError, SinkError
 from agent.core.flow import FlowBatch, Mark
-from agent.core.stages import Collector, Enricher, Sink
+from agent.core.stages import Collector, Enricher, Keeping, Sink
 from agent.seal import STOPPED, Sealer, in_order
 
 QUEUE_BATCHES = 32
@@ -142,13 +142,17 @@ class Pipeline:
         last_tick_ns = last_flush_ns = self.clock.monotonic_ns()
         while running:
             try:
-                _, batch = rows.get(timeout=1.0)
+                name, batch = rows.get(timeout=1.0)
             except queue.Empty:
-                batch = FlowBatch.empty()
+                name, batch = "", FlowBatch.empty()
             if batch is None:
                 running -= 1
                 continue
-            self._through(batch)
+            keeper = self.collectors.get(name)
+            if isinstance(keeper, Keeping) and batch.header.position:
+                self._through_whole(batch, keeper)
+            else:
+                self._through(batch)
             if self._live:
                 now_ns = self.clock.monotonic_ns()
                 self._gather(self.sealer.due(now_ns))
@@ -201,6 +205,17 @@ class Pipeline:
             return
         self._gather(self.sealer.add(self._enriched(in_order(batch)), self.clock.monotonic_ns()))
 
+    def _through_whole(self, batch: FlowBatch, keeper: Keeping) -> None:
+        """Take rows of one position so that they are decided and committed in one step, and tell their collector."""
+        self._settle()
+        self._pend(self.sealer.flush())
+        if len(batch):
+            batch = self._suspected(batch) if self._live else batch
+            self._pend(self.sealer.add(self._enriched(in_order(batch)), self.clock.monotonic_ns()))
+            self._pend(self.sealer.flush())
+        self._settle()
+        keeper.settled(batch.header.position)
+
     def _enriched(self, batch: FlowBatch) -> FlowBatch:
         versions: dict[str, str] = dict(batch.header.versions)
         for enricher in self.enrichers:
@@ -215,11 +230,15 @@ class Pipeline:
 
     def _gather(self, sealed: Iterable[FlowBatch]) -> None:
         for batch in sealed:
+            self._pend((batch,))
+            if sum(map(len, self._pending)) >= self.settle_rows:
+                self._settle()
+
+    def _pend(self, sealed: Iterable[FlowBatch]) -> None:
+        for batch in sealed:
             self._pending.append(batch)
             self._pending_amounts += batch.amounts()
             self.accounts.wait(self._pending_amounts)
-            if sum(map(len, self._pending)) >= self.settle_rows:
-                self._settle()
 
     def _settle(self) -> None:
         """Decide and commit what is sealed, then hand it to the sinks."""

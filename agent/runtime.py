@@ -25,7 +25,7 @@ from agent.core.decision import Decision
 from agent.core.errors import SekishoError, SinkError
 from agent.core.finding import Destination, Event, Severity
 from agent.core.flow import BatchHeader, FlowBatch
-from agent.core.stages import Collector, Context, Enricher, Sink, Witness
+from agent.core.stages import Collector, Context, Enricher, Keeping, Sink, Witness
 from agent.deciding import LocalDecide
 from agent.detection.detector import Detector
 from agent.pipeline import Pipeline
@@ -178,6 +178,9 @@ class Runtime:
             witnessed=self._witnessed,
         )
         self.decide.restore()
+        for collector in self.collectors.values():
+            if isinstance(collector, Keeping):
+                collector.resume(self.decide.position)
         header = BatchHeader(
             agent_id=agent_id(settings), run_id=self.run_id or uuid.uuid4().hex, host=settings.host
         )

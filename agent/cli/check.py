@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes.util
 import importlib.metadata
 import platform
 import shutil
@@ -25,10 +24,15 @@ State = Literal["ok", "missing", "note"]
 MARKS = {"ok": ("ok", ""), "missing": ("missing", "bold red"), "note": ("note", "magenta")}
 MIN_FREE_SHARE = 0.10
 CAP_NET_RAW = 13
+TIER_GAINS = {
+    "ebpf": "exact counts of every socket in every container, each with its process; survives a crash of the agent",
+    "af_packet": "exact counts of every packet on this host's interfaces, up to about 150,000 a second",
+}
 BLIND = (
     "traffic that bypasses the kernel's network stack (DPDK, RDMA, AF_XDP, SR-IOV functions given to guests)",
-    "which process opened a connection that lived less than a second or two (an accepted one is the listener's)",
-    "which process sent what inside a container's own network namespace: only the host's own sockets are asked for",
+    "tier ebpf: frames that are routed through this host for others, or sent by packet sockets (AF_PACKET)",
+    "tier af_packet: which process opened a connection that lived less than a second or two",
+    "tier af_packet: which process sent what inside a container's own network namespace",
     "what is inside a tunnel or behind a proxy, VPN or CDN: the outer end is what is seen",
 )
 
@@ -77,12 +81,21 @@ def survey(options: Options) -> list[Line]:
         return [*lines, Line("settings", "missing", str(error), "correct the lines named")]
     settings = loaded.settings
     lines.append(Line("settings", "ok", str(loaded.file) if loaded.file else "defaults (no file)"))
-    lines += [_state_dir(settings), *_databases(settings), _policy(settings), *_tiers()]
+    lines += [_state_dir(settings), *_databases(settings), _policy(settings), *_tiers(loaded)]
     return lines
 
 
 def missing_rights() -> str:
-    """Why this process may not capture, in a few words; empty if it may."""
+    """Why this process may not capture in any way, in a few words; empty if it may."""
+    from agent import tiers
+
+    lacking = _no_packet_sockets()
+    if lacking and any(not tiers.hindrance(name) for name in tiers.TIERS[:-1]):
+        return ""
+    return lacking
+
+
+def _no_packet_sockets() -> str:
     try:
         socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0).close()
     except PermissionError:
@@ -104,12 +117,13 @@ def _system() -> Line:
 def _capture() -> Line:
     lacking = missing_rights()
     if not lacking:
-        return Line("capture", "ok", "packet sockets may be opened (tier af_packet)")
+        return Line("capture", "ok", "this process may capture")
     return Line(
         "capture",
         "missing",
         lacking,
-        "run as root (sudo), or give the service CAP_NET_RAW (AmbientCapabilities=CAP_NET_RAW in its unit)",
+        "run as root (sudo), or give the service CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON for tier ebpf, CAP_NET_RAW for "
+        "af_packet (AmbientCapabilities= in its unit)",
     )
 
 
@@ -193,17 +207,20 @@ def _policy(settings: config.Settings) -> Line:
     )
 
 
-def _tiers() -> list[Line]:
+def _tiers(loaded: config.Loaded) -> list[Line]:
+    """Each way of watching this host, tried, and which one runs."""
+    from agent import tiers
+
     lines = []
-    cgroup2 = any(" cgroup2 " in mount for mount in _read("/proc/mounts").splitlines())
-    libbpf = ctypes.util.find_library("bpf")
-    detail = f"cgroup v2 {'mounted' if cgroup2 else 'not mounted'}, libbpf {'found' if libbpf else 'not found'}, kernel {platform.release()}"
-    lines.append(Line("tier ebpf", "note", f"not in this version; {detail}"))
+    for tier in tiers.survey(loaded):
+        gains = TIER_GAINS[tier.name]
+        if tier.hindrance:
+            lines.append(
+                Line(f"tier {tier.name}", "note", f"cannot run here: {tier.hindrance}", f"(gives {gains})")
+            )
+        else:
+            lines.append(Line(f"tier {tier.name}", "ok", f"can run here: {gains}"))
+        lines += [Line(f"tier {tier.name}", "note", text) for text in tier.shortcomings]
+    chosen, why = tiers.choose(loaded)
+    lines.append(Line("watched by", "ok", f"{', '.join(chosen.stages.collectors)} ({why})"))
     return lines
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""

@@ -58,7 +58,10 @@ def _watch(options: Options, *, plain: bool, as_json: bool) -> None:
     live_view = is_terminal(sys.stdout) and not plain and not as_json
     loaded = options.load()
     logs.configure(level=options.level(logging.INFO), file=_log_file(loaded) if live_view else None)
-    loaded = with_archive(loaded)
+    from agent import tiers
+
+    loaded, why = tiers.choose(with_archive(loaded))
+    logs.get("up").info("tier_chosen", tiers=sorted(loaded.stages.collectors), why=why)
     extra = {} if live_view or "stdout" in loaded.settings.sinks else {"stdout": _told(loaded, as_json)}
     with ExitStack() as stack:
         with Bar("starting: policy, databases, state", show=live_view):

@@ -143,6 +143,23 @@ class Accounts:
         with self._lock:
             self._kernel = amounts
 
+    def drain(
+        self,
+        captured: Amounts,
+        in_kernel: Amounts,
+        *,
+        drained: Amounts = Amounts(),
+        held_in: str = "",
+    ) -> None:
+        """Count what the kernel has counted since the last call, what it still holds, and what was read from it, which
+        is from now on in ``held_in``: in one step, so that no reading sees it twice or not at all.
+        """
+        with self._lock:
+            self._captured += captured
+            self._kernel = in_kernel
+            if drained:
+                self._held[held_in] = self._held.get(held_in, Amounts()) + drained
+
     def drop(self, reason: str, what: Counted, *, held_in: str | None = None) -> None:
         """Let rows go that were captured. The only place that may; ``reason`` is snake case and bounded in number."""
         amounts = what.amounts()

@@ -29,6 +29,14 @@ FAULT_POINTS: Final = (
     "archive.after_parquet",
     "archive.after_rename",
     "archive.after_unlink",
+    "ebpf.before_pins",
+    "ebpf.after_link",
+    "ebpf.after_note",
+    "ebpf.after_swap",
+    "ebpf.after_read",
+    "ebpf.before_clear",
+    "ebpf.in_clear",
+    "ebpf.after_clear",
 )
 """Every name, in the order in which the program passes them."""
 

@@ -61,6 +61,20 @@ class Collector(Protocol):
         """(octets of the source read, octets in all), or None where there is no end."""
 
 
+@runtime_checkable
+class Keeping(Protocol):
+    """A collector whose source keeps what it handed out until that is durable, so that a crash loses and doubles nothing.
+
+    Its batches carry a position in their header; all rows of one position become durable in one step.
+    """
+
+    def resume(self, position: str) -> None:
+        """Called once, before ``collect``: the newest position that is durable, perhaps another collector's or empty."""
+
+    def settled(self, position: str) -> None:
+        """Called from another thread once a position is durable. Does not block."""
+
+
 class Enricher(Protocol):
     """Adds columns to rows. Never changes their number or their amounts."""
 
@@ -125,6 +139,14 @@ class CollectorSettings(_StageSettings, abc.ABC):
     @abc.abstractmethod
     def build(self, context: Context) -> Collector:
         """Make the collector; opens nothing yet."""
+
+    def hindrance(self) -> str:
+        """Why it cannot run on this host, in a sentence that says how to mend it; empty if it can. Found by trying."""
+        return ""
+
+    def shortcomings(self) -> tuple[str, ...]:
+        """What it would do without on this host, a sentence each, with what that costs. Found by looking."""
+        return ()
 
 
 class EnricherSettings(_StageSettings, abc.ABC):

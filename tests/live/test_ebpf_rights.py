@@ -1,0 +1,184 @@
+"""What eBPF capture needs of rights and of the host, what it says where it lacks them, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent import config, tiers
+from agent.core.accounts import Accounts
+from agent.core.errors import CaptureError
+from agent.core.stages import Context
+from collectors.bpf import libbpf, programs
+from collectors.bpf.pins import Pins, remove
+from collectors.ebpf import Settings
+from collectors.host.cgroups import mounted
+from tests.tools import hosting, netns
+from tests.tools.hosting import Group
+from tests.tools.netns import PEER4
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(bool(libbpf.missing()), reason=f"needs libbpf: {libbpf.missing()}"),
+    pytest.mark.skipif(mounted() is None, reason="needs control groups of version 2 mounted"),
+]
+
+NOBODY = 65534
+needs_setpriv = pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (util-linux)")
+COLLECT = """
+import json, sys, threading
+from pathlib import Path
+from agent.core.accounts import Accounts
+from agent.core.errors import CaptureError
+from agent.core.stages import Context
+from collectors.ebpf import Settings
+settings = Settings(cgroup=sys.argv[1], pin=False, interval=1)
+stop, packets = threading.Event(), 0
+try:
+    for batch in settings.build(Context(accounts=Accounts(), state_dir=Path("/nonexistent"))).collect(stop):
+        if not packets and not len(batch): print("ready", flush=True)
+        packets += int(batch["packets_out"].sum())
+        if packets >= 10: stop.set()
+except CaptureError as error:
+    print(error)
+else:
+    print(packets)
+"""
+SEND = 's = socket.socket(2, 2); [s.sendto(b"x", (sys.argv[1], 9)) for _ in range(10)]'
+
+
+@pytest.fixture
+def here() -> Iterator[Group]:
+    with netns.pair() as two, hosting.group(two.host) as made:
+        yield made
+
+
+def as_nobody(caps: str, group: Group) -> subprocess.Popen[str]:
+    # Reading files of others is for the tests' own Python, which may lie in root's home.
+    given = "-all" + "".join(f",+{cap}" for cap in (*caps.split(), "dac_read_search"))
+    line = [
+        "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", f"--inh-caps={given}",
+        f"--ambient-caps={given}", f"--bounding-set={given}", sys.executable, "-c", COLLECT, str(group.folder),
+    ]  # fmt: skip
+    return subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=os.environ)
+
+
+@needs_setpriv
+def test_three_capabilities_are_enough(here: Group) -> None:
+    """Another user with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON alone counts every packet."""
+    with as_nobody("bpf net_admin perfmon", here) as running:
+        assert running.stdout is not None
+        assert "ready\n" in iter(running.stdout.readline, "")
+        here.run(SEND, PEER4)
+        assert running.stdout.read().splitlines()[-1] == "10"
+
+
+@needs_setpriv
+@pytest.mark.parametrize("caps", ["net_admin perfmon", "bpf perfmon", ""])
+def test_without_them_it_says_what_is_missing(here: Group, caps: str) -> None:
+    """Without one of them, one sentence names the three."""
+    with as_nobody(caps, here) as running:
+        assert running.stdout is not None
+        said = running.stdout.read().splitlines()[-1]
+    assert "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON" in said
+
+
+def test_another_tool_s_hooks_are_left_alone(here: Group) -> None:
+    """Where foreign programs stand on connect and sendmsg, ours stay off those hooks, and it is said what that costs."""
+    settings = Settings(cgroup=here.folder, pin=False)
+    assert settings.shortcomings() == ()
+    folder = os.open(here.folder, os.O_RDONLY)
+    with ExitStack() as held:
+        held.callback(os.close, folder)
+        foreign = held.enter_context(libbpf.Object(programs.image("flow")))
+        held.enter_context(foreign.attach("sekisho_conn4", folder))
+        hooks, left_out = programs.hooks_for(here.folder, dict.fromkeys(programs.POLITE, 0))
+        assert (hooks, left_out) == (programs.ALWAYS, programs.POLITE)
+        assert "connect and sendmsg" in settings.shortcomings()[0]
+
+
+def test_no_pins_is_said_and_capture_goes_on(here: Group, tmp_path: Path) -> None:
+    """A folder outside a BPF file system is named, with the command that mends it."""
+    settings = Settings(cgroup=here.folder, pin_dir=tmp_path)
+    assert settings.hindrance() == ""
+    assert "mount -t bpf" in settings.shortcomings()[0]
+
+
+def test_two_agents_never_share_maps(here: Group) -> None:
+    """A second agent of the same instance is refused with the setting to change."""
+    with hosting.bpf_folder() as pins:
+        first = Pins.open(pins / "agent")
+        with pytest.raises(CaptureError, match=r"ebpf\.instance"):
+            Pins.open(pins / "agent")
+        first.close()
+        assert not pins.exists()
+
+
+def test_maps_of_another_version_are_read_out_and_replaced(here: Group) -> None:
+    """After an upgrade the old programs are taken off, what they counted is handed out, and the new ones count."""
+    with hosting.bpf_folder() as folder:
+        pins = Pins.open(folder / "agent")
+        wish = programs.Wish(here.folder, 2048, (*programs.ALWAYS, *programs.POLITE))
+        programs.Programs.load(wish, pins).close()
+        pins.close()
+        here.run(SEND, PEER4)
+        assert counted(here, pin_dir=folder) == 10
+        assert not folder.exists()
+
+
+def test_pins_are_undone_by_removing_the_folder(here: Group) -> None:
+    """Removing the folder takes every program off its hook."""
+    with hosting.bpf_folder() as folder:
+        pins = Pins.open(folder / "agent")
+        programs.Programs.load(programs.Wish(here.folder, 2048, programs.ALWAYS), pins).close()
+        group = os.open(here.folder, os.O_RDONLY)
+        assert libbpf.attached(group, 1) == 1  # BPF_CGROUP_INET_EGRESS
+        remove(folder)
+        netns.wait_for(lambda: libbpf.attached(group, 1) == 0, "the programs to go")
+        os.close(group)
+        pins.close()
+
+
+def counted(group: Group, **settings: Any) -> int:
+    """Packets that a capture hands out which is stopped at once."""
+    import threading
+
+    given = Settings.model_validate({"cgroup": group.folder, "map_flows": 1024} | settings)
+    collector = given.build(Context(accounts=Accounts(), state_dir=Path("/nonexistent")))
+    stop = threading.Event()
+    stop.set()
+    return sum(int(batch["packets_out"].sum()) for batch in collector.collect(stop))
+
+
+def test_the_next_tier_is_taken_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without libbpf, packets are captured instead, and the reason says how to get it."""
+    monkeypatch.setattr(libbpf, "missing", lambda: "libbpf.so.1: cannot open shared object file")
+    monkeypatch.setenv("SEKISHO_CONFIG", "")
+    monkeypatch.delenv("SEKISHO_CONFIG")
+    monkeypatch.setattr(config, "default_config_files", lambda: ())
+    loaded, why = tiers.choose(config.load())
+    assert list(loaded.stages.collectors) == ["af_packet"]
+    assert "libbpf1" in why
+
+
+def test_the_best_tier_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where eBPF runs it is what watches the host, unless the settings name a collector."""
+    monkeypatch.setattr(config, "default_config_files", lambda: ())
+    assert list(tiers.choose(config.load())[0].stages.collectors) == ["ebpf"]
+    named = config.load(flags=[("collectors.af_packet.ring_mib", "32")])
+    assert list(tiers.choose(named)[0].stages.collectors) == ["af_packet"]
+
+
+def test_a_folder_that_is_no_control_group_is_refused(tmp_path: Path) -> None:
+    """The setting is named."""
+    assert "ebpf.cgroup" in Settings(cgroup=tmp_path).hindrance()
+    assert json.dumps(str(tmp_path))[1:-1] in Settings(cgroup=tmp_path).hindrance()
