@@ -52,6 +52,8 @@ class Agent:
 
     def __init__(self, folder: Path, *, core: int | None = None) -> None:
         self._rows = folder / f"rows-{id(self)}"
+        self.broken = False
+        """Whether it failed to answer or to do what it was told."""
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         line = [sys.executable, "-W", "ignore", "-m", "tests.capture.agent"]
         # What it logs goes beside its rows; its answers must come alone.
@@ -97,6 +99,7 @@ class Agent:
 
     def _tell(self, order: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None and self._process.stdout is not None
+        broken, self.broken = self.broken, True
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         if not select.select([self._process.stdout], [], [], SECONDS)[0]:
@@ -105,6 +108,7 @@ class Agent:
         said: dict[str, Any] = json.loads(line or '{"error": "it ended"}')
         if "error" in said:
             raise RuntimeError(f"{order}: {said['error']}")
+        self.broken = broken
         return said
 
 

@@ -124,6 +124,11 @@ def _tunnel(stage: Stage, *kind: str, **ends: tuple[str, ...]) -> None:
             with contextlib.suppress(RuntimeError):
                 namespace.run("ethtool", "-K", "t0", "gro", "off", "tso", "off", "gso", "off")
             namespace.ip("link", "set", "t0", "gso_max_segs", "1")
+        # Nothing shall go through the tunnel when it likes: no link-local address announced, no groups reported.
+        quiet = "oifname t0 icmpv6 type { mld-listener-report, mld2-listener-report, nd-router-solicit } drop"
+        wire.chain(namespace, "quiet", "filter hook output priority 0", quiet)
+        with contextlib.suppress(RuntimeError):
+            namespace.ip("link", "set", "t0", "addrgenmode", "none")
         namespace.ip("link", "set", "t0", "up")
         for family in FAMILIES:
             _address(namespace, family, inner[family], "t0")
