@@ -57,7 +57,9 @@ def _all(tier: Tier, names: list[str], *, full: bool) -> list[Outcome]:
             for name in names:
                 out.append(outcome := run(SCENARIOS[name], tier, agent, Path(folder), full=full))
                 mark = "not there" if outcome.absent else "kept" if _kept(tier, outcome) else "NOT KEPT"
-                print(f"{tier.name:10} {name:28} {outcome.seconds:5.1f} s  {mark}", file=sys.stderr, flush=True)
+                print(
+                    f"{tier.name:10} {name:28} {outcome.seconds:5.1f} s  {mark}", file=sys.stderr, flush=True
+                )
         finally:
             agent.close()
     return out
@@ -81,10 +83,7 @@ def _section(tier: Tier, outcomes: list[Outcome]) -> str:
         for family, verdict in outcome.verdicts.items():
             lines.append(_line(outcome.scenario, family, verdict))
             notes += [f"- {outcome.scenario}, IPv{family}: {said}" for said in sorted(set(verdict.wrong))[:3]]
-            if again := verdict.true.content_octets_out - outcome.sent[family]:
-                if 0 < again < verdict.true.content_octets_out // 2:
-                    share = 100 * again / verdict.true.content_octets_out
-                    notes.append(f"- {outcome.scenario}, IPv{family}: {again:,} octets ({share:.2g} %) more left than the sender's calls took or its client read (sent again, or the protocol's own)")  # fmt: skip
+            notes += _again(outcome.scenario, family, verdict.true.content_octets_out, outcome.sent[family])
         if outcome.absent:
             lines.append(f"| {outcome.scenario} | | not there: {outcome.absent} | | | | | | | | |")
         if outcome.scenario in tier.inexact:
@@ -92,6 +91,17 @@ def _section(tier: Tier, outcomes: list[Outcome]) -> str:
         notes += [f"- {outcome.scenario}, {note}" for note in outcome.notes]
         notes += [f"- {outcome.scenario}: frames lost: {reason} {n:,}" for reason, n in outcome.lost_frames.items() if n]  # fmt: skip
     return "\n".join([*lines, "", *notes])
+
+
+def _again(name: str, family: int, content: int, sent: int) -> list[str]:
+    """What left beyond what the senders know of; of the outside of a tunnel that is most of it, and says nothing."""
+    again = content - sent
+    if not 0 < again < content // 2:
+        return []
+    share = f"{again:,} octets ({100 * again / content:.2g} %)"
+    return [
+        f"- {name}, IPv{family}: {share} more left than was asked for: sent again, or the protocol's own."
+    ]
 
 
 def _line(name: str, family: int, verdict: Verdict) -> str:

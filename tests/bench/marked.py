@@ -24,7 +24,9 @@ def where() -> str:
     """One line: commit, date, kernel, machine."""
     folder = DOCS.parent
     commit = _said("git", "-C", str(folder), "rev-parse", "--short=12", "HEAD") or "no commit"
-    if _said("git", "-C", str(folder), "status", "--porcelain", "--", "agent", "collectors", "enrichers", "tests"):
+    if _said(
+        "git", "-C", str(folder), "status", "--porcelain", "--", "agent", "collectors", "enrichers", "tests"
+    ):
         commit += " with changes"
     names = {line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")}  # fmt: skip
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30

@@ -62,7 +62,9 @@ def used(pid: int) -> Used:
     for each in _family(pid):
         place = Path(f"/proc/{each}")
         with contextlib.suppress(OSError):
-            total += sum(int((t / "schedstat").read_text().split()[0]) for t in (place / "task").iterdir()) / 1e9
+            total += (
+                sum(int((t / "schedstat").read_text().split()[0]) for t in (place / "task").iterdir()) / 1e9
+            )
             fields = (place / "stat").read_text().rsplit(")", 1)[1].split()
             user, system = user + int(fields[11]) / _TICK, system + int(fields[12]) / _TICK
             for line in (place / "smaps_rollup").read_text().splitlines():
@@ -116,28 +118,39 @@ class _Program:
         self._tell = tell
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in close()
         inside = ["nsenter", f"--net=/run/netns/{namespace.name}", "taskset", "-c", str(core), *line]
-        self._process = subprocess.Popen(inside, stdout=self._output, stderr=subprocess.STDOUT)
+        self._process = subprocess.Popen(
+            inside, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True
+        )
         self.pid = self._process.pid
         wait_for(
-            lambda: self._process.poll() is not None
-            or len(namespace.run("cat", "/proc/net/packet").splitlines()) > 1,
+            lambda: (
+                self._process.poll() is not None
+                or len(namespace.run("cat", "/proc/net/packet").splitlines()) > 1
+            ),
             f"{line[0]} to capture",
         )
         if self._process.poll() is not None:
             raise RuntimeError(f"{line[0]} ended: {self._said()}")
 
     def stop(self) -> Seen:
-        for pid in reversed(_family(self.pid)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGINT)
+        self._process.send_signal(signal.SIGINT)
         self._process.wait(20)
+        # Some write what they know in children that outlive them.
+        wait_for(lambda: not self._group_lives(), "its children to end")
         return self._tell(self._said())
 
     def close(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        if self._group_lives():
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
         self._output.close()
+
+    def _group_lives(self) -> bool:
+        try:
+            os.killpg(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
 
     def _said(self) -> str:
         self._output.seek(0)
@@ -172,7 +185,19 @@ def _softflowd(namespace: Namespace, folder: Path, core: int) -> Iterator[Rival]
             return seen
 
     # Its records go to a port of the loopback that nobody reads.
-    line = ["softflowd", "-i", "h0", "-6", "-n", "127.0.0.1:2055", "-d", "-m", "200000", "-B", str(BUFFER_KIB * 1024)]
+    line = [
+        "softflowd",
+        "-i",
+        "h0",
+        "-6",
+        "-n",
+        "127.0.0.1:2055",
+        "-d",
+        "-m",
+        "200000",
+        "-B",
+        str(BUFFER_KIB * 1024),
+    ]
     line += ["-c", str(control), "-p", str(folder / "softflowd.pid")]
     with contextlib.closing(Softflowd(namespace, core, line, lambda _said: Seen(0))) as made:
         yield made

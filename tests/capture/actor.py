@@ -63,9 +63,7 @@ def actor_of(pid: int, cgroup: str | None = None) -> Actor:
     """What the kernel says of a process now."""
     place = Path(f"/proc/{pid}")
     uid = next(line.split()[1] for line in (place / "status").read_text().splitlines() if line[:4] == "Uid:")
-    return Actor(
-        pid, (place / "comm").read_text().strip(), str((place / "exe").readlink()), int(uid), cgroup
-    )
+    return Actor(pid, (place / "comm").read_text().strip(), str((place / "exe").readlink()), int(uid), cgroup)
 
 
 class Sender:

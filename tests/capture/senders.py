@@ -18,6 +18,7 @@ import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 Said = dict[str, Any]
@@ -30,9 +31,8 @@ _CHUNK = 1 << 16
 def enter(given: dict[str, Any]) -> None:
     """Join the cgroup, then the namespace, then become the user."""
     if given.get("cgroup"):
-        with open(given["cgroup"], "w") as procs:
-            procs.write(str(os.getpid()))
-    with open(given["net"]) as handle:
+        Path(given["cgroup"]).write_text(str(os.getpid()))
+    with Path(given["net"]).open() as handle:
         if _LIBC.setns(handle.fileno(), _CLONE_NEWNET):
             raise OSError(ctypes.get_errno(), "setns")
     if given.get("uid"):
@@ -249,14 +249,16 @@ class _Ring:
 
     def send(self, fd: int, address: int, length: int) -> int:
         """One send through the ring; the octets it took."""
-        self._entries[:64] = struct.pack("=BBHiQQIIQQQQ", _OP_SEND, 0, 0, fd, 0, address, length, 0, 1, 0, 0, 0)
-        tail, = struct.unpack_from("I", self._rings, self._sq[1])
+        self._entries[:64] = struct.pack(
+            "=BBHiQQIIQQQQ", _OP_SEND, 0, 0, fd, 0, address, length, 0, 1, 0, 0, 0
+        )
+        (tail,) = struct.unpack_from("I", self._rings, self._sq[1])
         struct.pack_into("I", self._rings, self._sq[6], 0)
         struct.pack_into("I", self._rings, self._sq[1], tail + 1)
         if _LIBC.syscall(_ENTER, self.fd, 1, 1, 1, None, 0) < 0:
             raise OSError(ctypes.get_errno(), "io_uring_enter")
-        head, = struct.unpack_from("I", self._completions, self._cq[0])
-        mask, = struct.unpack_from("I", self._completions, self._cq[2])
+        (head,) = struct.unpack_from("I", self._completions, self._cq[0])
+        (mask,) = struct.unpack_from("I", self._completions, self._cq[2])
         _data, result = struct.unpack_from("=Qi", self._completions, self._cq[5] + 16 * (head & mask))
         struct.pack_into("I", self._completions, self._cq[0], head + 1)
         if result < 0:
@@ -369,7 +371,9 @@ def ping(given: dict[str, Any]) -> Iterator[Said]:
         link.settimeout(10)
         for n in range(given["count"]):
             body = struct.pack("!HH", os.getpid() & 0xFFFF, n) + bytes(n % 900)
-            link.sendto(struct.pack("!BBH", kind, 0, 0 if six else _checksum(kind, body)) + body, (given["to"], 0))
+            link.sendto(
+                struct.pack("!BBH", kind, 0, 0 if six else _checksum(kind, body)) + body, (given["to"], 0)
+            )
             while (got := link.recv(2000))[0 if six else (got[0] & 15) * 4] != answer:
                 pass
     yield {"sent": sum(8 + n % 900 for n in range(given["count"]))}

@@ -25,7 +25,7 @@ Play = Callable[["Stage", int], Any]
 """What is done for one family. A generator's first part is done before the agent starts."""
 
 
-class NotThere(Exception):
+class NotThereError(Exception):
     """This machine has not what the scenario needs; the text says what."""
 
 
@@ -40,7 +40,7 @@ class Scenario:
     """What is compared; the rest of the traffic is not looked at."""
     families: tuple[int, ...] = FAMILIES
     prepare: Callable[[Stage], None] = lambda _stage: None
-    """Sets up what both families need, before the agent starts. May raise :class:`NotThere`."""
+    """Sets up what both families need, before the agent starts. May raise :class:`NotThereError`."""
     wants: str = ""
     """Name of the tier's special settings for it."""
     content_is_sent: bool = False
@@ -281,7 +281,7 @@ def run(what: Scenario, tier: Tier, agent: Agent, folder: Path, *, full: bool = 
             with stage.exit:
                 try:
                     true = _play(what, tier, stage)
-                except NotThere as absent:
+                except NotThereError as absent:
                     return Outcome(what.name, tier.name, absent=str(absent))
             rows = stage.rows()
             verdicts = {

@@ -193,4 +193,6 @@ def _make(made: Wire) -> None:
         for family, length in ((4, "24"), (6, "64")):
             quick = ("nodad",) if family == 6 else ()
             namespace.ip("addr", "add", f"{mine[family]}/{length}", "dev", end, *quick)
-            namespace.ip("neigh", "replace", its[family], "lladdr", _MACS[other], "dev", end, "nud", "permanent")
+            namespace.ip(
+                "neigh", "replace", its[family], "lladdr", _MACS[other], "dev", end, "nud", "permanent"
+            )

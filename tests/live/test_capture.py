@@ -68,7 +68,9 @@ def _check_amounts(tier: Tier, what: Scenario, outcome: Outcome) -> None:
         # Two truths: what left holds at least what the system calls took; the rest was sent again.
         assert verdict.true.content_octets_out >= outcome.sent[family] > 0
         if what.name in tier.inexact:
-            assert all(c <= t for c, t in zip(verdict.counted.as_tuple(), verdict.true.as_tuple(), strict=True))
+            assert all(
+                c <= t for c, t in zip(verdict.counted.as_tuple(), verdict.true.as_tuple(), strict=True)
+            )
         else:
             assert verdict.counted == verdict.true
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
-from tests.capture.stage import NotThere, Stage, scenario
+from tests.capture.stage import NotThereError, Stage, scenario
 from tests.capture.wire import UDP
 
 
@@ -16,7 +16,7 @@ def _bulk(stage: Stage, family: int, job: str) -> None:
 def _io_uring(_stage: Stage) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(425, 0, None) == -1 and ctypes.get_errno() in (1, 38):
-        raise NotThere("the kernel has no io_uring, or has it switched off (kernel.io_uring_disabled)")
+        raise NotThereError("the kernel has no io_uring, or has it switched off (kernel.io_uring_disabled)")
 
 
 @scenario("sendfile(2) from a file")

@@ -7,7 +7,7 @@ import socket
 import struct
 
 from tests.capture.judge import Claim
-from tests.capture.stage import PORT, NotThere, Stage, scenario
+from tests.capture.stage import PORT, NotThereError, Stage, scenario
 from tests.capture.wire import (
     ALIAS,
     BOX,
@@ -54,7 +54,9 @@ def _box(stage: Stage) -> None:
     wire.count()
 
 
-@scenario("a container sends from its own namespace, routed through the host", prepare=_box, wants="container")
+@scenario(
+    "a container sends from its own namespace, routed through the host", prepare=_box, wants="container"
+)
 def container(stage: Stage, family: int) -> None:
     stage.sink(family)
     stage.send("tcp_bulk", family, namespace=stage.wire.more[0], group="box", octets=stage.size(3_000_000, 100_000_000))  # fmt: skip
@@ -118,7 +120,7 @@ def _tunnel(stage: Stage, *kind: str, **ends: tuple[str, ...]) -> None:
         try:
             namespace.ip("link", "add", "t0", "type", *kind, *ends[end])
         except RuntimeError as error:
-            raise NotThere(f"the kernel has no {kind[0]} ({str(error).rsplit(': ', 1)[-1]})") from error
+            raise NotThereError(f"the kernel has no {kind[0]} ({str(error).rsplit(': ', 1)[-1]})") from error
         if namespace is wire.peer:
             # Each packet shall be counted by itself.
             with contextlib.suppress(RuntimeError):
@@ -188,7 +190,7 @@ def _wireguard(stage: Stage) -> None:
             made = "umask 077; wg genkey | tee $0 | wg pubkey"
             keys[namespace] = namespace.run("sh", "-c", made, str(stage.folder / namespace.name)).strip()
         except RuntimeError as error:
-            raise NotThere("the program wg (wireguard-tools) is not installed") from error
+            raise NotThereError("the program wg (wireguard-tools) is not installed") from error
     everything = ("allowed-ips", "0.0.0.0/0,::/0")
     for namespace, other, port, to in (
         (stage.wire.host, stage.wire.peer, "51820", f"{PEER[4]}:51821"),
@@ -206,7 +208,9 @@ def wireguard_inside(stage: Stage, family: int) -> None:
 
 @scenario("a raw IP socket with a protocol number for experiments", protocols=(TESTING,))
 def raw_socket(stage: Stage, family: int) -> None:
-    stage.wire.chain(stage.wire.peer, f"silent{family}", "filter hook input priority 0", "meta l4proto 253 drop")
+    stage.wire.chain(
+        stage.wire.peer, f"silent{family}", "filter hook input priority 0", "meta l4proto 253 drop"
+    )
     sender = stage.sender("raw_ip", family, count=stage.size(500, 20_000))
     stage.claim(family, sender)
     stage.sent[family] += sender.step()["sent"]
@@ -243,7 +247,7 @@ def _sctp(_stage: Stage) -> None:
     try:
         socket.socket(socket.AF_INET, socket.SOCK_STREAM, SCTP).close()
     except OSError as error:
-        raise NotThere(f"the kernel has no SCTP ({error.strerror})") from error
+        raise NotThereError(f"the kernel has no SCTP ({error.strerror})") from error
 
 
 @scenario("an SCTP association", protocols=(SCTP,), prepare=_sctp)

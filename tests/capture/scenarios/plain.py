@@ -22,7 +22,9 @@ def tcp_download(stage: Stage, family: int) -> None:
     stage.send("tcp_download", family)
 
 
-@scenario("short connections, 200 octets there and 1,000 back, as fast as one core opens them", protocols=(TCP,))
+@scenario(
+    "short connections, 200 octets there and 1,000 back, as fast as one core opens them", protocols=(TCP,)
+)
 def tcp_short_connections(stage: Stage, family: int) -> None:
     program = load.built(stage.folder)
     seconds = stage.size(1, 5)

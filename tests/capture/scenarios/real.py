@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.capture.actor import actor_of, program
 from tests.capture.judge import Claim
-from tests.capture.stage import NotThere, Stage, scenario
+from tests.capture.stage import NotThereError, Stage, scenario
 from tests.capture.wire import FAMILIES, HOST
 from tests.tools.netns import run, wait_for
 
@@ -24,7 +24,7 @@ def _children(pid: int) -> list[int]:
 
 def _nginx(stage: Stage) -> None:
     if shutil.which("nginx") is None:
-        raise NotThere("the program nginx is not installed (apt-get install nginx-light)")
+        raise NotThereError("the program nginx is not installed (apt-get install nginx-light)")
     folder = stage.folder / "nginx"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -73,7 +73,7 @@ def nginx_big_file(stage: Stage, family: int) -> None:
 def _postgres(stage: Stage) -> None:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     if not found:
-        raise NotThere("no PostgreSQL server is installed (apt-get install postgresql)")
+        raise NotThereError("no PostgreSQL server is installed (apt-get install postgresql)")
     programs, user = found[-1].parent, pwd.getpwnam("postgres")
     folder = stage.folder / "postgres"
     shutil.rmtree(folder, ignore_errors=True)
