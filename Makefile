@@ -43,6 +43,10 @@ demo: $(READY) ## move real data between network namespaces and watch it end in 
 bench: $(READY_DEV) ## every benchmark, each beside a peer in the same run
 	@for bench in tests/bench/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
 
+bench-capture: $(READY_DEV) ## what live capture counts and costs, written into docs/capture-accuracy.md (root, about half an hour)
+	@$(SUDO) $(CURDIR)/$(BIN)/python -m tests.bench.bench_capture
+	@$(SUDO) $(CURDIR)/$(BIN)/python -m tests.bench.bench_overhead
+
 docs: $(READY_DEV) ## write the generated pages of docs/ anew
 	@$(BIN)/python -m tests.tools.write_docs
 
@@ -55,4 +59,4 @@ wheel: $(READY_DEV) ## build the wheel into dist/
 tidy: ## remove what was made here
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup run test check demo bench docs lock wheel tidy
+.PHONY: help setup run test check demo bench bench-capture docs lock wheel tidy

@@ -7,6 +7,7 @@ writes docs/capture-accuracy.md. Exit code 1 where a promise was not kept.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -28,6 +29,9 @@ HEAD = """| scenario | family | packets out | octets out: error | packets out: e
 def main() -> int:
     """Run, print, write."""
     args = _arguments()
+    if os.geteuid():
+        print("left out: it needs root, for it makes network namespaces")
+        return 0
     tiers = [TIERS[name] for name in args.tier] if args.tier else here()
     kept = True
     texts = [marked.where()]
