@@ -32,6 +32,7 @@ def main() -> int:
     if os.geteuid():
         print("left out: it needs root, for it makes network namespaces")
         return 0
+    marked.end_in_order()
     tiers = [TIERS[name] for name in args.tier] if args.tier else here()
     kept = True
     texts = [marked.where()]
@@ -73,7 +74,8 @@ def _kept(tier: Tier, outcome: Outcome) -> bool:
     if outcome.absent:
         return True
     for verdict in outcome.verdicts.values():
-        if verdict.wrong or (tier.names and not verdict.octets_by.keys() <= {"right", "listener"}):
+        unnamed = not verdict.octets_by.keys() <= {"right", "listener"}
+        if verdict.wrong or (unnamed and tier.names and outcome.scenario not in tier.nameless):
             return False
         if not verdict.exact and outcome.scenario not in tier.inexact:
             return False
@@ -90,8 +92,9 @@ def _section(tier: Tier, outcomes: list[Outcome]) -> str:
             notes += _again(outcome.scenario, family, verdict.true.content_octets_out, outcome.sent[family])
         if outcome.absent:
             lines.append(f"| {outcome.scenario} | | not there: {outcome.absent} | | | | | | | | |")
-        if outcome.scenario in tier.inexact:
-            notes.append(f"- {outcome.scenario}: {tier.inexact[outcome.scenario]}.")
+        for why in (tier.inexact, tier.nameless):
+            if outcome.scenario in why:
+                notes.append(f"- {outcome.scenario}: {why[outcome.scenario]}.")
         notes += [f"- {outcome.scenario}, {note}" for note in outcome.notes]
         notes += [f"- {outcome.scenario}: frames lost: {reason} {n:,}" for reason, n in outcome.lost_frames.items() if n]  # fmt: skip
     return "\n".join([*lines, "", *notes])

@@ -67,6 +67,7 @@ def main() -> int:
     if os.geteuid():
         print("left out: it needs root, for it makes network namespaces")
         return 0
+    marked.end_in_order()
     found, absent = rivals()
     chosen = {name: start for name, start in found.items() if not args.only or name in args.only}
     results: dict[tuple[str, str], Result] = defaultdict(Result)

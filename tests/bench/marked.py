@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,12 @@ def write(page: str, name: str, text: str) -> None:
     old = path.read_text()
     head, rest = old.split(begin)
     path.write_text(head + begin + text.strip() + "\n" + end + rest.split(end, 1)[1])
+
+
+def end_in_order() -> None:
+    """Let Ctrl-C and SIGTERM end the bench through its clean-up, also where a shell started it with Ctrl-C ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
 
 
 def where() -> str:

@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from agent.core.address import parse
 from tests.capture.agent import Agent
+from tests.capture.stage import Tier
 from tests.capture.tiers import here
-from tests.tools.netns import Namespace, run, wait_for
+from tests.tools.netns import HOST4, Namespace, run, wait_for
 
 _TICK = os.sysconf("SC_CLK_TCK")
 BUFFER_KIB = 16 * 1024
@@ -91,22 +93,20 @@ class _Ours:
     def stop(self) -> Seen:
         watched = self._agent.stop()
         rows = watched.rows
-        local = rows["protocol"] != 58  # neighbour discovery, which the others do not all count
+        # A collector that sees every namespace has rows of the other end too.
+        local = (rows["local_address"] == parse([HOST4])).all(axis=1)
         return Seen(
             int(rows["packets_out"][local].sum() + rows["packets_in"][local].sum()),
             int(rows["octets_out"][local].sum() + rows["octets_in"][local].sum()),
         )
 
 
-def _ours(name: str) -> Starter:
+def _ours(tier: Tier) -> Starter:
     @contextlib.contextmanager
     def start(namespace: Namespace, folder: Path, core: int) -> Iterator[Rival]:
-        agent = Agent(folder, core=core)
-        try:
-            agent.start(namespace, name, {})
+        with tier.around(), contextlib.closing(Agent(folder, core=core)) as agent:
+            agent.start(namespace, tier.name, tier.settings)
             yield _Ours(agent)
-        finally:
-            agent.close()
 
     return start
 
@@ -226,7 +226,7 @@ def _pmacctd(namespace: Namespace, folder: Path, core: int) -> Iterator[Rival]:
 
 def rivals() -> tuple[dict[str, Starter], list[str]]:
     """Those that are here by name, and the names of those that are not installed."""
-    found: dict[str, Starter] = {tier.name: _ours(tier.name) for tier in here()}
+    found: dict[str, Starter] = {tier.name: _ours(tier) for tier in here()}
     absent = []
     for name, start in (("softflowd", _softflowd), ("pmacctd", _pmacctd), ("tcpdump", _tcpdump)):
         if shutil.which(name):

@@ -33,6 +33,12 @@ class Cgroups:
         self._name = f"sekisho-truth-{os.getpid()}-{next(_numbers)}"
         self._made: list[Path] = []
 
+    def root(self) -> str:
+        """The folder of all of this run's cgroups. Raises where there is no cgroup v2."""
+        assert self.mount is not None, "no cgroup v2 is mounted"
+        self.path("client")
+        return f"{self.mount}/{self._name}"
+
     def path(self, name: str) -> str | None:
         """The path of a cgroup below the mount, made where it is not there."""
         if self.mount is None:

@@ -15,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.address import parse
-from agent.core.flow import FlowBatch
+from agent.core.flow import FlowBatch, Mark
 from tests.capture.wire import Counts
 
 Flags = NDArray[np.bool_]
+_NO_PROTOCOL = 255
+"""IANA "reserved": a row of what a collector could not keep apart has no ends and no protocol."""
 VERDICTS = ("right", "listener", "unknown", "wrong")
 
 
@@ -93,12 +95,19 @@ class Verdict:
 
 
 def judge(rows: FlowBatch, true: Counts, local: set[str], protocols: tuple[int, ...], claims: Sequence[Claim]) -> Verdict:  # fmt: skip
-    """Compare the rows of one family with the truth and with the claims."""
-    mine = rows.take(np.flatnonzero(_of(rows, local) & np.isin(rows["protocol"], protocols)))
+    """Compare the rows of one family with the truth and with the claims. Transit is never summed, so it is left out.
+
+    A sum of what could not be kept apart counts, and names nobody; it has no family, so let only one be played then.
+    """
+    summed = rows["marks"] & int(Mark.TRANSIT) == 0
+    placed = _of(rows, local) & np.isin(rows["protocol"], protocols)
+    mine = rows.take(np.flatnonzero(summed & (placed | (rows["protocol"] == _NO_PROTOCOL))))
     counted = Counts(*(int(mine[name].sum()) for name in Counts.__slots__))
     octets: Counter[str] = Counter()
     wrong = []
-    left = np.ones(len(mine), bool)
+    left = mine["protocol"] != _NO_PROTOCOL
+    if apart := int(mine["octets_out"][~left].sum() + mine["octets_in"][~left].sum()):
+        octets["unknown"] = apart
     for claim in claims:
         chosen = claim.covers(mine) & left
         left &= ~chosen

@@ -78,6 +78,18 @@ def threaded(given: dict[str, Any]) -> Iterator[Said]:
     yield {"sent": given["count"] * given["octets"]}
 
 
+def hangs_up(given: dict[str, Any]) -> Iterator[Said]:
+    """Answers, and closes before its client does."""
+    server = _listening(given)
+    yield {}
+    for _ in range(given["count"]):
+        link, _who = server.accept()
+        link.recv(100)
+        link.sendall(bytes(given["octets"]))
+        link.close()
+    yield {"sent": given["count"] * given["octets"]}
+
+
 def socket_activated(given: dict[str, Any]) -> Iterator[Said]:
     """The listening socket comes from another process, as systemd hands it over (sd_listen_fds(3), fd 3)."""
     server = _listening(given)

@@ -60,6 +60,10 @@ def scenario(says: str, **rest: Any) -> Callable[[Play], Play]:
     return declare
 
 
+RUN_GROUP = "the cgroup of this run"
+"""In a tier's settings: stands for the folder of the cgroup that all senders of a run are in."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tier:
     """A collector and what it promises."""
@@ -70,8 +74,12 @@ class Tier:
     """What a scenario ``wants`` -> further settings."""
     inexact: dict[str, str] = field(default_factory=dict)
     """Scenario -> why its amounts cannot be exact; what is counted there is told, and must not exceed the truth."""
+    around: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
+    """Makes what a run needs, and removes what it left behind on purpose."""
     names: bool = False
     """Whether every row must carry the right process (or its listener); else it may also say nothing."""
+    nameless: dict[str, str] = field(default_factory=dict)
+    """Scenario -> why rows may say nothing there all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +175,21 @@ class Stage:
                     link.shutdown(socket.SHUT_WR)
                     while link.recv(1 << 16):
                         pass
+
+        self.wire.peer.call(work)
+
+    def linger(self, family: int, port: int) -> None:
+        """A client in the peer that ends its side only when the host has closed and waits for just that."""
+
+        def waits() -> bool:
+            return f":{port} " in self.wire.host.run("ss", "-tanH", "state", "fin-wait-2")
+
+        def work() -> None:
+            with socket.create_connection((HOST[family], port)) as link:
+                link.send(b"please")
+                while link.recv(1 << 16):
+                    pass
+                wait_for(waits, "the host to have closed")
 
         self.wire.peer.call(work)
 
@@ -275,7 +298,7 @@ def run(what: Scenario, tier: Tier, agent: Agent, folder: Path, *, full: bool = 
     begin = time.monotonic()
     cgroups = Cgroups()
     try:
-        with wire() as made:
+        with tier.around(), wire() as made:
             stage = Stage(made, agent, cgroups, folder, full=full)
             # Senders go first, then their namespaces.
             with stage.exit:
@@ -285,7 +308,13 @@ def run(what: Scenario, tier: Tier, agent: Agent, folder: Path, *, full: bool = 
                     return Outcome(what.name, tier.name, absent=str(absent))
             rows = stage.rows()
             verdicts = {
-                family: judge(rows, true[family], made.local[family], what.protocols, stage.claims[family])
+                family: judge(
+                    rows,
+                    true[family],
+                    made.local[family] | made.behind[family],
+                    what.protocols,
+                    stage.claims[family],
+                )
                 for family in what.families
             }
             return Outcome(
@@ -311,7 +340,9 @@ def _play(what: Scenario, tier: Tier, stage: Stage) -> dict[int, Counts]:
             next(play)
     stage.settle()
     before = {family: stage.wire.truth(family, what.protocols) for family in what.families}
-    stage.watch(tier.name, tier.settings | tier.special.get(what.wants, {}))
+    settings = tier.settings | tier.special.get(what.wants, {})
+    settings = {k: stage.cgroups.root() if v == RUN_GROUP else v for k, v in settings.items()}
+    stage.watch(tier.name, settings)
     try:
         if plays:
             for play in plays:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
 
-from tests.capture.stage import Tier
+from tests.capture.stage import RUN_GROUP, Tier
 from tests.capture.wire import BOX, FAMILIES
+from tests.tools.netns import run
 
 _BOX_NETWORKS = [f"{BOX[family]}/{ {4: 32, 6: 128}[family] }" for family in FAMILIES]
 
@@ -19,13 +24,40 @@ AF_PACKET = Tier(
         "agent_restart_under_load": "nothing is captured between two runs",
     },
 )
+_PINS = Path(f"/run/sekisho-truth-{os.getpid()}")
+
+
+@contextlib.contextmanager
+def _bpf_files() -> Iterator[None]:
+    """A BPF file system of this run's own; what is pinned there goes with it."""
+    _PINS.mkdir()
+    try:
+        run("mount", "-t", "bpf", "bpf", str(_PINS))
+        try:
+            yield
+        finally:
+            run("umount", str(_PINS))
+    finally:
+        _PINS.rmdir()
+
+
 EBPF = Tier(
     "ebpf",
+    settings={"pin": False, "pin_dir": str(_PINS / "pins")},
+    special={
+        "small_table": {"map_flows": 1024, "cgroup": RUN_GROUP},
+        "restart": {"pin": True, "keep_on_stop": True},
+    },
+    around=_bpf_files,
     inexact={
+        "udp_fragments": "the hooks see a datagram before it is cut: the headers of its fragments are missing",
+        "closed_by_the_host": "packets of TIME_WAIT belong to no full socket and pass no cgroup hook: one each way, no content",
+        "nginx_big_file": "as closed_by_the_host",
         "packet_socket": "a packet socket passes no cgroup hook; af_packet and tc see it",
         "vxlan_outside": "the kernel itself sends the outer packets, through no socket of a cgroup; af_packet sees them",
     },
     names=True,
+    nameless={"table_overflow": "what had no room in the map is one row, without ends and process"},
 )
 TIERS = {tier.name: tier for tier in (AF_PACKET, EBPF)}
 

@@ -14,22 +14,27 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tests.tools.netns import HOST4, HOST6, PEER4, PEER6, Namespace, run
+from tests.tools.netns import Namespace, run
 
 TCP, UDP, ICMP, GRE, ICMP6, SCTP, TESTING = 6, 17, 1, 47, 58, 132, 253
 FAMILIES = (4, 6)
-HOST = {4: HOST4, 6: HOST6}
-PEER = {4: PEER4, 6: PEER6}
-ALIAS = {4: "192.0.2.9", 6: "2001:db8::9"}
+_RUN = os.getpid() % 60 * 4
+"""A collector that sees every namespace of the machine shall not take one run's traffic for another's."""
+
+
+def _ends(v4: str, v6: str, number: int) -> dict[int, str]:
+    return {4: f"{v4}.{_RUN + number}", 6: f"2001:db8:{os.getpid() % 0xFFFF:x}:{v6}::{number}"}
+
+
+HOST, PEER = _ends("192.0.2", "1", 1), _ends("192.0.2", "1", 2)
+ALIAS = _ends("192.0.2", "1", 3)
 """What the host's address is translated to."""
-SERVICE = {4: "203.0.113.80", 6: "2001:db8:cb::80"}
+SERVICE = _ends("203.0.113", "2", 3)
 """A service's address that is translated to the peer's."""
-INNER_HOST = {4: "198.51.100.1", 6: "2001:db8:7::1"}
-"""The host's end of a tunnel."""
-INNER_PEER = {4: "198.51.100.2", 6: "2001:db8:7::2"}
-BOX = {4: "203.0.113.2", 6: "2001:db8:cb:1::2"}
-"""A container on the host, in a namespace of its own."""
-BOX_GATE = {4: "203.0.113.1", 6: "2001:db8:cb:1::1"}
+INNER_HOST, INNER_PEER = _ends("198.51.100", "3", 1), _ends("198.51.100", "3", 2)
+"""The ends of a tunnel."""
+BOX, BOX_GATE = _ends("203.0.113", "4", 2), _ends("203.0.113", "4", 1)
+"""A container on the host, in a namespace of its own, and the host's end towards it."""
 
 _numbers = itertools.count()
 _MACS = {"h0": "02:00:00:00:00:01", "p0": "02:00:00:00:00:02"}
@@ -71,6 +76,8 @@ class Wire:
     peer: Namespace
     local: dict[int, set[str]] = field(default_factory=lambda: {f: {HOST[f]} for f in FAMILIES})
     """Addresses that are the host's, as the peer sees them; :meth:`count` again after a change."""
+    behind: dict[int, set[str]] = field(default_factory=lambda: {f: set() for f in FAMILIES})
+    """Addresses that rows may bear instead, for they are translated before the peer sees them."""
     more: list[Namespace] = field(default_factory=list)
 
     def count(self) -> None:

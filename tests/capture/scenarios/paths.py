@@ -68,6 +68,7 @@ def _masqueraded(stage: Stage) -> None:
     stage.wire.chain(stage.wire.host, "nat", "nat hook postrouting priority 100", *rules)
     for family in FAMILIES:
         stage.wire.local[family] = {HOST[family]}
+        stage.wire.behind[family] = {BOX[family]}
     stage.wire.count()
 
 

@@ -48,6 +48,16 @@ def half_closed(stage: Stage, family: int) -> None:
     stage.send("half_closed", family, octets=stage.size(3_000_000, 50_000_000))
 
 
+@scenario("the host ends a connection first, so that its last packets belong to no full socket (TIME_WAIT)")
+def closed_by_the_host(stage: Stage, family: int) -> None:
+    server = stage.sender("hangs_up", family, count=1, octets=1_000)
+    stage.claim(family, server, local_port=PORT)
+    server.step()
+    server.go()
+    stage.linger(family, PORT)
+    stage.sent[family] += server.said()["sent"]
+
+
 def _many(stage: Stage) -> None:
     # Nobody listens there, and nothing shall say so.
     stage.wire.chain(stage.wire.peer, "silent", "filter hook input priority 0", "udp dport 20000-29999 drop")
@@ -64,7 +74,7 @@ def many_flows(stage: Stage, family: int) -> None:
     _fan(stage, family, stage.size(10_000, 100_000))
 
 
-@scenario("five times more flows than the collector's table holds", protocols=(UDP,), prepare=_many, wants="small_table")  # fmt: skip
+@scenario("five times more flows than the collector's table holds", protocols=(UDP,), families=(4,), prepare=_many, wants="small_table")  # fmt: skip
 def table_overflow(stage: Stage, family: int) -> None:
     _fan(stage, family, 5_000)
 
@@ -81,7 +91,7 @@ def agent_restart_in_a_pause(stage: Stage, family: int) -> None:
     stage.sent[family] += sender.step()["sent"] + 1_000 - 10_000
 
 
-@scenario("the agent is stopped and started again while datagrams go on", protocols=(UDP,))
+@scenario("the agent is stopped and started again while datagrams go on", protocols=(UDP,), wants="restart")
 def agent_restart_under_load(stage: Stage, family: int) -> None:
     stage.drain(family)
     sender = stage.sender("until_told", family)
