@@ -20,7 +20,7 @@ from tests.bench import marked
 from tests.capture.agent import Agent
 from tests.capture.judge import VERDICTS, Verdict
 from tests.capture.stage import SCENARIOS, Outcome, Tier, run
-from tests.capture.tiers import TIERS, here
+from tests.capture.tiers import TIERS, here, hindrance
 
 HEAD = """| scenario | family | packets out | octets out: error | packets out: error | octets in: error | content: error | process right | listener | unknown | wrong |
 |---|---|---|---|---|---|---|---|---|---|---|"""
@@ -37,8 +37,11 @@ def main() -> int:
     kept = True
     texts = [marked.where()]
     for tier in tiers:
+        if why := hindrance(tier.name):
+            texts.append(f"### {tier.name}\n\nIt cannot run here: {why}")
+            continue
         outcomes = _all(tier, args.scenario or list(SCENARIOS), full=not args.short)
-        kept &= all(_kept(tier, outcome) for outcome in outcomes)
+        kept &= not any(tier.kept(outcome) for outcome in outcomes)
         texts.append(_section(tier, outcomes))
     if not args.scenario and not args.short and not args.tier:
         marked.write("capture-accuracy.md", "bench_capture", "\n\n".join(texts))
@@ -61,25 +64,13 @@ def _all(tier: Tier, names: list[str], *, full: bool) -> list[Outcome]:
         try:
             for name in names:
                 out.append(outcome := run(SCENARIOS[name], tier, agent, Path(folder), full=full))
-                mark = "not there" if outcome.absent else "kept" if _kept(tier, outcome) else "NOT KEPT"
+                mark = "not there" if outcome.absent else tier.kept(outcome) or "kept"
                 print(
                     f"{tier.name:10} {name:28} {outcome.seconds:5.1f} s  {mark}", file=sys.stderr, flush=True
                 )
         finally:
             agent.close()
     return out
-
-
-def _kept(tier: Tier, outcome: Outcome) -> bool:
-    if outcome.absent:
-        return True
-    for verdict in outcome.verdicts.values():
-        unnamed = not verdict.octets_by.keys() <= {"right", "listener"}
-        if verdict.wrong or (unnamed and tier.names and outcome.scenario not in tier.nameless):
-            return False
-        if not verdict.exact and outcome.scenario not in tier.inexact:
-            return False
-    return True
 
 
 def _section(tier: Tier, outcomes: list[Outcome]) -> str:
@@ -92,7 +83,7 @@ def _section(tier: Tier, outcomes: list[Outcome]) -> str:
             notes += _again(outcome.scenario, family, verdict.true.content_octets_out, outcome.sent[family])
         if outcome.absent:
             lines.append(f"| {outcome.scenario} | | not there: {outcome.absent} | | | | | | | | |")
-        for why in (tier.inexact, tier.nameless):
+        for why in (tier.inexact, tier.headers_missing, tier.nameless):
             if outcome.scenario in why:
                 notes.append(f"- {outcome.scenario}: {why[outcome.scenario]}.")
         notes += [f"- {outcome.scenario}, {note}" for note in outcome.notes]

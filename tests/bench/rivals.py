@@ -21,7 +21,7 @@ from typing import Protocol
 from agent.core.address import parse
 from tests.capture.agent import Agent
 from tests.capture.stage import Tier
-from tests.capture.tiers import here
+from tests.capture.tiers import here, hindrance
 from tests.tools.netns import HOST4, Namespace, run, wait_for
 
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -226,8 +226,8 @@ def _pmacctd(namespace: Namespace, folder: Path, core: int) -> Iterator[Rival]:
 
 def rivals() -> tuple[dict[str, Starter], list[str]]:
     """Those that are here by name, and the names of those that are not installed."""
-    found: dict[str, Starter] = {tier.name: _ours(tier) for tier in here()}
-    absent = []
+    found: dict[str, Starter] = {tier.name: _ours(tier) for tier in here() if not hindrance(tier.name)}
+    absent = [f"{tier.name} (cannot run here)" for tier in here() if hindrance(tier.name)]
     for name, start in (("softflowd", _softflowd), ("pmacctd", _pmacctd), ("tcpdump", _tcpdump)):
         if shutil.which(name):
             found[name] = start

@@ -29,6 +29,10 @@ class NotThereError(Exception):
     """This machine has not what the scenario needs; the text says what."""
 
 
+def nothing(_stage: Stage) -> None:
+    """Prepare nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """One way of sending."""
@@ -39,7 +43,7 @@ class Scenario:
     protocols: tuple[int, ...] = (TCP,)
     """What is compared; the rest of the traffic is not looked at."""
     families: tuple[int, ...] = FAMILIES
-    prepare: Callable[[Stage], None] = lambda _stage: None
+    prepare: Callable[[Stage], None] = nothing
     """Sets up what both families need, before the agent starts. May raise :class:`NotThereError`."""
     wants: str = ""
     """Name of the tier's special settings for it."""
@@ -74,12 +78,33 @@ class Tier:
     """What a scenario ``wants`` -> further settings."""
     inexact: dict[str, str] = field(default_factory=dict)
     """Scenario -> why its amounts cannot be exact; what is counted there is told, and must not exceed the truth."""
+    headers_missing: dict[str, str] = field(default_factory=dict)
+    """Scenario -> why some headers are not seen; the content must be exact all the same, and no amount exceed the truth."""
     around: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
     """Makes what a run needs, and removes what it left behind on purpose."""
     names: bool = False
     """Whether every row must carry the right process (or its listener); else it may also say nothing."""
     nameless: dict[str, str] = field(default_factory=dict)
     """Scenario -> why rows may say nothing there all the same."""
+
+    def kept(self, outcome: Outcome) -> str:
+        """What promise an outcome breaks, in words; empty where it breaks none."""
+        name = outcome.scenario
+        said = (
+            {"right", "listener"}
+            if self.names and name not in self.nameless
+            else {"right", "listener", "unknown"}
+        )
+        for family, verdict in outcome.verdicts.items():
+            error = verdict.error
+            exact = error.content_octets_out == 0 if name in self.headers_missing else verdict.exact
+            if name in self.inexact:
+                exact = True
+            if not exact or max(error.as_tuple()) > 0:
+                return f"IPv{family}: {error} off {verdict.true}, lost {outcome.lost_frames}"
+            if not verdict.octets_by.keys() <= said:
+                return f"IPv{family}: processes {verdict.octets_by} {verdict.wrong[:3]}"
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,7 +363,8 @@ def _play(what: Scenario, tier: Tier, stage: Stage) -> dict[int, Counts]:
         plays = [what.play(stage, family) for family in what.families]
         for play in plays:
             next(play)
-    stage.settle()
+    if plays or what.prepare is not nothing:
+        stage.settle()
     before = {family: stage.wire.truth(family, what.protocols) for family in what.families}
     settings = tier.settings | tier.special.get(what.wants, {})
     settings = {k: stage.cgroups.root() if v == RUN_GROUP else v for k, v in settings.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -49,10 +50,12 @@ EBPF = Tier(
         "restart": {"pin": True, "keep_on_stop": True},
     },
     around=_bpf_files,
-    inexact={
-        "udp_fragments": "the hooks see a datagram before it is cut: the headers of its fragments are missing",
+    headers_missing={
+        "udp_fragments": "the hooks see a datagram before it is cut; the headers of its fragments are missing",
         "closed_by_the_host": "packets of TIME_WAIT belong to no full socket and pass no cgroup hook: one each way, no content",
         "nginx_big_file": "as closed_by_the_host",
+    },
+    inexact={
         "packet_socket": "a packet socket passes no cgroup hook; af_packet and tc see it",
         "vxlan_outside": "the kernel itself sends the outer packets, through no socket of a cgroup; af_packet sees them",
     },
@@ -65,3 +68,12 @@ TIERS = {tier.name: tier for tier in (AF_PACKET, EBPF)}
 def here() -> list[Tier]:
     """Those whose collector exists."""
     return [tier for tier in TIERS.values() if importlib.util.find_spec(f"collectors.{tier.name}")]
+
+
+@functools.cache
+def hindrance(name: str) -> str:
+    """Why a collector cannot run on this machine at all, in its own words; empty where it can, or does not say."""
+    tier = TIERS[name]
+    settings = importlib.import_module(f"collectors.{name}").Settings.model_validate(tier.settings)
+    ask = getattr(settings, "hindrance", None)
+    return "" if ask is None else str(ask())

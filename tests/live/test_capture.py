@@ -12,8 +12,8 @@ import pytest
 
 import tests.capture.scenarios  # noqa: F401  declares them
 from tests.capture.agent import Agent
-from tests.capture.stage import SCENARIOS, Outcome, Scenario, Tier, run
-from tests.capture.tiers import here
+from tests.capture.stage import SCENARIOS, Scenario, Tier, run
+from tests.capture.tiers import here, hindrance
 
 pytestmark = pytest.mark.root
 
@@ -50,6 +50,8 @@ def test_scenario(
     record_property: Callable[[str, object], None],
 ) -> None:
     """A collector counts what was sent to the octet, and names the right process or none."""
+    if why := hindrance(tier.name):
+        pytest.skip(f"{tier.name} cannot run here: {why}")
     agent, folder = agents()
     outcome = run(what, tier, agent, folder)
     if outcome.absent:
@@ -57,26 +59,8 @@ def test_scenario(
         print(f"not there: {what.name}: {outcome.absent}")
         assert what.name in MAY_BE_ABSENT
         return
-    _check_amounts(tier, what, outcome)
-    _check_names(tier, outcome)
-
-
-def _check_amounts(tier: Tier, what: Scenario, outcome: Outcome) -> None:
-    assert not outcome.lost_frames
     for family, verdict in outcome.verdicts.items():
         assert verdict.true.packets_out > 0
         # Two truths: what left holds at least what the system calls took; the rest was sent again.
         assert verdict.true.content_octets_out >= outcome.sent[family] > 0
-        if what.name in tier.inexact:
-            assert all(
-                c <= t for c, t in zip(verdict.counted.as_tuple(), verdict.true.as_tuple(), strict=True)
-            )
-        else:
-            assert verdict.counted == verdict.true
-
-
-def _check_names(tier: Tier, outcome: Outcome) -> None:
-    for verdict in outcome.verdicts.values():
-        assert not verdict.wrong
-        if tier.names and outcome.scenario not in tier.nameless:
-            assert verdict.octets_by.keys() <= {"right", "listener"}
+    assert tier.kept(outcome) == ""

@@ -10,7 +10,8 @@ import pytest
 from agent.core.address import parse
 from agent.core.flow import FlowBatch, Text
 from tests.bench.bench_overhead import interval
-from tests.capture.judge import Actor, Claim, judge
+from tests.capture.judge import Actor, Claim, Verdict, judge
+from tests.capture.stage import Outcome, Tier
 from tests.capture.wire import TCP, Counts
 
 WORKER = Actor(20, "httpd", "/usr/sbin/httpd", 33, "/site/web")
@@ -82,3 +83,30 @@ def test_the_interval_of_equal_ratios_has_no_width_and_that_of_others_holds_the_
     assert low < middle < high
     assert middle == pytest.approx(0.99)
     assert interval(spread) == (middle, low, high)
+
+
+TRUE = Counts(1000, 10, 500, 5, 600)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "counted", "by", "kept"),
+    [
+        ("plain", TRUE, "right", True),
+        ("plain", Counts(999, 10, 500, 5, 600), "right", False),
+        ("plain", TRUE, "unknown", False),
+        ("plain", TRUE, "wrong", False),
+        ("no_heads", Counts(980, 9, 500, 5, 600), "right", True),
+        ("no_heads", Counts(980, 9, 500, 5, 599), "right", False),
+        ("unseen", Counts(0, 0, 0, 0, 0), "right", True),
+        ("unseen", Counts(1001, 10, 500, 5, 600), "right", False),
+        ("nobody", TRUE, "unknown", True),
+        ("nobody", TRUE, "wrong", False),
+    ],
+)
+def test_a_promise_is_kept_or_broken(scenario: str, counted: Counts, by: str, kept: bool) -> None:
+    """Exact but where the tier says why not, never above the truth, and a process wherever the tier names one."""
+    tier = Tier(
+        "tier", names=True, headers_missing={"no_heads": ""}, inexact={"unseen": ""}, nameless={"nobody": ""}
+    )
+    outcome = Outcome(scenario, "tier", verdicts={4: Verdict(TRUE, counted, {by: 1})})
+    assert (tier.kept(outcome) == "") is kept
