@@ -7,10 +7,7 @@ says is the number of octets that its own system calls accepted.
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import json
-import mmap
 import os
 import select
 import socket
@@ -18,48 +15,14 @@ import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
+
+import kernel_calls  # these stand beside this file, which is what Python was started with
+import servers
+from ends import CHUNK, connected, datagrams, enter, family_of, finish
 
 Said = dict[str, Any]
 Job = Callable[[dict[str, Any]], Iterator[Said]]
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_CLONE_NEWNET = 0x40000000
-_CHUNK = 1 << 16
-
-
-def enter(given: dict[str, Any]) -> None:
-    """Join the cgroup, then the namespace, then become the user."""
-    if given.get("cgroup"):
-        Path(given["cgroup"]).write_text(str(os.getpid()))
-    with Path(given["net"]).open() as handle:
-        if _LIBC.setns(handle.fileno(), _CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "setns")
-    if given.get("uid"):
-        os.setgid(given["uid"])
-        os.setuid(given["uid"])
-
-
-def connected(given: dict[str, Any], port: int | None = None) -> socket.socket:
-    """A TCP connection to the peer."""
-    return socket.create_connection((given["to"], given["port"] if port is None else port))
-
-
-def datagrams(given: dict[str, Any]) -> socket.socket:
-    """A UDP socket of the peer's family."""
-    return socket.socket(_family(given["to"]), socket.SOCK_DGRAM)
-
-
-def finish(link: socket.socket) -> None:
-    """End what is sent, and wait until the other end has read it all and closed."""
-    link.shutdown(socket.SHUT_WR)
-    while link.recv(_CHUNK):
-        pass
-    link.close()
-
-
-def _family(address: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def tcp_bulk(given: dict[str, Any]) -> Iterator[Said]:
@@ -76,15 +39,6 @@ def tcp_download(given: dict[str, Any]) -> Iterator[Said]:
     link.sendall(b"GET")
     finish(link)
     yield {"sent": 3}
-
-
-def tcp_brief(given: dict[str, Any]) -> Iterator[Said]:
-    """Many short connections one after another."""
-    for _ in range(given["count"]):
-        link = connected(given)
-        link.send(bytes(200))
-        finish(link)
-    yield {"sent": 200 * given["count"]}
 
 
 def udp_small(given: dict[str, Any]) -> Iterator[Said]:
@@ -157,124 +111,11 @@ def splice(given: dict[str, Any]) -> Iterator[Said]:
         file.seek(0)
         link = connected(given)
         sent = 0
-        while n := os.splice(file.fileno(), write, _CHUNK):
+        while n := os.splice(file.fileno(), write, CHUNK):
             while n:
                 n -= (some := os.splice(read, link.fileno(), n))
                 sent += some
         finish(link)
-    yield {"sent": sent}
-
-
-class _Iovec(ctypes.Structure):
-    _fields_ = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
-
-
-class _Head(ctypes.Structure):
-    """struct msghdr of socket.h."""
-
-    _fields_ = [
-        ("name", ctypes.c_void_p),
-        ("namelen", ctypes.c_uint32),
-        ("iov", ctypes.POINTER(_Iovec)),
-        ("iovlen", ctypes.c_size_t),
-        ("control", ctypes.c_void_p),
-        ("controllen", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
-    ]
-
-
-class _Message(ctypes.Structure):
-    """struct mmsghdr of socket.h."""
-
-    _fields_ = [("head", _Head), ("sent", ctypes.c_uint)]
-
-
-def sendmmsg(given: dict[str, Any]) -> Iterator[Said]:
-    """sendmmsg(2): many datagrams in one call."""
-    batch = 100
-    body = ctypes.create_string_buffer(500)
-    vectors = [_Iovec(ctypes.addressof(body), 100 + n * 4) for n in range(batch)]
-    messages = (_Message * batch)(
-        *(_Message(_Head(iov=ctypes.pointer(vector), iovlen=1)) for vector in vectors)
-    )  # fmt: skip
-    sent = 0
-    with datagrams(given) as link:
-        link.connect((given["to"], given["port"]))
-        for _ in range(given["count"]):
-            done = _LIBC.sendmmsg(link.fileno(), messages, batch, 0)
-            sent += sum(message.sent for message in messages[:done])
-    yield {"sent": sent}
-
-
-def zerocopy(given: dict[str, Any]) -> Iterator[Said]:
-    """MSG_ZEROCOPY: the kernel sends out of the program's own pages."""
-    so_zerocopy, msg_zerocopy = 60, 0x4000000
-    link = connected(given)
-    link.setsockopt(socket.SOL_SOCKET, so_zerocopy, 1)
-    body = mmap.mmap(-1, 1 << 20)
-    view, sent = memoryview(body), 0
-    while sent < given["octets"]:
-        try:
-            sent += link.send(view[: min(len(view), given["octets"] - sent)], msg_zerocopy)
-        except OSError as error:
-            if error.errno != errno.ENOBUFS:
-                raise
-        # Each word of a finished send takes room until it is read.
-        while select.select([], [], [link], 0)[2]:
-            link.recvmsg(1, 512, socket.MSG_ERRQUEUE)
-    finish(link)
-    yield {"sent": sent}
-
-
-_SETUP, _ENTER = 425, 426
-_OP_SEND = 26
-
-
-class _Ring:
-    """io_uring with one entry (linux/io_uring.h), by system calls alone."""
-
-    def __init__(self) -> None:
-        parameters = ctypes.create_string_buffer(120)
-        self.fd = _LIBC.syscall(_SETUP, 1, parameters)
-        if self.fd < 0:
-            raise OSError(ctypes.get_errno(), "io_uring_setup")
-        entries = struct.unpack_from("II", parameters)
-        at = struct.unpack_from("20I", parameters, 40)
-        self._sq, self._cq = at[:7], at[10:17]
-        size = max(self._sq[6] + 4 * entries[0], self._cq[5] + 16 * entries[1])
-        shared = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-        self._rings = mmap.mmap(self.fd, size, shared)
-        self._completions = mmap.mmap(self.fd, size, shared, offset=0x8000000)
-        self._entries = mmap.mmap(self.fd, 64 * entries[0], shared, offset=0x10000000)
-
-    def send(self, fd: int, address: int, length: int) -> int:
-        """One send through the ring; the octets it took."""
-        self._entries[:64] = struct.pack(
-            "=BBHiQQIIQQQQ", _OP_SEND, 0, 0, fd, 0, address, length, 0, 1, 0, 0, 0
-        )
-        (tail,) = struct.unpack_from("I", self._rings, self._sq[1])
-        struct.pack_into("I", self._rings, self._sq[6], 0)
-        struct.pack_into("I", self._rings, self._sq[1], tail + 1)
-        if _LIBC.syscall(_ENTER, self.fd, 1, 1, 1, None, 0) < 0:
-            raise OSError(ctypes.get_errno(), "io_uring_enter")
-        (head,) = struct.unpack_from("I", self._completions, self._cq[0])
-        (mask,) = struct.unpack_from("I", self._completions, self._cq[2])
-        _data, result = struct.unpack_from("=Qi", self._completions, self._cq[5] + 16 * (head & mask))
-        struct.pack_into("I", self._completions, self._cq[0], head + 1)
-        if result < 0:
-            raise OSError(-result, "send through io_uring")
-        return int(result)
-
-
-def io_uring(given: dict[str, Any]) -> Iterator[Said]:
-    """IORING_OP_SEND."""
-    link = connected(given)
-    ring = _Ring()
-    body = ctypes.create_string_buffer(_CHUNK)
-    sent = 0
-    while sent < given["octets"]:
-        sent += ring.send(link.fileno(), ctypes.addressof(body), min(_CHUNK, given["octets"] - sent))
-    finish(link)
     yield {"sent": sent}
 
 
@@ -308,7 +149,7 @@ def half_closed(given: dict[str, Any]) -> Iterator[Said]:
     """The server ends its side first and we go on sending."""
     link = connected(given)
     link.sendall(b"go")
-    while link.recv(_CHUNK):
+    while link.recv(CHUNK):
         pass
     link.sendall(bytes(given["octets"]))
     link.close()
@@ -338,7 +179,7 @@ def becomes(given: dict[str, Any]) -> Iterator[Said]:
 
 def sctp(given: dict[str, Any]) -> Iterator[Said]:
     """One association."""
-    with socket.socket(_family(given["to"]), socket.SOCK_STREAM, 132) as link:
+    with socket.socket(family_of(given["to"]), socket.SOCK_STREAM, 132) as link:
         link.connect((given["to"], given["port"]))
         for _ in range(given["octets"] // 1000):
             link.sendall(bytes(1000))
@@ -347,7 +188,7 @@ def sctp(given: dict[str, Any]) -> Iterator[Said]:
 
 def raw_ip(given: dict[str, Any]) -> Iterator[Said]:
     """A raw IP socket with a protocol number for experiments (RFC 3692)."""
-    with socket.socket(_family(given["to"]), socket.SOCK_RAW, 253) as link:
+    with socket.socket(family_of(given["to"]), socket.SOCK_RAW, 253) as link:
         for n in range(given["count"]):
             link.sendto(bytes(n % 1000), (given["to"], 0))
     yield {"sent": sum(n % 1000 for n in range(given["count"]))}
@@ -367,7 +208,7 @@ def ping(given: dict[str, Any]) -> Iterator[Said]:
     """Echo requests through a raw socket; waits for each answer."""
     six = ":" in given["to"]
     protocol, kind, answer = (58, 128, 129) if six else (1, 8, 0)
-    with socket.socket(_family(given["to"]), socket.SOCK_RAW, protocol) as link:
+    with socket.socket(family_of(given["to"]), socket.SOCK_RAW, protocol) as link:
         link.settimeout(10)
         for n in range(given["count"]):
             body = struct.pack("!HH", os.getpid() & 0xFFFF, n) + bytes(n % 900)
@@ -389,11 +230,10 @@ def _checksum(kind: int, body: bytes) -> int:
 
 def main() -> None:
     """Run the job that is named first with what is given second."""
-    import servers  # beside this file, which is what Python was started with
-
     given = json.loads(sys.argv[2])
     enter(given)
-    job: Job = globals().get(sys.argv[1]) or getattr(servers, sys.argv[1])
+    places = (globals(), vars(kernel_calls), vars(servers))
+    job: Job = next(place[sys.argv[1]] for place in places if sys.argv[1] in place)
     say({"pid": os.getpid()})
     for said in job(given):
         say(said)
