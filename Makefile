@@ -43,6 +43,10 @@ demo: $(READY) ## move real data between network namespaces and watch it end in 
 bench: $(READY_DEV) ## every benchmark beside its peers; writes docs/performance.md
 	@$(BIN)/python -m tests.bench
 
+bench-capture: $(READY_DEV) ## what live capture counts and costs, written into docs/capture-accuracy.md (root, about half an hour)
+	@$(SUDO) $(CURDIR)/$(BIN)/python -m tests.bench.bench_capture
+	@$(SUDO) $(CURDIR)/$(BIN)/python -m tests.bench.bench_overhead
+
 docs: $(READY_DEV) ## write the generated pages of docs/ anew
 	@$(BIN)/python -m tests.tools.write_docs
 
@@ -58,4 +62,4 @@ wheel: $(READY_DEV) ## build the wheel into dist/
 tidy: ## remove what was made here
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup run test check demo bench docs lock bpf wheel tidy
+.PHONY: help setup run test check demo bench bench-capture docs lock bpf wheel tidy

@@ -161,7 +161,8 @@ class _Capture:
         self._decoder = functools.partial(decode_inner, decode) if settings.tunnels == "inner" else decode
         self._watch, self._ring = watch, ring
         self._host = Host()
-        self._own = NetworkSet()
+        self._own = self._addresses = NetworkSet()
+        self._routed = NetworkSet(settings.own_networks)
         self._names: list[str] = []
         self._places: dict[int, int] = {}
         """Interface index -> its place in ``_names``, -1 where it is not watched. Those that are gone stay for a while,
@@ -234,6 +235,7 @@ class _Capture:
         self._doubled = np.array(sorted(index << 12 | vlan for index, vlan in doubled), np.int64)
         own = (*host.addresses, *settings.own_networks, *((_LOOPBACK,) if settings.loopback else ()))
         self._own = NetworkSet(own)
+        self._addresses = NetworkSet(host.addresses)
         for interface in chosen:
             if before and before.get(interface.name) != interface.up:
                 what = "interface_came_up" if interface.up else "interface_went_down"
@@ -263,8 +265,24 @@ class _Capture:
         if frames is None:
             return _NO_ROWS
         packets = self._packets(frames)
+        if self._routed and self._all:
+            packets = self._seen_once(packets)
         self._ring.release()
         return self._table.add(packets)
+
+    def _seen_once(self, packets: Packets) -> Packets:
+        """Without the further sight of what the host routes for its own networks, which is seen coming and going.
+
+        What they send counts where it leaves, what they are sent counts where it reaches the host.
+        """
+        source_here = self._addresses.contains(packets.source)
+        target_here = self._addresses.contains(packets.target)
+        of_routed = self._routed.contains(packets.source) & ~source_here
+        to_routed = self._routed.contains(packets.target) & ~target_here
+        leaves = packets.sent == 1
+        seen_again = of_routed & ~target_here & ~leaves
+        seen_before = to_routed & ~source_here & ~of_routed & leaves
+        return packets.take(~(seen_again | seen_before))
 
     def _packets(self, frames: Frames) -> Packets:
         interface, wanted = self._interfaces(frames)
@@ -306,6 +324,9 @@ class _Capture:
         if len(part.odd):
             octets = int(frames.length[rows[part.odd]].sum())
             self._accounts.lose_frames("undecodable", len(part.odd), octets)
+        if self._settings.tunnels == "outer":
+            # An inner packet was counted by its own headers.
+            _cut_tunnelled(part.packets, frames.segment[rows[part.order]], frames.headers[rows[part.order]])
         return replace(part, order=rows[part.order], odd=rows[part.odd])
 
     def _interfaces(self, frames: Frames) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
@@ -332,3 +353,22 @@ class _Capture:
         if lost := self._ring.lost():
             self._accounts.lose_frames("ring_full", lost)
             _LOG.warning("frames_dropped", reason="ring_full", frames=lost, advice="raise af_packet.ring_mib")
+
+
+def _cut_tunnelled(packets: Packets, segment: NDArray[np.int64], headers: NDArray[np.int64]) -> None:
+    """Count offload frames of tunnels anew, in place: each packet they become repeats the inner headers too.
+
+    Decoding knew the outer headers alone, and repeated those.
+    """
+    rows = np.flatnonzero(segment > 0)
+    outer = (packets.octets[rows] - packets.content_octets[rows]) // packets.packets[rows]
+    tunnelled = headers[rows] > outer
+    rows, outer = rows[tunnelled], outer[tunnelled]
+    if not len(rows):
+        return
+    once = packets.content_octets[rows] + outer
+    repeated = headers[rows]
+    count = np.maximum(-(-(once - repeated) // segment[rows]), 1)
+    packets.packets[rows] = count
+    packets.octets[rows] = once + (count - 1) * repeated
+    packets.content_octets[rows] = packets.octets[rows] - count * outer

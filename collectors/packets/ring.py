@@ -37,10 +37,13 @@ _VLAN_VALID: Final = 0x10
 _SEGMENTED: Final = np.zeros(256, bool)
 _SEGMENTED[[1, 4, 5, 0x81, 0x84]] = True
 """GSO types TCPv4, TCPv6 and UDP_L4, the first two also with the ECN bit."""
+_UDP_L4, _ECN, _NEEDS_CHECKSUM = 5, 0x80, 1
 HOST, BROADCAST, MULTICAST, OTHER_HOST, OUTGOING = range(5)
 MOST_AT_ONCE: Final = 16_384
 _MOST_IN_FILTER: Final = 200
 """Interfaces that fit a filter (a jump spans at most 255 instructions); frames of further ones are left out later."""
+
+Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,9 @@ class Frames:
     """VLAN id that the kernel took out of the frame; -1 for none."""
     segment: NDArray[np.int64]
     """Content octets of each packet that an offload frame stands for; 0 for a plain frame."""
+    headers: NDArray[np.int64]
+    """Octets from the network layer on that each packet of an offload frame repeats, through all tunnel headers; 0 where
+    the kernel does not say."""
     more: bool
     """Whether further frames may wait: the reading ended at its limit or at the ring's end."""
 
@@ -171,9 +177,7 @@ class Ring:
         link, network = halves[:, 6].astype(np.int64), halves[:, 7].astype(np.int64)
         head = network - link
         virtio = slot + link - _VIRTIO
-        size = self._bytes[virtio + 4] | self._bytes[virtio + 5].astype(np.int64) << 8
-        if not np.little_endian:
-            size = size >> 8 | (size & 0xFF) << 8
+        segment = np.where(_SEGMENTED[self._bytes[virtio + 1]], self._u16(virtio + 4), 0)
         tagged = words[:, 0] & _VLAN_VALID != 0
         return Frames(
             data=self._bytes,
@@ -187,9 +191,34 @@ class Ring:
             packet_type=self._bytes[slot + 42],
             hardware=halves[:, 20].copy(),
             vlan=np.where(tagged, halves[:, 12] & 0xFFF, -1).astype(np.int64),
-            segment=np.where(_SEGMENTED[self._bytes[virtio + 1]], size, 0),
+            segment=segment,
+            headers=self._headers(slot + link, head, segment, words[:, 2].astype(np.int64)),
             more=more,
         )
+
+    def _headers(self, link: Places, head: Places, segment: Places, captured: Places) -> Places:
+        """``Frames.headers``: up to the innermost transport header, which is where the kernel's checksum starts, and its own."""
+        out = np.zeros(len(link), np.int64)
+        rows = np.flatnonzero(segment)
+        if not len(rows):
+            return out
+        virtio = link[rows] - _VIRTIO
+        starts = self._u16(virtio + 6)
+        length = np.full(len(rows), 8, np.int64)
+        if (tcp := self._bytes[virtio + 1] & ~np.uint8(_ECN) != _UDP_L4).any():
+            at = starts + 12
+            seen = at < captured[rows]
+            words = self._bytes[link[rows] + np.where(seen, at, 0)] >> 4
+            # Beyond what was captured: the octets that the kernel holds in one piece, of TCP's own frames the headers.
+            length[tcp] = np.where(seen, words.astype(np.int64) * 4, self._u16(virtio + 2) - starts)[tcp]
+        known = (self._bytes[virtio] & _NEEDS_CHECKSUM != 0) & (length >= 8) & (length <= 60)
+        out[rows] = np.where(known, starts + length - head[rows], 0)
+        return out
+
+    def _u16(self, at: Places) -> Places:
+        """Numbers of the virtio header, which are in the machine's own order."""
+        first, second = self._bytes[at].astype(np.int64), self._bytes[at + 1].astype(np.int64)
+        return first | second << 8 if np.little_endian else first << 8 | second
 
 
 def _open() -> socket.socket:

@@ -305,11 +305,12 @@ def test_traffic_within_the_host(two: Pair) -> None:
 
 
 def test_own_networks_make_forwarded_traffic_local(two: Pair) -> None:
-    """Traffic from an address behind the host is transit, unless its network is said to be the host's own."""
+    """Traffic from an address behind the host is transit, seen coming and going; of the host's own networks it is seen once."""
     two.peer.ip("route", "add", "198.51.100.0/24", "via", HOST4)
     two.host.ip("addr", "add", "198.51.100.9/32", "dev", "lo")
     two.host.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
-    for own, marks in (((), int(Mark.TRANSIT)), (("203.0.113.0/24",), 0)):
+    two.host.ip("neigh", "replace", "192.0.2.77", "lladdr", "02:00:00:00:00:77", "dev", "h0")
+    for own, marks, packets in (((), int(Mark.TRANSIT), 10), (("203.0.113.0/24",), 0, 5)):
         with capturing(two.host, own_networks=own) as capture:
             two.peer.ip("addr", "replace", "203.0.113.5/32", "dev", "p0")
             two.peer.ip("route", "replace", "192.0.2.77/32", "via", HOST4, "src", "203.0.113.5")
@@ -317,6 +318,7 @@ def test_own_networks_make_forwarded_traffic_local(two: Pair) -> None:
             capture.wait_for_batches(2)
             rows = [row for row in capture.rows() if row["remote_port"] == PORT]
         assert {(row["local_address"], row["marks"]) for row in rows} == {("203.0.113.5", marks)}
+        assert sum(row["packets_out"] for row in rows) == packets
 
 
 def test_an_absent_interface_is_said(two: Pair) -> None:

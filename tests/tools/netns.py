@@ -92,6 +92,11 @@ class Task:
         self._thread = threading.Thread(target=work, daemon=True)
         self._thread.start()
 
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return not self._thread.is_alive()
+
     def result(self, seconds: float = 60.0) -> Any:
         """Its value, or the error it raised."""
         self._thread.join(seconds)

@@ -56,6 +56,7 @@ def frames(*rows: tuple[int, int, int]) -> Frames:
         hardware=np.ones(n, np.uint16),
         vlan=np.array([r[2] for r in rows]),
         segment=np.zeros(n, np.int64),
+        headers=np.zeros(n, np.int64),
         more=False,
     )
 
