@@ -29,6 +29,8 @@ FAULT_POINTS: Final = (
     "archive.after_parquet",
     "archive.after_rename",
     "archive.after_unlink",
+    "spool.after_append",
+    "spool.after_note",
     "ebpf.before_pins",
     "ebpf.after_link",
     "ebpf.after_note",

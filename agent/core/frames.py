@@ -1,8 +1,9 @@
 """Append-only files of framed byte strings that survive a kill: the archive's journal; the spool later.
 
-A frame is ``length`` and CRC-32 of the body (two little-endian uint32), then the body. What was appended is in the
-kernel's hands when :meth:`FrameFile.append` returns, so it outlives the process; :meth:`FrameFile.sync` makes it
-outlive the host. A torn tail is told from a whole frame by its checksum and cut.
+A frame is ``length`` and CRC-32 of the body (two little-endian uint32), then the body, which is never empty: zeros are
+room that was reserved and not used. What was appended is in the kernel's hands when :meth:`FrameFile.append` returns, so
+it outlives the process; :meth:`FrameFile.sync` makes it outlive the host. A torn tail is told from a whole frame by its
+checksum and cut.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ LARGEST_BODY: Final = 64 * 2**20
 class FrameFile:
     """The one writer of a file of frames. Holds an exclusive ``flock`` as long as it is open; not thread-safe."""
 
-    def __init__(self, path: Path) -> None:
-        """Make the file. Raises ``FileExistsError`` if there is one, ``OSError`` if it cannot be made."""
+    def __init__(self, path: Path, *, reserve: int = 0) -> None:
+        """Make the file, with room for ``reserve`` octets set aside on the disk.
+
+        Raises ``FileExistsError`` if there is one, ``OSError`` if it cannot be made or the room is not there.
+        """
         self.path = path
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
         fcntl.flock(self._file, fcntl.LOCK_EX)
@@ -34,9 +38,19 @@ class FrameFile:
         self.size = 0
         """Octets of whole frames."""
         self._synced = 0
+        self._reserved = 0
+        if reserve:
+            try:
+                os.posix_fallocate(self._file, 0, reserve)
+            except OSError:
+                self.close()
+                path.unlink()
+                raise
+            self._reserved = reserve
 
     def append(self, body: bytes) -> None:
         """Add one frame, whole or not at all. Raises ``OSError``; then the file is as before and may be tried again."""
+        assert body
         data = memoryview(HEAD.pack(len(body), zlib.crc32(body)) + body)
         try:
             written = 0
@@ -44,6 +58,7 @@ class FrameFile:
                 written += os.pwrite(self._file, data[written:], self.size + written)
         except OSError:
             os.ftruncate(self._file, self.size)
+            self._reserved = 0
             raise
         self.size += len(data)
 
@@ -54,8 +69,10 @@ class FrameFile:
             self._synced = self.size
 
     def close(self) -> None:
-        """Let go of the file; it stays."""
+        """Let go of the file; it stays, without the room that was not used."""
         if self._file >= 0:
+            if self._reserved > self.size:
+                os.ftruncate(self._file, self.size)
             os.close(self._file)
             self._file = -1
 
@@ -68,7 +85,7 @@ def frames(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while len(head := file.read(HEAD.size)) == HEAD.size:
             length, check = HEAD.unpack(head)
-            if length > LARGEST_BODY:
+            if not 0 < length <= LARGEST_BODY:
                 return
             body = file.read(length)
             if len(body) < length or zlib.crc32(body) != check:

@@ -1,0 +1,228 @@
+"""The spool: everything that is sealed and not yet acknowledged, on the disk, within bounds.
+
+Two lanes, rows of stores and the rest, so that a backlog of the many never stands before the few. What has no room is
+let go by ``policy``, counted by reason in records, flows and octets; nothing else is ever let go. Nothing is loaded
+whole: memory holds one line per segment and what is taken at the moment.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import structlog
+
+from agent.core.accounts import Amounts
+from agent.core.errors import StateError
+from agent.spool.lane import Lane, Record, octets_of
+from agent.spool.segments import LARGEST_RECORD, Tally
+
+_LOG: Final = structlog.get_logger("spool")
+LANES: Final = (0, 1)
+MOST_OCTETS: Final = 2 * 2**30
+MOST_SHARE: Final = 0.05
+MIN_FREE_SHARE: Final = 0.10
+SEGMENT_OCTETS: Final = 16 * 2**20
+_SMALLEST_SEGMENT: Final = 64 * 2**10
+_SEGMENTS: Final = 16
+"""A lane's share of the spool is at least so many segments, so that dropping one drops little."""
+
+Policy = Literal["oldest", "newest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of the disk the spool may take, in octets, and what goes where that is not enough."""
+
+    most_octets: int
+    min_free_octets: int
+    policy: Policy = "oldest"
+
+    @classmethod
+    def of(cls, folder: Path, most_octets: int | None = None, policy: Policy = "oldest") -> Limits:
+        """What is left out is min(2 GiB, 5 % of the volume), and 10 % of it stays free. Raises ``OSError``."""
+        total = shutil.disk_usage(folder).total
+        most = min(MOST_OCTETS, int(total * MOST_SHARE)) if most_octets is None else most_octets
+        return cls(most, int(total * MIN_FREE_SHARE), policy)
+
+    @property
+    def segment_octets(self) -> int:
+        """The size of a segment."""
+        return max(_SMALLEST_SEGMENT, min(SEGMENT_OCTETS, self.most_octets // _SEGMENTS))
+
+
+class Spool:
+    """One agent's spool. Thread-safe: one thread appends, another takes and acknowledges."""
+
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        """Take up what an earlier run left. Raises :class:`StateError` where another agent uses the folder or it cannot
+        be written.
+        """
+        self._folder, self._limits = folder, limits
+        self._lock = threading.Lock()
+        self._dropped: dict[str, Tally] = {}
+        try:
+            folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+            self._held = _only_one(folder)
+        except OSError as error:
+            raise StateError(
+                f"spool {folder}: {error.strerror}; set spool.folder to a folder this user can write"
+            ) from error
+        try:
+            self._lanes = {n: Lane(folder / f"lane{n}", n, self._count) for n in LANES}
+        except OSError as error:
+            os.close(self._held)
+            raise StateError(
+                f"spool {folder}: {error.strerror}; check the disk, or move the folder away"
+            ) from error
+        self.inherited = self.waiting()
+        """What an earlier run left in it."""
+
+    def append(self, lane: int, amounts: Amounts, body: bytes) -> bool:
+        """Keep a record; False where it was let go (and counted). When this returns, a kill of the process loses
+        nothing; a power cut loses what was appended since :meth:`sync`.
+        """
+        with self._lock:
+            try:
+                kept = self._append(self._lanes[lane], lane, body, amounts)
+            except OSError as error:
+                kept = False
+                self._let_go(
+                    _REASONS.get(error.errno or 0, "spool_unwritable"), amounts, error.strerror or ""
+                )
+            return kept
+
+    def take(self, lane: int, most_octets: int) -> list[Record]:
+        """The next records of a lane that were not taken yet. Raises :class:`StateError`."""
+        with self._lock:
+            try:
+                return self._lanes[lane].take(most_octets)
+            except OSError as error:
+                raise StateError(f"spool {self._folder}: {error.strerror}") from error
+
+    def acknowledge(self, record: Record) -> Tally:
+        """The receiver has it for good. Gives what left the spool by that (see :meth:`Lane.acknowledge`)."""
+        with self._lock:
+            return self._lanes[record.lane].acknowledge(record.number)
+
+    def rewind(self) -> None:
+        """Take again everything that was not acknowledged; for a connection that broke."""
+        with self._lock:
+            for lane in self._lanes.values():
+                lane.rewind()
+
+    def note(self) -> None:
+        """Write down how far acknowledgements go; call it every second or so. Raises :class:`StateError`."""
+        with self._lock:
+            try:
+                for lane in self._lanes.values():
+                    lane.note()
+            except OSError as error:
+                raise StateError(f"spool {self._folder}: {error.strerror}") from error
+
+    def sync(self) -> None:
+        """Wait until everything that was appended is on the disk. Raises :class:`StateError`."""
+        with self._lock:
+            try:
+                for lane in self._lanes.values():
+                    lane.sync()
+            except OSError as error:
+                raise StateError(f"spool {self._folder}: {error.strerror}") from error
+
+    def waiting(self, lane: int | None = None) -> Tally:
+        """What is kept and not acknowledged, in one lane or in all."""
+        with self._lock:
+            lanes = self._lanes.values() if lane is None else [self._lanes[lane]]
+            return sum((each.waiting() for each in lanes), Tally())
+
+    def dropped(self) -> Mapping[str, Tally]:
+        """What this run let go, by reason: ``spool_full``, ``spool_disk_full``, ``spool_unwritable``, ``spool_corrupt``,
+        ``record_too_large``.
+        """
+        with self._lock:
+            return dict(self._dropped)
+
+    @property
+    def octets(self) -> int:
+        """What it takes on the disk."""
+        with self._lock:
+            return sum(lane.octets for lane in self._lanes.values())
+
+    def close(self) -> None:
+        """Let go of the folder; what is in it stays for the next run."""
+        with self._lock:
+            try:
+                for lane in self._lanes.values():
+                    lane.close()
+            except OSError as error:
+                _LOG.warning("spool_not_closed", reason=error.strerror, cost="some records are sent twice")
+            finally:
+                os.close(self._held)
+
+    def _append(self, lane: Lane, number: int, body: bytes, amounts: Amounts) -> bool:
+        if len(body) > LARGEST_RECORD:
+            return self._let_go("record_too_large", amounts, f"{len(body)} octets")
+        if not lane.fits(body):
+            lane.end_segment()
+            octets = max(self._limits.segment_octets, octets_of(body))
+            if lacking := self._make_room(number, octets):
+                return self._let_go(lacking, amounts, "")
+            lane.begin(octets)
+        lane.append(amounts, body)
+        return True
+
+    def _make_room(self, number: int, octets: int) -> str:
+        """Drop old segments until ``octets`` may be taken; gives the reason why not, empty if so. Rows of stores may push
+        out others, never the other way about.
+        """
+        while lacking := self._lacking(octets):
+            victims = (
+                [self._lanes[n] for n in LANES if n <= number] if self._limits.policy == "oldest" else []
+            )
+            gone = next((t for t in (lane.drop_oldest() for lane in victims) if t is not None), None)
+            if gone is None:
+                return lacking
+            self._count(lacking, gone)
+        return ""
+
+    def _lacking(self, octets: int) -> str:
+        if sum(lane.octets for lane in self._lanes.values()) + octets > self._limits.most_octets:
+            return "spool_full"
+        if shutil.disk_usage(self._folder).free - octets < self._limits.min_free_octets:
+            return "spool_disk_full"
+        return ""
+
+    def _let_go(self, reason: str, amounts: Amounts, detail: str) -> bool:
+        if reason not in self._dropped:
+            _LOG.error("spool_lets_go", reason=reason, detail=detail, octets_out=amounts.octets_out)
+        self._count(reason, Tally(1, amounts))
+        return False
+
+    def _count(self, reason: str, what: Tally) -> None:
+        self._dropped[reason] = self._dropped.get(reason, Tally()) + what
+
+
+_REASONS: Final = {errno.ENOSPC: "spool_disk_full", errno.EDQUOT: "spool_disk_full"}
+
+
+def _only_one(folder: Path) -> int:
+    """Lock the folder for this process. Raises :class:`StateError` where another holds it, ``OSError``."""
+    file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(file, 32, 0).decode("ascii", "replace").strip()
+        os.close(file)
+        raise StateError(
+            f"spool {folder} is in use by process {holder or '?'}; give each agent a spool.folder of its own"
+        ) from None
+    os.ftruncate(file, 0)
+    os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+    return file
