@@ -6,11 +6,13 @@ texts as dictionaries of int32 codes, null as Arrow null.
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from agent.core.errors import DecodeError
 from agent.core.flow import (
@@ -37,6 +39,18 @@ _ARROW: dict[Kind, pa.DataType] = {
     Kind.COUNT: pa.uint64(),
     Kind.TIME: pa.timestamp("ns", "UTC"),
 }
+
+_WIRE_TYPE: dict[Kind, Any] = {
+    Kind.U8: np.uint8,
+    Kind.PORT: np.uint16,
+    Kind.NUMBER: np.uint32,
+    Kind.FLAGS: np.uint16,
+    Kind.TCP_FLAGS: np.uint8,
+    Kind.COUNT: np.uint64,
+    Kind.TIME: np.int64,
+}
+_MOST = 1 << 53
+"""A row's amount above this is nobody's traffic, and sums of such would not fit."""
 
 
 def arrow_type(column: Column) -> pa.DataType:
@@ -66,22 +80,36 @@ def to_arrow(batch: FlowBatch) -> pa.RecordBatch:
 def from_arrow(data: pa.RecordBatch | pa.Table) -> FlowBatch:
     """The batch of an Arrow record batch or table. Unknown columns are left out; missing nullable ones are null.
 
-    Raises :class:`DecodeError` for a missing required column or a column of another type.
+    Raises :class:`DecodeError` for a missing required column, a column of another type, or broken content.
     """
-    table = pa.table(data) if isinstance(data, pa.RecordBatch) else data
     columns: dict[str, ColumnData] = {}
-    for name in table.column_names:
-        if name in BY_NAME:
-            columns[name] = _from_arrow(BY_NAME[name], table.column(name))
     try:
-        return FlowBatch.build(table.num_rows, columns, _header_of(table.schema))
-    except ValueError as error:
+        for name, column in zip(data.schema.names, data.columns, strict=True):
+            if name in BY_NAME:
+                columns[name] = _from_arrow(BY_NAME[name], _one(column))
+        return FlowBatch.build(data.num_rows, columns, _header_of(data.schema))
+    except (pa.ArrowException, ValueError, IndexError) as error:
         raise DecodeError(str(error)) from error
 
 
-def encode(batch: FlowBatch) -> bytes:
-    """The batch as one Arrow IPC stream (uncompressed: whoever sends it compresses the whole message)."""
-    record = to_arrow(batch)
+def encode(batch: FlowBatch, *, header: bool = True) -> bytes:
+    """The batch as one Arrow IPC stream (uncompressed: whoever sends it compresses the whole message).
+
+    Columns that are null in every row are left out, codes of texts are as narrow as their dictionary allows. Without
+    ``header`` the batch's header is left to whoever carries the message.
+    """
+    arrays, fields = [], []
+    for column, data in batch.columns():
+        data = data.compact() if isinstance(data, Text) else data
+        if column.null and _all_null(column, data):
+            continue
+        array = _to_arrow(column, data, narrow=True)
+        arrays.append(array)
+        fields.append(_field(column.name, array.type, column.null))
+    metadata = {"sekisho.schema": str(SCHEMA_VERSION)}
+    if header:
+        metadata["sekisho.header"] = json.dumps(header_dict(batch.header))
+    record = pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields, metadata=metadata))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, record.schema) as writer:
         writer.write_batch(record)
@@ -89,11 +117,12 @@ def encode(batch: FlowBatch) -> bytes:
 
 
 def decode(message: bytes) -> FlowBatch:
-    """The batch of an Arrow IPC stream. Raises :class:`DecodeError` for anything else."""
+    """The batch of an Arrow IPC stream. Raises :class:`DecodeError` for anything else, however it was made."""
     try:
         with pa.ipc.open_stream(pa.py_buffer(message)) as reader:
-            table = reader.read_all()
-    except (pa.ArrowException, OSError) as error:
+            records = list(reader)
+            table = records[0] if len(records) == 1 else pa.Table.from_batches(records, reader.schema)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DecodeError(f"not an Arrow IPC stream: {error}") from error
     return from_arrow(table)
 
@@ -126,59 +155,117 @@ def _header_of(schema: pa.Schema) -> BatchHeader:
         raise DecodeError(f"bad batch header: {error}") from error
 
 
-def _to_arrow(column: Column, data: ColumnData) -> pa.Array:
+@functools.cache
+def _field(name: str, kind: pa.DataType, null: bool) -> pa.Field:
+    return pa.field(name, kind, nullable=null)
+
+
+def _all_null(column: Column, data: ColumnData) -> bool:
+    if isinstance(data, Text):
+        return not data.values
+    marker = np.uint64(column.marker) if column.kind is Kind.ADDRESS else column.marker
+    return bool(len(data)) and bool((data[0] == marker).all() and (data == marker).all())
+
+
+def _to_arrow(column: Column, data: ColumnData, *, narrow: bool = False) -> pa.Array:
     kind = arrow_type(column)
     if isinstance(data, Text):
-        codes = pa.array(data.codes, pa.int32(), mask=data.codes < 0)
-        return pa.DictionaryArray.from_arrays(codes, pa.array(list(data.values), pa.string()))
+        codes = data.codes.astype(_narrowest(len(data.values))) if narrow else data.codes
+        indices = pa.Array.from_buffers(
+            pa.from_numpy_dtype(codes.dtype),
+            len(codes),
+            [_bitmap(data.codes >= 0), pa.py_buffer(np.ascontiguousarray(codes))],
+        )
+        return pa.DictionaryArray.from_arrays(indices, pa.array(data.values, pa.string()))
+    known: NDArray[np.bool_] | None
     if column.kind is Kind.ADDRESS:
-        raw = np.ascontiguousarray(data.astype(">u8"))
-        mask = (data == np.uint64(column.marker)).all(axis=1) if column.null else None
-        validity = None
-        if mask is not None and mask.any():
-            validity = pa.py_buffer(np.packbits(~mask, bitorder="little").tobytes())
-        return pa.Array.from_buffers(kind, len(data), [validity, pa.py_buffer(raw)])
-    mask = data == column.marker if column.null else None
-    if mask is not None and mask.any():
-        data = np.where(mask, 0, data)
+        known = ~(data == np.uint64(column.marker)).all(axis=1) if column.null else None
+        data = data.astype(">u8")
     else:
-        mask = None
-    if column.kind is Kind.TIME:
-        return pa.array(data, pa.int64()).cast(kind)
-    return pa.array(data.astype(kind.to_pandas_dtype()), kind, mask=mask)
+        known = data != column.marker if column.null else None
+        data = data.astype(_WIRE_TYPE[column.kind])
+    validity = None
+    if known is not None:
+        validity = _bitmap(known)
+        data[~known] = 0
+    return pa.Array.from_buffers(kind, len(data), [validity, pa.py_buffer(np.ascontiguousarray(data))])
 
 
-def _from_arrow(column: Column, chunked: pa.ChunkedArray) -> ColumnData:
+def _narrowest(values: int) -> type[np.signedinteger[Any]]:
+    return np.int8 if values <= 1 << 7 else np.int16 if values <= 1 << 15 else np.int32
+
+
+def _bitmap(known: NDArray[np.bool_]) -> pa.Buffer | None:
+    """An Arrow validity bitmap; None where every row is known."""
+    return None if known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))
+
+
+def _one(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """A column in one piece."""
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    if pa.types.is_dictionary(column.type):
+        column = column.unify_dictionaries()
+    joined = column.combine_chunks()
+    return joined.chunk(0) if isinstance(joined, pa.ChunkedArray) else joined
+
+
+def _from_arrow(column: Column, array: pa.Array) -> ColumnData:
     kind = arrow_type(column)
     if column.kind is Kind.TEXT:
-        if not pa.types.is_dictionary(chunked.type):
-            if not pa.types.is_string(chunked.type) and not pa.types.is_large_string(chunked.type):
-                raise DecodeError(f"column {column.name} is {chunked.type}, expected text")
-            chunked = chunked.dictionary_encode()
-        joined = chunked.unify_dictionaries().combine_chunks()
-        array = joined.chunk(0) if isinstance(joined, pa.ChunkedArray) and joined.num_chunks else joined
-        if not len(array):
-            return Text.full(0, None)
-        codes = array.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
-        return Text(codes, tuple(array.dictionary.to_pylist()))
-    if chunked.type != kind:
-        raise DecodeError(f"column {column.name} is {chunked.type}, expected {kind}")
-    if not column.null and chunked.null_count:
+        return _text(column, array)
+    if array.type != kind:
+        raise DecodeError(f"column {column.name} is {array.type}, expected {kind}")
+    if not column.null and array.null_count:
         raise DecodeError(f"column {column.name} holds nulls and must not")
-    array = chunked.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = array.chunk(0) if array.num_chunks else pa.array([], kind)
+    array.validate()
+    start, stop = array.offset, array.offset + len(array)
+    values: NDArray[Any]
     if column.kind is Kind.ADDRESS:
-        raw = np.frombuffer(array.buffers()[1], np.uint8)[
-            array.offset * 16 : (array.offset + len(array)) * 16
-        ]
-        values: Any = raw.view(">u8").astype(np.uint64).reshape(-1, 2)
-        if array.null_count:
-            values[np.asarray(array.is_null())] = np.uint64(column.marker)
-        return np.asarray(values)
-    if column.kind is Kind.TIME:
-        array = array.cast(pa.int64())
-    numbers: Any = array.fill_null(0).to_numpy(zero_copy_only=False).astype(MEMORY_TYPE[column.kind])
+        raw = np.frombuffer(array.buffers()[1] or b"", np.uint8)[start * 16 : stop * 16]
+        values = raw.view(">u8").astype(np.uint64).reshape(-1, 2)
+        unknown: Any = np.uint64(column.marker)
+    else:
+        raw = np.frombuffer(array.buffers()[1] or b"", _WIRE_TYPE[column.kind])[start:stop]
+        values = raw.astype(MEMORY_TYPE[column.kind])
+        unknown = column.marker
     if array.null_count:
-        numbers[np.asarray(array.is_null())] = column.marker
-    return np.asarray(numbers)
+        values[~_known(array)] = unknown
+    lowest = -1 if column.null else 0
+    if column.kind is Kind.COUNT and len(values) and not (lowest <= values.min() and values.max() <= _MOST):
+        raise DecodeError(f"column {column.name} holds an amount above {_MOST}; no row has that much")
+    return values
+
+
+def _text(column: Column, array: pa.Array) -> Text:
+    if not pa.types.is_dictionary(array.type):
+        if not pa.types.is_string(array.type) and not pa.types.is_large_string(array.type):
+            raise DecodeError(f"column {column.name} is {array.type}, expected text")
+        array.validate(full=True)
+        array = array.dictionary_encode()
+    elif not pa.types.is_string(array.type.value_type) or not pa.types.is_signed_integer(
+        array.type.index_type
+    ):
+        raise DecodeError(f"column {column.name} is {array.type}, expected text")
+    if not len(array):
+        return Text.full(0, None)
+    array.validate()
+    indices, values = array.indices, array.dictionary
+    values.validate(full=True)
+    start = indices.offset
+    raw = np.frombuffer(indices.buffers()[1] or b"", array.type.index_type.to_pandas_dtype())
+    codes = raw[start : start + len(indices)].astype(np.int32)
+    if indices.null_count:
+        codes[~_known(indices)] = -1
+    if values.null_count or int(codes.min()) < -1 or int(codes.max()) >= len(values):
+        raise DecodeError(f"column {column.name} has codes outside of its dictionary")
+    return Text(codes, tuple(values.to_pylist()))
+
+
+def _known(array: pa.Array) -> NDArray[np.bool_]:
+    """Which rows are not null."""
+    bits = np.frombuffer(array.buffers()[0], np.uint8)
+    start = array.offset
+    return np.unpackbits(bits, bitorder="little")[start : start + len(array)].astype(bool)

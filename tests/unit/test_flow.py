@@ -107,3 +107,31 @@ def test_amounts_never_turn_into_floats() -> None:
     big = batch_of([{"octets_out": 2**61}, {"octets_out": 2**61 + 1}])
     assert big.amounts() == Amounts(2, 2**62 + 1, 1000)
     assert BY_NAME["octets_out"].kind.value == "count"
+
+
+def test_null_columns_stay_at_home_and_come_back_null() -> None:
+    """What is null in every row takes no room in a message."""
+    batch = batch_of([{"process": "postgres"}, {}])
+    with pa.ipc.open_stream(wire.encode(batch)) as reader:
+        sent = set(reader.schema.names)
+    assert {c.name for c in COLUMNS if not c.null} | {"process"} <= sent
+    assert "executable" not in sent
+    assert list(wire.decode(wire.encode(batch)).rows()) == list(batch.rows())
+
+
+def test_codes_outside_of_the_dictionary_are_a_decode_error() -> None:
+    """A message whose codes point nowhere is refused, for it would fail later, or read what is not its own."""
+    table = pa.table(wire.to_arrow(batch_of([{"process": "postgres"}])))
+    wrong = pa.DictionaryArray.from_arrays(pa.array([7], pa.int32()), pa.array(["x"]), safe=False)
+    changed = table.set_column(table.schema.get_field_index("process"), "process", wrong)
+    with pytest.raises(DecodeError):
+        wire.from_arrow(changed)
+
+
+def test_amounts_that_nobody_can_have_sent_are_a_decode_error() -> None:
+    """A row of 2^63 octets is refused: sums of such would turn negative."""
+    table = pa.table(wire.to_arrow(batch_of([{}])))
+    wrong = pa.array([2**63], pa.uint64())
+    changed = table.set_column(table.schema.get_field_index("octets_out"), "octets_out", wrong)
+    with pytest.raises(DecodeError, match="octets_out holds an amount above"):
+        wire.from_arrow(changed)
