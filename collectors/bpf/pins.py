@@ -67,10 +67,12 @@ class Pins:
         return sorted(path for path in self.folder.iterdir() if path.is_dir())
 
     def close(self) -> None:
-        """Let go; what is pinned stays. An empty folder is removed."""
+        """Let go; what is pinned stays. An empty folder is removed, unless somebody else made it."""
         if self._held >= 0:
             for folder in (self.folder, self.folder.parent):
                 try:
+                    if folder.stat().st_uid != os.geteuid():
+                        break  # made at boot for the agent's user, who could not make it again
                     folder.rmdir()
                 except OSError:
                     break
