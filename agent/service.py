@@ -90,15 +90,16 @@ class Service(Attendant):
             self._heard[collector] = now_ns
         if self._failures:
             self._stop.set()
+        moving = self._is_moving(now_ns)
         if self._stop.is_set():
             self._say_stopping()
         elif not self.ready and self._heard.keys() >= self._live:
             self.ready, self._told_ns = True, now_ns
             self._send(READY=1, STATUS=self.status())
-        elif self.ready and now_ns - self._told_ns >= STATUS_EVERY_NS:
+        elif self.ready and moving and now_ns - self._told_ns >= STATUS_EVERY_NS:
             self._told_ns = now_ns
             self._send(STATUS=self.status())
-        if self._is_moving(now_ns):
+        if moving:
             self._feed(now_ns)
 
     def reloading(self) -> None:
