@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -37,7 +38,7 @@ SEND = "import socket; s = socket.socket(2, 2); [s.sendto(b'x' * 72, ('%s', 9)) 
 QUICK = """[Service]
 WatchdogSec=3
 RestartSec=200ms
-TimeoutStopSec=5
+TimeoutStopSec=10
 """
 """What a test changes of the unit: how long it waits."""
 CAP_BITS = {
@@ -109,14 +110,16 @@ def site() -> Iterator[Site]:
         yield made
 
 
-def restarted(site: Site, drop_in: str, name: str = "test") -> None:
-    """Start it again with a drop-in."""
+@contextlib.contextmanager
+def changed(site: Site, drop_in: str) -> Iterator[None]:
+    """Started again with a drop-in, and afterwards without."""
     folder = f"/run/systemd/system/{AGENT}.service.d"
-    site.host.run(
-        "sh",
-        "-ec",
-        f"mkdir -p {folder}; printf '%s' '{drop_in}' > {folder}/{name}.conf; systemctl daemon-reload; systemctl restart {AGENT}",
-    )
+    put = f"mkdir -p {folder}; printf '%s' '{drop_in}' > {folder}/test.conf"
+    site.host.run("sh", "-ec", f"{put}; systemctl daemon-reload; systemctl restart {AGENT}")
+    try:
+        yield
+    finally:
+        site.host.run("sh", "-ec", f"rm -r {folder}; systemctl daemon-reload; systemctl restart {AGENT}")
 
 
 def test_it_runs_as_its_own_user_with_its_rights_alone(site: Site) -> None:
@@ -178,40 +181,32 @@ def test_the_day_to_day_commands_of_the_page_work(site: Site) -> None:
 
 def test_killed_or_stuck_it_is_started_again_and_nothing_is_lost(site: Site) -> None:
     """kill -9, then a process that stands still until the watchdog bites: pins go on counting, the sum equals nft's."""
-    restarted(site, QUICK)
-    for number, wound in enumerate(("KILL", "STOP"), 1):
-        site.send(100)
-        pid = site.host.show(AGENT, "MainPID")
-        site.host.run("kill", f"-{wound}", pid)
-        site.send(100)
-        wait_for(
-            lambda n=number: site.host.show(AGENT, "NRestarts") == str(n), f"the restart after {wound}", 40
-        )  # type: ignore[misc]
-        wait_for(lambda: site.host.show(AGENT, "ActiveState") == "active", "the agent to be ready", 40)
-        site.send(100)
-    journal = site.host.journal(AGENT)
-    assert "Watchdog timeout" in journal
-    assert "the agent ended with signal and is started again" in journal
-    site.host.run("systemctl", "stop", AGENT)
-    assert site.archived() == site.left()
-    assert site.host.run("ls", "/sys/fs/bpf/sekisho") == ""
-    site.host.run("systemctl", "start", AGENT)
+    with changed(site, QUICK):
+        for number, wound in enumerate(("KILL", "STOP"), 1):
+            site.send(100)
+            site.host.run("kill", f"-{wound}", site.host.show(AGENT, "MainPID"))
+            site.send(100)
+            wait_for(
+                lambda n=number: site.host.show(AGENT, "NRestarts") == str(n), f"a start after {wound}", 60
+            )  # type: ignore[misc]
+            wait_for(lambda: site.host.show(AGENT, "ActiveState") == "active", "the agent to be ready", 60)
+            site.send(100)
+        journal = site.host.journal(AGENT)
+        assert "Watchdog timeout" in journal
+        assert "the agent ended with signal and is started again" in journal
+        site.host.run("systemctl", "stop", AGENT)
+        assert site.archived() == site.left()
+        assert site.host.run("ls", "/sys/fs/bpf/sekisho") == ""
 
 
 def test_a_stop_that_has_to_kill_leaves_nothing_at_work(site: Site) -> None:
-    """An agent that does not answer a stop is killed, and the unit itself hands out what was counted and removes the pins."""
-    restarted(site, QUICK.replace("WatchdogSec=3", "WatchdogSec=0"))
-    site.send(100)
-    site.host.run("kill", "-STOP", site.host.show(AGENT, "MainPID"))
-    site.send(100)
-    site.host.run("systemctl", "stop", AGENT)
-    assert (
-        "What was counted is decided and written; the programs of /sys/fs/bpf/sekisho/agent are removed."
-        in (site.host.journal(AGENT))
-    )
-    assert site.host.run("ls", "/sys/fs/bpf/sekisho") == ""
-    assert site.archived() == site.left()
-    site.host.run("systemctl", "start", AGENT)
+    """An agent that does not hear a stop is killed, and the unit itself hands out what was counted and removes the pins."""
+    with changed(site, QUICK + "KillSignal=SIGWINCH\n"):
+        site.send(100)
+        site.host.run("systemctl", "stop", AGENT)
+        assert "the programs of /sys/fs/bpf/sekisho/agent are removed." in site.host.journal(AGENT)
+        assert site.host.run("ls", "/sys/fs/bpf/sekisho") == ""
+        assert site.archived() == site.left()
 
 
 def test_without_the_folder_for_pins_it_counts_and_says_so(site: Site) -> None:
@@ -228,15 +223,13 @@ def test_without_the_folder_for_pins_it_counts_and_says_so(site: Site) -> None:
 def test_packets_are_captured_with_the_drop_in(site: Site) -> None:
     """Where eBPF is not to be had: the drop-in's rights are enough for packet sockets, in the same sandbox."""
     drop_in = (UNIT.parent / "drop-ins" / "af-packet.conf").read_text()
-    before = site.archived()
     set_to = "Environment=SEKISHO_COLLECTORS__AF_PACKET__RING_MIB=1\n"
-    restarted(site, drop_in.replace("'", "") + set_to, "packets")
-    assert site.host.show(AGENT, "StatusText").startswith("watching by af_packet, ")
-    site.send(200)
-    site.host.run("systemctl", "stop", AGENT)
-    assert site.archived()[0] - before[0] == 200
-    site.host.run("sh", "-ec", "rm -r /run/systemd/system/*.d; systemctl daemon-reload")
-    site.host.run("systemctl", "start", AGENT)
+    with changed(site, drop_in.replace("'", "") + set_to):
+        before = site.archived()
+        assert site.host.show(AGENT, "StatusText").startswith("watching by af_packet, ")
+        site.send(200)
+        site.host.run("systemctl", "stop", AGENT)
+        assert site.archived()[0] - before[0] == 200
 
 
 def test_uninstalled_by_the_page_nothing_is_left(site: Site) -> None:
