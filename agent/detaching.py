@@ -9,7 +9,6 @@ from typing import Final
 
 from agent.config import Loaded
 from agent.core.errors import CaptureError
-from agent.runtime import Runtime
 from collectors.ebpf import Settings
 
 ENDED_FOR_GOOD: Final = ("success", "timeout")
@@ -57,6 +56,8 @@ def detach(loaded: Loaded, what: tuple[Left, ...]) -> None:
 
     Raises :class:`SekishoError` if something may have gone wrong; then nothing that was counted is let go.
     """
+    from agent.runtime import Runtime  # here: every stop of the unit asks what is left, and most find nothing
+
     ending = {one.name: one.settings.model_copy(update={"keep_on_stop": False}) for one in what}
     stages = replace(loaded.stages, collectors=ending)
     with Runtime(replace(loaded, stages=stages)) as run:

@@ -68,7 +68,9 @@ class Notifier:
                 out.sendto(message, self._address)
             self.fault = ""
         except OSError as error:
-            self.fault = f"NOTIFY_SOCKET={os.fsdecode(self._address)}: {error.strerror or error}".replace("\0", "@")
+            self.fault = f"NOTIFY_SOCKET={os.fsdecode(self._address)}: {error.strerror or error}".replace(
+                "\0", "@"
+            )
 
 
 def _address(text: str) -> bytes:
