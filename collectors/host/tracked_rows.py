@@ -163,7 +163,7 @@ def _header(table: Tracked) -> Numbers:
 
 def _content(table: Tracked, sent: Numbers) -> Numbers:
     """Octets sent less headers, which are not counted apart: an estimate, at least 0."""
-    return np.maximum(sent[1] - sent[0] * _header(table), 0)
+    return np.asarray(np.maximum(sent[1] - sent[0] * _header(table), 0))
 
 
 def _times(table: Tracked, begun: Flags, span: Span) -> tuple[Numbers, Numbers]:

@@ -107,7 +107,7 @@ def test_what_was_counted_before_is_no_news(two: Pair) -> None:
     two.host.call(lambda: datagrams(PEER4, PORT, [1000] * 20, source_port=9001))
     with reading(two.host) as running:
         two.host.call(lambda: datagrams(PEER4, PORT, [100] * 2, source_port=9001))
-        rows = [row for row in _until(running, lambda r: r["remote_port"] == PORT)]
+        rows = _until(running, lambda r: r["remote_port"] == PORT)
     assert [(r["octets_out"], r["packets_out"], r["flows"]) for r in rows] == [(256, 2, 0)]
 
 
