@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from ipaddress import IPv4Network, IPv6Network
@@ -40,9 +41,9 @@ _TICK_S: Final = 0.2
 """How often ends are read: at 10,000 a second 2,000 wait, and 8 MiB hold some 10,000."""
 _BEAT_NS: Final = SECOND_NS * 7 // 10
 _REST: Final = 50
-"""A reading is followed by a rest of so many times what it took, but for one in every minute."""
+"""A reading is followed by a rest of so many times the CPU it took, but for one in every minute."""
 _LOOPBACK: Final = IPv4Network("127.0.0.0/8")
-_LAN: Final = "net.netfilter.nf_conntrack_"
+_SYSCTL: Final = "net.netfilter.nf_conntrack_"
 
 
 class Settings(CollectorSettings):
@@ -87,7 +88,7 @@ class Settings(CollectorSettings):
             with Endings(1 << 16), Table() as table:
                 if sysctl("acct") != 1:
                     return _NO_COUNTERS
-                if not _tracks(table) and not any(len(part) for part in table.read()):
+                if not _tracked(table) and not any(len(part) for part in table.read()):
                     return _NO_ENTRIES
         except CaptureError as error:
             return str(error)
@@ -98,26 +99,33 @@ class Settings(CollectorSettings):
         out = []
         if sysctl("events") == 0:
             out.append(
-                f"{_LAN}events is 0, so a connection that begins and ends between two readings is not counted: "
-                f"sudo sysctl -w {_LAN}events=1"
+                f"{_SYSCTL}events is 0, so a connection that begins and ends between two readings is not counted: "
+                f"sudo sysctl -w {_SYSCTL}events=1"
             )
         if sysctl("timestamp") == 0:
             out.append(
-                f"{_LAN}timestamp is 0, so a flow's beginning is known to {self.interval} s only: "
-                f"sudo sysctl -w {_LAN}timestamp=1"
+                f"{_SYSCTL}timestamp is 0, so a flow's beginning is known to {self.interval} s only: "
+                f"sudo sysctl -w {_SYSCTL}timestamp=1"
             )
         with Table() as table:
+            families = _tracked(table)
+            if len(families) == 1:
+                which = "IPv6" if "IPv4" in families else "IPv4"
+                out.append(
+                    f"{which} is not seen to be tracked, and what is not tracked is not counted: a rule with `ct state` "
+                    "in a firewall table of the family inet or ip6 asks for it"
+                )
             uncounted = sum(int(np.count_nonzero(~part.counted)) for part in table.read())
         if uncounted:
             out.append(
-                f"{uncounted:,} connections are older than {_LAN}acct=1 and are not counted until they begin anew"
+                f"{uncounted:,} connections are older than {_SYSCTL}acct=1 and are not counted until they begin anew"
             )
         return tuple(out)
 
 
 _NO_COUNTERS: Final = (
-    f"the kernel tracks connections but does not count them ({_LAN}acct is 0): switch it on with "
-    f"sudo sysctl -w {_LAN}acct=1, and in a file of /etc/sysctl.d for the next start; it counts connections that begin "
+    f"the kernel tracks connections but does not count them ({_SYSCTL}acct is 0): switch it on with "
+    f"sudo sysctl -w {_SYSCTL}acct=1, and in a file of /etc/sysctl.d for the next start; it counts connections that begin "
     "from then on"
 )
 _NO_ENTRIES: Final = (
@@ -202,6 +210,8 @@ class _Capture:
         done, beat_ns = self._clock.now_ns() // interval_ns, self._clock.monotonic_ns()
         minute = self._clock.now_ns() // MINUTE_NS
         while not stop.is_set():
+            if self._watch.changed():
+                self._here = self._look_around()
             yield from self._hear()
             lost = self._lost()
             now_ns = self._clock.now_ns()
@@ -238,9 +248,7 @@ class _Capture:
 
     def _look(self, *, forced: bool) -> Iterator[FlowBatch]:
         """Read the whole table."""
-        if self._watch.changed():
-            self._here = self._look_around()
-        began_ns = self._clock.monotonic_ns()
+        began_ns = time.thread_time_ns()
         self._seen = {"uncounted": 0, "offloaded": 0}
         self._counters.begin()
         for part in self._table.read():
@@ -251,9 +259,10 @@ class _Capture:
             part = self._counted(part)
             growth = self._counters.seen(_keys(self._counters, part), part.counts, self._note(part))
             yield from self._hand_out(part, growth, self._looked_ns, forced=forced)
+            yield _NO_ROWS
         self._counters.finish()
         self._looked_ns = self._clock.monotonic_ns()
-        self._cost_ns = self._looked_ns - began_ns
+        self._cost_ns = time.thread_time_ns() - began_ns
         self._tell()
 
     def _hear(self) -> Iterator[FlowBatch]:
@@ -328,7 +337,7 @@ class _Capture:
 
 
 _ADVICE: Final = {
-    "uncounted": f"they are older than {_LAN}acct=1 and are counted when they begin anew",
+    "uncounted": f"they are older than {_SYSCTL}acct=1 and are counted when they begin anew",
     "offloaded": "a flowtable forwards their packets, which count only if it says `counter`",
     "backwards": "another program set their counters to zero; what was counted between is not known",
     "gone": "they left the table without word of it; what they sent since the last reading is not known",
@@ -345,17 +354,33 @@ def _keys(counters: Counters, part: Tracked) -> NDArray[np.uint64]:
     return counters.keys(np.ascontiguousarray(ends), part.identity.astype(np.uint64), part.start_ns)
 
 
-def _tracks(table: Table) -> bool:
-    """Whether a datagram that this host sends to itself over lo is tracked."""
+def _tracked(table: Table) -> frozenset[str]:
+    """Of IPv4 and IPv6, where a datagram that this host sends to itself over lo is found in the table."""
+    with ExitStack() as held:
+        ports = {
+            family: port
+            for family, address in _SELF.items()
+            if (port := _to_itself(held, *address)) is not None
+        }
+        own = parse([address for _, address in _SELF.values()])
+        found = set()
+        for part in table.read():
+            for (family, _), address in zip(_SELF.items(), own, strict=True):
+                same = (part.orig.source == address).all(axis=1) & (part.orig.target == address).all(axis=1)
+                if (same & (part.orig.source_port == ports.get(family, -2))).any():
+                    found.add(family)
+    return frozenset(found)
+
+
+_SELF: Final = {"IPv4": (socket.AF_INET, "127.0.0.1"), "IPv6": (socket.AF_INET6, "::1")}
+
+
+def _to_itself(held: ExitStack, family: int, address: str) -> int | None:
+    """Send an empty datagram from a socket to itself; its port, None where that cannot be done."""
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
-            asked.bind(("127.0.0.1", 0))
-            asked.sendto(b"", asked.getsockname())
-            port = asked.getsockname()[1]
-            wanted = parse(["127.0.0.1"])
-            return any(
-                bool(((p.orig.source == wanted).all(axis=1) & (p.orig.source_port == port)).any())
-                for p in table.read()
-            )
+        asked = held.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+        asked.bind((address, 0))
+        asked.sendto(b"", asked.getsockname())
     except OSError:
-        return False
+        return None
+    return int(asked.getsockname()[1])

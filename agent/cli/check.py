@@ -222,6 +222,7 @@ def _tiers(loaded: config.Loaded) -> tuple[list[Line], list[str]]:
     """Each way of watching this host, tried, and which one runs; what the one that runs does not see."""
     from agent import tiers
     from agent.words import phrases
+    from collectors.host.processes import may_see_others
 
     say = phrases(loaded.settings.language)
     lines = []
@@ -244,6 +245,8 @@ def _tiers(loaded: config.Loaded) -> tuple[list[Line], list[str]]:
     # What one of them sees is seen.
     each = [tier.misses for tier in tried if tier.name in runs]
     keys = [key for key in (each[0] if each else ()) if all(key in misses for misses in each)]
+    if not may_see_others():
+        keys.append("others_devices")
     return lines, [*(say.named("not_seen", key) for key in keys), OUTER_END]
 
 

@@ -314,7 +314,7 @@ def test_hot_flows_under_frequent_readings_lose_and_double_nothing(two: Pair) ->
         rows = _until(running, lambda r: r["remote_port"] == PORT)
     assert sums(rows)[4, 17][:2] == expected[4, 17][:2]
     assert sum(row["flows"] for row in rows) == 50
-    assert len(rows) > 100
+    assert len(rows) > 50
 
 
 def test_ports_that_are_used_again_at_once_are_counted_once_each(two: Pair) -> None:

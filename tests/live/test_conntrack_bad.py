@@ -22,7 +22,7 @@ from collectors.host import ctnetlink
 from tests.tools import netns
 from tests.tools.netns import PEER4, Pair
 from tests.tools.program import command, environment
-from tests.tools.tracking import datagrams, reading, track
+from tests.tools.tracking import TRACK, datagrams, reading, track
 
 pytestmark = pytest.mark.root
 NOBODY = 65534
@@ -128,6 +128,16 @@ def test_what_is_switched_off_beside_it_is_a_shortcoming(two: Pair) -> None:
     )
     two.host.run("conntrack", "-F")
     assert two.host.call(Settings().shortcomings) == ()
+
+
+def test_a_family_that_is_not_tracked_is_a_shortcoming(two: Pair) -> None:
+    """A firewall with rules for IPv4 alone leaves IPv6 uncounted: said with the kind of rule that mends it."""
+    two.host.run(
+        "sysctl", "-qw", "net.netfilter.nf_conntrack_acct=1", "net.netfilter.nf_conntrack_timestamp=1"
+    )
+    two.host.run("nft", TRACK.replace("inet", "ip"))
+    assert two.host.call(Settings().hindrance) == ""
+    assert [text.partition(" ")[0] for text in two.host.call(Settings().shortcomings)] == ["IPv6"]
 
 
 def test_connections_without_counters_are_told_and_not_guessed(
