@@ -85,6 +85,8 @@ class Endings:
     def __init__(self, buffer_octets: int = 8 << 20) -> None:
         self._room = buffer_octets
         self._lost = 0
+        self._broken = 0
+        """Words that could not be read."""
 
     def __enter__(self) -> Self:
         self._socket = _opened()
@@ -120,20 +122,21 @@ class Endings:
                     if error.errno == errno.ENOBUFS:
                         continue  # said once for each time the buffer ran full; ``lost`` tells how many
                     raise CaptureError(f"the kernel tells no more of ended connections: {error}") from error
-                _split(self._buffer, at, at + size, _DELETE, starts)
+                self._broken += _split(self._buffer, at, at + size, _DELETE, starts) == errno.EBADMSG
                 at += size + 3 & ~3
             if starts:
                 yield _columns(self._buffer, at, starts)
 
     def lost(self) -> int:
-        """Words for which there was no room, since the last call: the kernel's own count (Linux 4.12)."""
+        """Words for which there was no room, since the last call: the kernel's own count (Linux 4.12); and broken ones."""
+        broken, self._broken = self._broken, 0
         try:
             told = self._socket.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * (_SK_MEMINFO_DROPS + 1))
         except OSError:
-            return 0
+            return broken
         now = int(struct.unpack_from("=I", told, 4 * _SK_MEMINFO_DROPS)[0])
         lost, self._lost = (now - self._lost) & 0xFFFFFFFF, now
-        return lost
+        return lost + broken
 
 
 def _opened() -> socket.socket:

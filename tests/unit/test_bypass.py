@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.cli import check
 from agent.words import LANGUAGES, phrases
 from collectors.host import bypass
 from collectors.host.bypass import KINDS, Bypass
@@ -171,6 +172,22 @@ def test_each_kind_has_words(kind: str, language: str) -> None:
     what = say(f"bypass.{kind}.what", **CASES[kind][1])
     assert all(str(value) in what for value in CASES[kind][1].values())
     assert say(f"bypass.{kind}.why") and say(f"bypass.{kind}.seen")
+
+
+def test_check_says_what_why_and_who_sees_it(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sekisho check` makes one entry of each thing found, worded in the language of the settings."""
+    _rdma(root)
+    found = root.found()
+    monkeypatch.setattr(bypass, "survey", lambda: found)
+    assert check._found("en") == [
+        {
+            "kind": "rdma",
+            "what": "RDMA devices mlx5_0; used by stored (pid 400)",
+            "why": "RDMA reads and writes memory over the network past the sockets",
+            "seen_by": "the device's port counters (/sys/class/infiniband/*/ports/*/counters), or the switch",
+        }
+    ]
+    assert check._found("ja")[0]["what"] == "RDMA デバイス mlx5_0、使用中のプログラム：stored (pid 400)"
 
 
 def test_offload_that_was_switched_off_again_is_not_found(root: Root) -> None:

@@ -75,7 +75,7 @@ def act(kernel: Kernel, step: tuple[str, int, int]) -> None:
 STEPS = st.tuples(st.sampled_from(["send", "send", "end"]), st.integers(0, NAMES), st.integers(1, 1000))
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     st.lists(
         st.one_of(

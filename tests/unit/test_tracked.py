@@ -16,6 +16,7 @@ from agent.core.flow import Mark
 from collectors.flowtable.counters import Growth
 from collectors.host.tracked import Tracked, parse
 from collectors.host.tracked_rows import REASONS, Here, Span, batch
+from tests.fuzz import fuzz_tracked
 from tests.tools.ctnetlink import Entry, Way, attribute, message
 
 COUNT = st.integers(0, 2**62)
@@ -109,7 +110,7 @@ def expected(entry: Entry) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.lists(entries(), max_size=8), st.randoms(use_true_random=False), st.integers(0, 3))
 def test_what_the_kernel_wrote_is_read(given_: list[Entry], order: Any, shift: int) -> None:
     """Entries of any mixture, their attributes in any order and with strange ones between, at any place of the buffer, read as written."""
@@ -121,10 +122,10 @@ def test_what_the_kernel_wrote_is_read(given_: list[Entry], order: Any, shift: i
     assert plain(columns(messages, bytes(shift))) == [expected(entry) for entry in given_]
 
 
-@settings(max_examples=300)
+@settings(max_examples=80)
 @given(entries(), st.binary(max_size=64), st.integers(0, 400), st.integers(0, 400))
 def test_damage_stays_within_its_message(entry: Entry, noise: bytes, at: int, cut: int) -> None:
-    """A message that is overwritten or cut raises nothing, and its neighbours read as written."""
+    """A message that is overwritten or cut raises nothing, its neighbours read as written, and nothing of theirs is read into it."""
     whole = message(
         Entry(Way("192.0.2.1", "192.0.2.2", 1, 2, 3, 4), Way("192.0.2.2", "192.0.2.1", 2, 1, 5, 6))
     )
@@ -133,6 +134,16 @@ def test_damage_stays_within_its_message(entry: Entry, noise: bytes, at: int, cu
     hurt = hurt[: max(20, len(hurt) - cut)]
     read = plain(columns([whole, bytes(hurt), whole]))
     assert (read[0], read[2]) == (plain(columns([whole]))[0],) * 2
+    assert read[1] == plain(columns([bytes(hurt), b"\xa5" * 400]))[0]
+
+
+@settings(max_examples=80)
+@given(
+    st.integers(0, 255), st.lists(entries().map(message) | st.binary(max_size=80), max_size=4).map(b"".join)
+)
+def test_any_octets_are_read_each_for_itself(size: int, octets: bytes) -> None:
+    """See tests/fuzz/fuzz_tracked.py."""
+    fuzz_tracked.target(bytes([size]) + octets)
 
 
 def test_an_attribute_of_no_length_ends_the_reading() -> None:
