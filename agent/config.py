@@ -240,11 +240,14 @@ def _placed(
 
 
 def _origin(origins: Mapping[str, str], path: Sequence[str]) -> str:
+    """Where a value was said; of one that is missing, where its neighbours were."""
     for length in range(len(path), 0, -1):
-        if found := origins.get(".".join(path[:length])):
+        name = ".".join(path[:length])
+        if found := origins.get(name):
             return found
-    below = ".".join(path) + "."
-    return next((origin for key, origin in origins.items() if key.startswith(below)), "")
+        if found := next((origin for key, origin in origins.items() if key.startswith(name + ".")), ""):
+            return found
+    return ""
 
 
 def _is_there(file: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import tempfile
 import threading
 import time
@@ -52,6 +53,8 @@ class Replay:
     as_json: bool
     quiet: bool
     send: bool = False
+    tunnels: str | None = None
+    names: bool = False
     cases: dict[str, Case] = field(default_factory=dict)
 
     def run(self) -> int:
@@ -100,32 +103,44 @@ class Replay:
             sinks["stdout"] = StdoutSettings(language=loaded.settings.language, colour=colour()).build(
                 context
             )
+        settings = self._collector(loaded)
         run = Runtime(
             loaded,
             state_path=state_dir / "state.db",
-            run_id=self._run_id(loaded),
+            run_id=self._run_id(loaded, settings),
             replay=True,
             comes_again=self.state is not None,
             extra_sinks=sinks,
             on_decision=self._hear,
         )
-        settings = self._collector()
         run.build_collectors = lambda context: _one(settings.build(context))
         return run
 
-    def _collector(self) -> PcapSettings:
+    def _collector(self, loaded: config.Loaded) -> PcapSettings:
+        """How the files are read: as ``collectors: pcap`` of the settings says, but for what the command line says."""
+        kept = loaded.stages.collectors.get("pcap")
+        said: dict[str, Any] = kept.model_dump() if isinstance(kept, PcapSettings) else {}
+        said |= {"files": self.files}
+        if self.local:
+            said["local"] = self.local
+        if self.tunnels:
+            said["tunnels"] = self.tunnels
+        if self.names:
+            said["names"] = True
         try:
-            return PcapSettings.model_validate({"files": self.files, "local": self.local})
+            return PcapSettings.model_validate(said)
         except ValidationError as error:
             said = "; ".join(fault.message for fault in faults_of(error, None, PcapSettings))
             raise click.UsageError(f"--local: {said}") from None
 
-    def _run_id(self, loaded: config.Loaded) -> str:
+    def _run_id(self, loaded: config.Loaded, settings: PcapSettings) -> str:
         """Equal for equal input seen in the same way, so that a replay that was cut off goes on where it stopped.
 
         ``replay-<input>-<view>``: the view is what decides which row goes into which batch.
         """
-        view = hashlib.sha256("\0".join((*self.local, loaded.settings.host)).encode())
+        view = hashlib.sha256("\0".join((*map(str, settings.local), loaded.settings.host)).encode())
+        reading = settings.model_dump(mode="json", exclude={"files", "local"}, exclude_defaults=True)
+        view.update(json.dumps(reading, sort_keys=True).encode())
         for path in (*loaded.settings.policy, *loaded.settings.overrides):
             with contextlib.suppress(OSError):  # reading the policy says it better
                 for file in policy_files.files_of(path):
@@ -137,7 +152,7 @@ class Replay:
         told = run.run_id.rsplit("-", 1)[0] + "-"
         if any(other.startswith(told) and other != run.run_id for _, other, _ in run.state.streams()):
             raise StateError(
-                f"{self.state}: holds a replay of the same files under another policy, host or --local; "
+                f"{self.state}: holds a replay of the same files under another policy, host, --local, --tunnels or --names; "
                 "name another folder with --state"
             )
 

@@ -15,7 +15,7 @@ from agent.core.errors import CaptureError
 from collectors.captures.files import STDIN, looks_like_capture
 
 _NAME: Final = re.compile(
-    r"\.(pcap|pcapng|cap|dmp|ntar)\d*([._-][\w:-]+)*?(\.(gz|xz|zst))?$", re.IGNORECASE | re.ASCII
+    r"\.(pcap|pcapng|cap|dmp|ntar)\d*([._-]+[A-Za-z0-9:]+)*(\.(gz|xz|zst))?$", re.IGNORECASE | re.ASCII
 )
 _NUMBER: Final = re.compile(r"(\d+)")
 
