@@ -250,9 +250,8 @@ class Pcap:
     def _packets(self, frames: Frames) -> Packets:
         """Packets of a chunk; what is lost in it is counted."""
         found = _decode(frames, self._decode)
-        if self._names is not None and isinstance(frames.link, int):
-            where = (frames.data, frames.starts, frames.captured, frames.time_ns)
-            self._names.hear_frames(*where, frames.link, found.packets, found.order)
+        if self._names is not None:
+            _hear(self._names, frames, found)
         for reason, (lost, octets) in (*frames.lost.items(), *found.skipped.items()):
             if reason not in NO_LOSS:
                 self._accounts.lose_frames(reason, lost, octets)
@@ -263,6 +262,20 @@ class Pcap:
         self.seen.repaired += over
         self.seen.unopened += sum(found.repaired.values()) - over
         return found.packets
+
+
+def _hear(names: Names, frames: Frames, found: Decoded) -> None:
+    """Hand the frames to ``names``, those of one link type at a time."""
+    if isinstance(frames.link, int):
+        where = (frames.data, frames.starts, frames.captured, frames.time_ns)
+        names.hear_frames(*where, frames.link, found.packets, found.order)
+        return
+    for link in np.unique(frames.link).tolist():
+        rows = np.flatnonzero(frames.link == link)
+        some = np.flatnonzero(frames.link[found.order] == link)
+        order = np.searchsorted(rows, found.order[some])
+        parts = (frames.starts[rows], frames.captured[rows], frames.time_ns[rows])
+        names.hear_frames(frames.data, *parts, link, found.packets.take(some), order)
 
 
 def _decode(frames: Frames, decode: Decode) -> Decoded:

@@ -192,6 +192,13 @@ def main(arguments: list[str] | None = None) -> Any:
             # From here on a further Ctrl-C ends the process without a word, not with a traceback.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         code = _said(error)
+        if arguments is None and code == EXIT_INTERRUPTED:
+            # Not sys.exit: a Ctrl-C that came while a library ran made-up code (as every dataclass does when it is
+            # made) is remembered by the interpreter, which then ends by signal 2, whatever code it is given.
+            code = _flushed(code)
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.flush()
+            os._exit(code)
     sys.exit(_flushed(code if isinstance(code, int) else 0))
 
 

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from agent import config
 from agent.cli import EXIT_ERROR, EXIT_FINDINGS, EXIT_INTERRUPTED
 from agent.cli.bars import Bar
-from agent.cli.common import Options, console, echo, echo_json, place, size, table
+from agent.cli.common import Options, console, echo, echo_json, many, place, size, table
 from agent.cli.live import owner_of, summary_of
 from agent.cli.screen import Column, colour
 from agent.core.decision import Decision
@@ -130,8 +130,9 @@ class Replay:
         try:
             return PcapSettings.model_validate(said)
         except ValidationError as error:
-            said = "; ".join(fault.message for fault in faults_of(error, None, PcapSettings))
-            raise click.UsageError(f"--local: {said}") from None
+            faults = faults_of(error, None, PcapSettings)
+            said = (f.message.partition("]: ")[2] + (f" ({f.advice})" if f.advice else "") for f in faults)
+            raise click.UsageError(f"--local: {'; '.join(said)}") from None
 
     def _run_id(self, loaded: config.Loaded, settings: PcapSettings) -> str:
         """Equal for equal input seen in the same way, so that a replay that was cut off goes on where it stopped.
@@ -251,8 +252,8 @@ class Replay:
             out.print("no flow to an external address")
         lost = sum(frames for frames, _ in account.lost_frames.values())
         out.print(
-            f"\n{account.captured.flows:,} flows, {account.captured.octets_out:,} octets out, {account.captured.octets_in:,} in, "
-            f"read in {took_s:.1f} s; lost {lost:,} frame{'' if lost == 1 else 's'}"
+            f"\n{many(account.captured.flows, 'flow')}, {account.captured.octets_out:,} octets out, {account.captured.octets_in:,} in, "
+            f"read in {took_s:.1f} s; lost {many(lost, 'frame')}"
             + (f" ({', '.join(account.lost_frames)})" if lost else "")
             + f"; not explained {account.residue.octets_out:,} octets",
             soft_wrap=True,

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -121,3 +122,16 @@ def test_an_interrupt_wrapped_by_whoever_it_hit_is_still_an_interrupt(
     with pytest.raises(SystemExit) as ended_with:
         main([])
     assert (ended_with.value.code, capsys.readouterr().err) == (130, "sekisho: interrupted\n")
+
+
+def test_an_interrupt_in_made_up_code_ends_with_130_too(tmp_path: Path) -> None:
+    """Ctrl-C that hits code which a library made up and runs, as every dataclass does: 130, never a death by signal."""
+    made_up = "import agent.cli as c; c.cli.main = lambda **_: exec('raise KeyboardInterrupt'); c.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", made_up],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "sekisho: interrupted\n")
