@@ -22,7 +22,6 @@ from agent.core.finding import Notice
 from agent.core.flow import FlowBatch
 from agent.core.stages import Context, SinkSettings
 from agent.policy.model import Octets
-from agent.words.escape import harmless_json
 from sinks.lines import Lines
 from sinks.ocsf_events.common import Json
 from sinks.ocsf_events.findings import Rendering, finding_event
@@ -96,5 +95,4 @@ class Ocsf:
 
 
 def _json_lines(events: Iterable[Json]) -> bytes:
-    texts = (json.dumps(e, ensure_ascii=False, separators=(",", ":")) for e in events)
-    return b"".join(harmless_json(text).encode() + b"\n" for text in texts)
+    return b"".join(json.dumps(e, ensure_ascii=False, separators=(",", ":")).encode() + b"\n" for e in events)

@@ -183,6 +183,8 @@ def main(arguments: list[str] | None = None) -> Any:
     process.prepare()
     _ready_streams()
     try:
+        if arguments is None and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         code = cli.main(args=arguments, prog_name="sekisho", standalone_mode=False)
         sys.stdout.flush()
     except SystemExit as asked:
@@ -205,7 +207,9 @@ def main(arguments: list[str] | None = None) -> Any:
 def _said(error: BaseException) -> int:
     """Tell the user what went wrong; the exit code for it."""
     if _is_interrupted(error):
-        _say("interrupted")
+        # Nothing is loaded for it: the Ctrl-C may have come in the middle of loading just that.
+        with contextlib.suppress(OSError):
+            click.echo("sekisho: interrupted", err=True)
         return EXIT_INTERRUPTED
     if isinstance(error, click.ClickException):
         _show(error)

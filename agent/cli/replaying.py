@@ -119,16 +119,16 @@ class Replay:
     def _collector(self, loaded: config.Loaded) -> PcapSettings:
         """How the files are read: as ``collectors: pcap`` of the settings says, but for what the command line says."""
         kept = loaded.stages.collectors.get("pcap")
-        said: dict[str, Any] = kept.model_dump() if isinstance(kept, PcapSettings) else {}
-        said |= {"files": self.files}
+        asked: dict[str, Any] = kept.model_dump() if isinstance(kept, PcapSettings) else {}
+        asked |= {"files": self.files}
         if self.local:
-            said["local"] = self.local
+            asked["local"] = self.local
         if self.tunnels:
-            said["tunnels"] = self.tunnels
+            asked["tunnels"] = self.tunnels
         if self.names:
-            said["names"] = True
+            asked["names"] = True
         try:
-            return PcapSettings.model_validate(said)
+            return PcapSettings.model_validate(asked)
         except ValidationError as error:
             faults = faults_of(error, None, PcapSettings)
             said = (f.message.partition("]: ")[2] + (f" ({f.advice})" if f.advice else "") for f in faults)
