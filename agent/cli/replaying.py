@@ -27,7 +27,7 @@ from agent.cli.screen import Column, colour
 from agent.core.decision import Decision
 from agent.core.errors import StateError
 from agent.core.finding import Case, Severity
-from agent.core.stages import Collector, Sink, SinkSettings
+from agent.core.stages import Collector, Context, Sink, SinkSettings
 from agent.policy import load as policy_files
 from agent.policy.faults import faults_of
 from agent.runtime import Runtime
@@ -56,6 +56,7 @@ class Replay:
     tunnels: str | None = None
     names: bool = False
     cases: dict[str, Case] = field(default_factory=dict)
+    _left_out: dict[Path, str] = field(default_factory=dict)
 
     def run(self) -> int:
         """Replay, print, and say how it went as an exit code."""
@@ -113,8 +114,13 @@ class Replay:
             extra_sinks=sinks,
             on_decision=self._hear,
         )
-        run.build_collectors = lambda context: _one(settings.build(context))
+        run.build_collectors = lambda context: self._built(settings, context)
         return run
+
+    def _built(self, settings: PcapSettings, context: Context) -> dict[str, Collector]:
+        collector = settings.build(context)
+        self._left_out = collector.left_out
+        return {collector.name: collector}
 
     def _collector(self, loaded: config.Loaded) -> PcapSettings:
         """How the files are read: as ``collectors: pcap`` of the settings says, but for what the command line says."""
@@ -219,7 +225,7 @@ class Replay:
             "policy": run.policy.version,
             "complete": not run.stop.is_set(),
             "faults": failures,
-            "left_out": {str(path): reason for path, reason in choose(self.files).left_out.items()},
+            "left_out": {str(path): reason for path, reason in self._left_out.items()},
         }
 
     def _summary(self, run: Runtime, took_s: float) -> None:
@@ -273,15 +279,11 @@ class Replay:
                 "no case"
                 + ("" if run.policy.stores else ": no store is registered (--policy FILE names them)")
             )
-        for path, reason in choose(self.files).left_out.items():
+        for path, reason in self._left_out.items():
             out.print(f"left out: {shown(str(path))} {reason}", soft_wrap=True, markup=False, highlight=False)
         if run.stop.is_set():
             on = "; the same command goes on there" if self.state is not None else ""
             echo(f"sekisho: stopped before the end of the data{on}", err=True)
-
-
-def _one(collector: Collector) -> dict[str, Collector]:
-    return {collector.name: collector}
 
 
 _EDGE = 1 << 16

@@ -34,6 +34,8 @@ print("connected", flush=True)
 for _ in range(20):  # af_packet learns of sockets by asking now and then
     link.sendall(bytes(1000))
     time.sleep(0.2)
+link.close()
+sys.stdin.read()  # it lives on: of a process that is gone nobody can tell the executable
 """
 EXECUTABLE = "py\nthon\x1b[31m"
 PORT = 49_213
@@ -104,15 +106,16 @@ def test_no_process_commands_a_terminal_or_a_spreadsheet(tmp_path: Path, tier: s
                     subprocess.Popen(
                         [*inside, str(which), "-c", PROGRAM, name.hex(), PEER4, str(PORT)],
                         env={**os.environ, "PYTHONHOME": sys.base_prefix},
+                        stdin=subprocess.PIPE,
                         stdout=subprocess.PIPE,
                     )
                 )
             for program in programs:
                 assert program.stdout is not None and program.stdout.readline() == b"connected\n"
             executable.unlink()
+            wait_for(lambda: _all(tmp_path), "a row of each process", 60)
             for program in programs:
                 program.communicate()
-            wait_for(lambda: _all(tmp_path), "a row of each process", 40)
             up.terminate()
             assert up.wait(60) == 0, (tmp_path / "err").read_text()
         finally:

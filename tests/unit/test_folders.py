@@ -132,6 +132,22 @@ def test_the_setting_chooses_outer_or_inner(
     assert pcap.seen.unopened == unopened
 
 
+def test_a_ring_whose_oldest_file_goes_meanwhile_is_read_on(tmp_path: Path) -> None:
+    """Found in a folder and gone when its turn comes: left out with the reason, all others counted. A file that
+    somebody named is still missed."""
+    folder = tmp_path / "ring"
+    fill(folder, {f"c.pcap{n}": capture(n * 1000) for n in range(4)})
+    pcap = collector(folder)
+    batches = pcap.collect(threading.Event())
+    seen = len(next(batches))
+    (folder / "c.pcap2").unlink()
+    seen += sum(map(len, batches))
+    assert (seen, pcap.left_out) == (3, {folder / "c.pcap2": "was removed before it was read"})
+    named = collector(folder, tmp_path / "absent.pcap")
+    with pytest.raises(CaptureError, match=r"absent\.pcap: there is no such file"):
+        list(named.collect(threading.Event()))
+
+
 def test_no_file_name_holds_the_reader_up(tmp_path: Path) -> None:
     """A name as long as a name may be, made to be tried in many ways, is told at once from a capture's.
 
