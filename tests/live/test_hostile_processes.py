@@ -123,7 +123,9 @@ def test_no_process_commands_a_terminal_or_a_spreadsheet(tmp_path: Path, tier: s
                 process.kill()
                 process.wait()
     _never_unescaped((tmp_path / "out").read_bytes(), (tmp_path / "err").read_bytes())
-    _kept_and_shown(tmp_path, str(executable))
+    told = _kept_and_shown(tmp_path, str(executable))
+    # eBPF counts all of the host: another process may have sent more, and a case names only those that sent most.
+    assert tier == "ebpf" or SHOWN[1] in told
 
 
 def _all(folder: Path) -> bool:
@@ -139,7 +141,8 @@ def _never_unescaped(*octets: bytes) -> None:
             assert is_harmless(line), ascii(line)
 
 
-def _kept_and_shown(folder: Path, executable: str) -> None:
+def _kept_and_shown(folder: Path, executable: str) -> str:
+    """Fail unless rows hold the names as they are and every table shows them escaped; what is shown of the case."""
     ask = ("flows", "--since", "1h", "--remote", PEER4, "--port", str(PORT))
     plain, grouped, table, as_json = (
         sekisho(*ask, *more, home=folder) for more in (["--csv"], ["--by", "process"], [], ["--json"])
@@ -158,4 +161,4 @@ def _kept_and_shown(folder: Path, executable: str) -> None:
     (case,) = json.loads(cases.out) if cases.out.startswith("[") else [json.loads(cases.out.splitlines()[0])]
     shown = sekisho("cases", "show", case["id"], home=folder)
     _never_unescaped(cases.out.encode(), shown.out.encode())
-    assert SHOWN[1] in shown.out
+    return shown.out
