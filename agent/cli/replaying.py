@@ -31,6 +31,7 @@ from agent.core.stages import Collector, Context, Sink, SinkSettings
 from agent.policy import load as policy_files
 from agent.policy.faults import faults_of
 from agent.runtime import Runtime
+from agent.view import UNKNOWN
 from agent.words import shown
 from collectors.captures.folders import choose
 from collectors.pcap import Settings as PcapSettings
@@ -211,7 +212,7 @@ class Replay:
             "destinations": [
                 {
                     "country": line.country,
-                    "network": line.network,
+                    "network": None if line.network == UNKNOWN else line.network,
                     "provider": line.provider,
                     "owner": line.owner,
                     "owner_country": line.owner_country,
