@@ -20,7 +20,7 @@ from tests.bench import marked
 from tests.capture.agent import Agent
 from tests.capture.judge import VERDICTS, Verdict
 from tests.capture.stage import SCENARIOS, Outcome, Tier, run
-from tests.capture.tiers import TIERS, here, hindrance
+from tests.capture.tiers import TIERS, TIME_WAIT, here, hindrance
 
 HEAD = """| scenario | family | packets out | octets out: error | packets out: error | octets in: error | content: error | process right | listener | unknown | wrong |
 |---|---|---|---|---|---|---|---|---|---|---|"""
@@ -86,6 +86,8 @@ def _section(tier: Tier, outcomes: list[Outcome]) -> str:
         for why in (tier.inexact, tier.headers_missing, tier.nameless):
             if outcome.scenario in why:
                 notes.append(f"- {outcome.scenario}: {why[outcome.scenario]}.")
+        if outcome.scenario in tier.time_wait:
+            notes.append(f"- {outcome.scenario}: {TIME_WAIT}.")
         notes += [f"- {outcome.scenario}, {note}" for note in outcome.notes]
         notes += [f"- {outcome.scenario}: frames lost: {reason} {n:,}" for reason, n in outcome.lost_frames.items() if n]  # fmt: skip
     return "\n".join([*lines, "", *notes])
