@@ -15,6 +15,7 @@ import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import kernel_calls  # these stand beside this file, which is what Python was started with
@@ -165,7 +166,7 @@ def handed_over(given: dict[str, Any]) -> Iterator[Said]:
 def upload(given: dict[str, Any]) -> Iterator[Said]:
     """A file, as an upload program sends it."""
     link = connected(given)
-    with open(given["file"], "rb") as file:
+    with Path(given["file"]).open("rb") as file:
         sent = link.sendfile(file)
     finish(link)
     yield {"sent": sent}
