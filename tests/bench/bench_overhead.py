@@ -35,7 +35,7 @@ from tests.tools import netns
 AGENT_CORE, LOAD_CORE = 0, 1
 KINDS = ("tcp", "udp", "churn", "pgbench")
 STOPWATCH_RUNS = 3
-STEADY_KINDS, STEADY_S, STEADY_RUNS = ("udp", "churn"), 10, 2
+STEADY_KINDS, STEADY_S = ("udp", "churn"), 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +97,14 @@ def main() -> int:
             for number in range(args.rounds):
                 # The others stand there for comparison; half as many pairs do for them.
                 now = {
-                    n: s for n, s in chosen.items() if n == overhead_page.OURS or number % 2 == 0 or args.only
+                    n: s
+                    for n, s in chosen.items()
+                    if n == overhead_page.OURS or number % args.others_every == 0 or args.only
                 }
                 for kind in kinds:
                     _round(load, folder, kind, args.seconds, now, found)
                 print(f"round {number + 1} of {args.rounds}", file=sys.stderr, flush=True)
-            for _ in range(STEADY_RUNS):
+            for _ in range(args.costs):
                 for kind in [kind for kind in STEADY_KINDS if kind in kinds]:
                     for collector, start in chosen.items():
                         found.costs[kind, collector].append(_cost(load, folder, kind, start))
@@ -120,6 +122,10 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument(
+        "--others-every", type=int, default=2, help="other collectors only in every so many rounds"
+    )
+    parser.add_argument("--costs", type=int, default=2, help="how often CPU and memory are measured")
     parser.add_argument("--seconds", type=int, default=1, help="length of each load")
     parser.add_argument("--only", nargs="+", help="only these collectors; nothing is written then")
     parser.add_argument("--loads", nargs="+", choices=KINDS, help="only these; nothing is written then")

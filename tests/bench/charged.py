@@ -66,10 +66,18 @@ class Charged:
         return Cpu(int(found["user_usec"]) / 1e6, int(found["system_usec"]) / 1e6)
 
     def memory_mib(self) -> float | None:
-        """What the kernel charges it now: its pages, its part of the page cache, BPF maps; None where nothing counts."""
-        for place, name in ((self._places[-1], "memory.usage_in_bytes"), (self.folder, "memory.current")):
+        """What the kernel charges it now, less what it can take back at once; None where nothing counts.
+
+        Pages, BPF maps, and the page cache in use (usage less inactive_file, as the kubelet reads it).
+        """
+        kinds = (
+            (self._places[-1], "memory.usage_in_bytes", "total_inactive_file"),
+            (self.folder, "memory.current", "inactive_file"),
+        )
+        for place, name, spare in kinds:
             with contextlib.suppress(OSError):
-                return int((place / name).read_text()) / 2**20
+                stat = dict(line.split() for line in (place / "memory.stat").read_text().splitlines())
+                return (int((place / name).read_text()) - int(stat[spare])) / 2**20
         return None
 
     def pids(self) -> list[int]:

@@ -36,7 +36,7 @@ def interval(ratios: Sequence[float]) -> Interval:
     return float(np.median(values)), float(low), float(high)
 
 
-_METHOD = f"""Each run of 1 s with a collector stands between two without, all of them in turn: 20 rounds with eBPF, 10 with the others.
+_METHOD = f"""Each run of 1 s with a collector stands between two without, all of them in turn, eBPF in every round.
 Both ends of the load share one core, the collector has the other, and they go before everything else on the machine. Both
 ends are watched, so all costs stand twice in the ratio; of pgbench (runs of 2 s) only the database's.
 
@@ -46,7 +46,8 @@ ends are watched, so all costs stand twice in the ratio; of pgbench (runs of 2 s
 - **CPU**: of the collector's processes, user and system, under 10 s of load with one end watched, from its start until the
   collector had said all it counted; once warm. What is done inside the load's own system calls (eBPF programs, copies
   into a ring) is in the ratio, and of eBPF in its own table.
-- **Charged**: what the kernel charges its memory group: pages, page cache, BPF maps (not the rings of packet sockets).
+- **Charged**: what the kernel charges its memory group, less what it can take back at once (inactive page cache): pages,
+  page cache in use, BPF maps (not the rings of packet sockets).
 - **Counted/true**: packets of the interface's counter, both ways."""
 
 
@@ -81,7 +82,7 @@ def _kinds(found: Found) -> list[str]:
 
 
 def _speeds(found: Found) -> str:
-    lines = _table("load", "collector", "ratio", "95 % interval", "by the clock", "95 % interval")
+    lines = _table("load", "collector", "pairs", "ratio", "95 % interval", "by the clock", "95 % interval")
     for kind in _kinds(found):
         says, unit = _SAYS[kind]
         runs = [
@@ -92,11 +93,14 @@ def _speeds(found: Found) -> str:
             for r in (p.before, p.after)
         ]
         low, middle, high = np.quantile([run.speed for run in runs], (0, 0.5, 1)).tolist()
-        lines.append(_row(says, f"none: {middle:,.0f} {unit}/s [{low:,.0f}..{high:,.0f}]", "1", "", "1", ""))
+        lines.append(
+            _row(says, f"none: {middle:,.0f} {unit}/s [{low:,.0f}..{high:,.0f}]", "", "1", "", "1", "")
+        )
         for (k, name), pairs in found.pairs.items():
             if k == kind:
                 clock = interval([pair.ratio(lambda run: run.speed) for pair in pairs])
-                lines.append(_row(kind, name, *_shown(_by_cpu(found, kind, name)), *_shown(clock)))
+                shown = (*_shown(_by_cpu(found, kind, name)), *_shown(clock))
+                lines.append(_row(kind, name, str(len(pairs)), *shown))
     late = {name: pairs for (k, name), pairs in found.pairs.items() if k == "pgbench"}
     if late:
         lines += ["", *_table("pgbench", "p99 of latency: with/without", "95 % interval", "p99 with, µs")]
