@@ -210,7 +210,7 @@ def _speed_bars(found: Found) -> list[Bar]:
     if ("pgbench", OURS) in found.pairs:
         which = _late(found, OURS)
         met = which[0] <= 1.05 if which[2] - which[1] <= WIDEST else None
-        rows.append(("pgbench: p99 latency with/without ≤ 1.05", " in ".join(_shown(which)), met))
+        rows.append(("pgbench: p99 latency with/without, median ≤ 1.05", " in ".join(_shown(which)), met))
     return rows
 
 
