@@ -15,10 +15,18 @@ need zsh zsh; need fish fish; need mandoc mandoc
 need cc gcc; [ -f /usr/include/stdio.h ] || needed+=(libc6-dev)
 need clang clang; need llvm-strip llvm; [ -f /usr/include/bpf/bpf_helpers.h ] || needed+=(libbpf-dev)
 need systemd-analyze systemd; need systemd-nspawn systemd-container
-[ -d /usr/lib/postgresql ] || needed+=(postgresql)
+compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || needed+=(postgresql)
+need nginx nginx-light
 if [ ${#needed[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        # Servers are for the tests to start, in namespaces of their own: none shall begin to listen on this machine.
+        policy=/usr/sbin/policy-rc.d
+        if [ -e "$policy" ]; then policy=; else
+            trap 'rm -f "$policy"' EXIT
+            printf '#!/bin/sh\nexit 101\n' > "$policy"; chmod 755 "$policy"
+        fi
         apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${needed[@]}" >/dev/null
+        rm -f "$policy"; trap - EXIT
     else
         echo "not installed, so the tests that need them skip: ${needed[*]} (sudo apt-get install ${needed[*]})"
     fi
