@@ -44,7 +44,7 @@ def records(data: Bytes, filled: int, order: str, fractions: int) -> tuple[Offse
         found, after, paid = walk.found[: walk.ends[wrong[0]]], int(walk.last[wrong[0]]), False
     else:
         found, after, paid = *_mended(sizes, footholds, walk, wrong), True
-    if (walk.large or wrong) and len(large := np.flatnonzero(sizes[found] > _LARGEST)):
+    if walk.large and len(large := np.flatnonzero(sizes[found] > _LARGEST)):
         return found[: large[0]], int(found[large[0]]), paid
     return found, after, paid
 
@@ -77,7 +77,7 @@ def _footholds(data: Bytes, filled: int, order: str, fractions: int) -> Offsets:
     return np.concatenate((np.zeros(1, np.int64), at[keep]))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Walk:
     """What was met from each foothold on, up to the next."""
 
@@ -87,7 +87,7 @@ class _Walk:
     last: Offsets
     """Where each arrived: at the next foothold, if all is well."""
     large: bool
-    """A record of more than ``_LARGEST`` octets is among them."""
+    """A record of more than ``_LARGEST`` octets is among them, or was met since."""
 
 
 def _walk(sizes: NDArray[np.uint32], footholds: Offsets) -> _Walk:
@@ -133,7 +133,9 @@ def _mended(
             goal = int(footholds[begin]) if begin < len(footholds) else len(sizes)
             while at < goal:
                 chain.append(at)
-                at += _HEADER + int(sizes[at])
+                size = int(sizes[at])
+                walk.large |= size > _LARGEST
+                at += _HEADER + size
             if at == goal or begin == len(footholds):
                 break
         parts.append(np.array(chain, np.int64))
