@@ -6,16 +6,18 @@ Human-readable on a terminal, JSON lines elsewhere; always to standard error or 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import sys
 from pathlib import Path
-from typing import TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
-import structlog
-
+from agent.core import log
+from agent.core.log import Log
 from agent.words.escape import shown_in
 
-Log = structlog.typing.FilteringBoundLogger
+if TYPE_CHECKING:
+    import structlog
 
 
 class _Unfailing:
@@ -38,6 +40,12 @@ class _Unfailing:
 def configure(*, level: int = logging.INFO, file: Path | None = None) -> None:
     """Set up logging for the process, from ``level`` up. ``file`` takes the lines instead of standard error (a live view owns the screen)."""
     stream: TextIO = file.open("a", encoding="utf-8") if file else sys.stderr
+    log.before_first(level, functools.partial(_configure, level, stream))
+
+
+def _configure(level: int, stream: TextIO) -> None:
+    import structlog
+
     renderer: structlog.typing.Processor
     if stream.isatty():
         renderer = structlog.dev.ConsoleRenderer(pad_event_to=0)
@@ -65,4 +73,4 @@ def _harmless(_logger: object, _method: str, event: structlog.typing.EventDict) 
 
 def get(name: str) -> Log:
     """A logger that states its part of the program."""
-    return cast(Log, structlog.get_logger(part=name))
+    return Log(part=name)

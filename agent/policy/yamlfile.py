@@ -27,7 +27,10 @@ MAX_DEPTH = 40
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class _Loader(yaml.SafeLoader if not yaml.__with_libyaml__ else yaml.CSafeLoader):  # type: ignore[misc]
+_Shipped: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+
+
+class _Loader(_Shipped):  # type: ignore[misc]
     """PyYAML's safe loader with the plain words of YAML 1.2's core schema, and dates."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
@@ -67,6 +70,11 @@ def read(source: Path | str, *, name: str = "", kind: type[ConfigError] = Config
     if faults:
         raise kind(faults)
     return Document(name, {} if data is None else data, lines, digest)
+
+
+def shipped(text: str | bytes) -> Any:
+    """The value of a YAML text that comes with this program, by libyaml where PyYAML has it. Raises ``yaml.YAMLError``."""
+    return yaml.load(text, _Shipped)  # noqa: S506  a safe loader
 
 
 def text_of(

@@ -176,7 +176,7 @@ def _walk_extensions(view: View, network: Network, rows: Offsets, limit: Offsets
     network.transport[extended] = np.minimum(network.transport[extended], limit[extended])
 
 
-def read_transport(view: View, network: Network, end: Offsets) -> tuple[Any, Any, Any, Offsets]:
+def read_transport(view: View, network: Network, end: Offsets) -> tuple[Any, Any, Any, Any]:
     """(source port, target port, TCP flags, transport header octets) where they were captured and belong to the packet."""
     ports, word = _words(view, network)
     room = np.minimum(end, network.at + network.octets) - network.transport
