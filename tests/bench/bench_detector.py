@@ -213,8 +213,9 @@ def main(arguments: list[str]) -> None:
         print(f"    {[f'{name} {seconds[-1]:.2f} s' for name, seconds in took.items()]}", file=sys.stderr)
     counts = {"one key set": n, "the loop": min(n, PEER_ROWS), "thirty rules": n}
     rate = {name: counts[name] / statistics.median(seconds) / 1e6 for name, seconds in took.items()}
+    beside = {"one key set": f"{rate['one key set'] / rate['the loop']:.1f} times"}
     table = [["what", "M rows/s of CPU", "beside the loop"]]
-    table += [[name, f"{value:.2f}", f"{value / rate['the loop']:.1f} times"] for name, value in rate.items()]
+    table += [[name, f"{value:.2f}", beside.get(name, "")] for name, value in rate.items()]
     bars = [
         Bar("one key set", 2.5, rate["one key set"], "M rows/s"),
         Bar("goal: one key set", 5, rate["one key set"], "M rows/s"),
