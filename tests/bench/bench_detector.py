@@ -116,12 +116,13 @@ def windows(rows: Rows) -> int:
         ids = keys.ids([joined(rows.place), joined(rows.country), joined(rows.network)])
         ends, octets = joined(rows.end_ns), joined(rows.octets)
         base = summed(ends // BASE_NS, ids, octets, keys.count)
+        pairs = pair_of[base.paths]
         newest = max(newest, int(ends.max()))
         taken += int(octets.sum())
         for ring in rings:
             parts = base.coarser(ring.window.grain_ns // BASE_NS)
-            ring.add_bound(parts, pair_of[parts.paths], keys.count)
-            passed += int((ring.bound[parts.paths] > 10**15).sum())
+            ring.add_bound(parts, pairs, keys.count)
+            passed += int((ring.bound[pairs] > 10**15).sum())
             ring.add(parts)
             ring.retire(ring.window.last_due(newest - 120 * SECOND_NS), pair_of)
     assert passed == 0
