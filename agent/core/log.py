@@ -7,12 +7,14 @@ How a fact looks and where it goes is :mod:`agent.logs`.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
 _level = logging.NOTSET
 _first: list[Callable[[], None]] = []
+_configuring = threading.Lock()
 
 
 def before_first(level: int, configure: Callable[[], None]) -> None:
@@ -53,8 +55,11 @@ class Log:
     def _tell(self, method: str, event: str, values: dict[str, Any]) -> None:
         if _LEVELS.get(method, logging.ERROR) < _level:
             return
-        while _first:
-            _first.pop()()
+        if _first:
+            with _configuring:
+                while _first:
+                    _first[0]()
+                    del _first[0]
         import structlog
 
         getattr(structlog.get_logger(**self._bound), method)(event, **values)

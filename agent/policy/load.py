@@ -89,7 +89,8 @@ def shipped_packs() -> tuple[tuple[Document, Pack], ...]:
     folder = resources.files("agent.policy") / "packs"
     files = sorted((f for f in folder.iterdir() if f.name.endswith(ENDINGS)), key=lambda f: f.name)
     documents = [
-        read(f.read_text(encoding="utf-8"), name=f"packs/{f.name}", kind=PolicyError, ours=True) for f in files
+        read(f.read_text(encoding="utf-8"), name=f"packs/{f.name}", kind=PolicyError, ours=True)
+        for f in files
     ]
     return tuple((d, validate(Pack, d, kind=PolicyError)) for d in documents)
 
