@@ -58,12 +58,13 @@ class _Rates:
         return made
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
     """The tables of look-ups and of building what is looked up in."""
     if DATABASES is None:
-        raise SystemExit(
-            "lookup: no databases; run `sekisho --state-dir DIR db install`, then set TESTS_DATABASES=DIR/databases"
+        print(
+            "no databases to look up in: `make test` installs them, or name a folder of them in TESTS_DATABASES"
         )
+        return 1
     repeats = int(arguments[0]) if arguments else REPEATS
     with tempfile.TemporaryDirectory() as folder:
         context = Context(Accounts(), Path(folder))
@@ -101,6 +102,7 @@ def main(arguments: list[str]) -> None:
     ]
     title = f"a country and an AS number of each address, as columns, {repeats} runs; answers equal"
     Report("lookup", title, rows, bars, notes, partial=bool(arguments)).publish()
+    return 0
 
 
 def _settings(databases: Path) -> geo.Settings:
