@@ -48,10 +48,10 @@ def configure(*, level: int = logging.INFO, file: Path | None = None, service: b
     ``service``: JSON lines whatever standard error is, with priorities where it is the journal.
     """
     stream: TextIO = file.open("a", encoding="utf-8") if file else sys.stderr
-    log.before_first(level, functools.partial(_configure, level, stream))
+    log.before_first(level, functools.partial(_configure, level, stream, service))
 
 
-def _configure(level: int, stream: TextIO) -> None:
+def _configure(level: int, stream: TextIO, service: bool) -> None:
     import structlog
 
     renderer: structlog.typing.Processor
