@@ -6,17 +6,19 @@ Human-readable on a terminal, JSON lines elsewhere; always to standard error or 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
-import structlog
-
+from agent.core import log
+from agent.core.log import Log
 from agent.words.escape import shown_in
 
-Log = structlog.typing.FilteringBoundLogger
+if TYPE_CHECKING:
+    import structlog
 
 
 class _Unfailing:
@@ -46,6 +48,12 @@ def configure(*, level: int = logging.INFO, file: Path | None = None, service: b
     ``service``: JSON lines whatever standard error is, with priorities where it is the journal.
     """
     stream: TextIO = file.open("a", encoding="utf-8") if file else sys.stderr
+    log.before_first(level, functools.partial(_configure, level, stream, service))
+
+
+def _configure(level: int, stream: TextIO, service: bool) -> None:
+    import structlog
+
     renderer: structlog.typing.Processor
     after: list[structlog.typing.Processor] = []
     if service:
@@ -94,4 +102,4 @@ def _harmless(_logger: object, _method: str, event: structlog.typing.EventDict) 
 
 def get(name: str) -> Log:
     """A logger that states its part of the program."""
-    return cast(Log, structlog.get_logger(part=name))
+    return Log(part=name)

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import ClassVar, Final
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -25,6 +24,7 @@ from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import MINUTE_NS, SECOND_NS, Clock
 from agent.core.errors import CaptureError
 from agent.core.flow import BatchHeader, FlowBatch, Text, concat
+from agent.core.log import Log
 from agent.core.stages import Collector, CollectorSettings, Context
 from collectors.bpf import libbpf, rows
 from collectors.bpf.epochs import Drained, Epochs
@@ -38,7 +38,7 @@ from collectors.flowtable.table import KeyHash
 from collectors.host.cgroups import Groups
 from collectors.host.interfaces import HostWatch
 
-_LOG: Final = structlog.get_logger("ebpf")
+_LOG: Final = Log(part="ebpf")
 _NO_ROWS: Final = FlowBatch.empty()
 _HELD: Final = "batches"
 """Place name in the account of rows that were handed out."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 from pydantic import Field
@@ -24,6 +24,8 @@ from agent.core.address import SPECIAL_SCOPES, Network, NetworkSet
 from agent.core.clock import SECOND_NS
 from agent.core.errors import CaptureError, SekishoError
 from agent.core.flow import BatchHeader, FlowBatch, concat
+from agent.core.grouping import distinct
+from agent.core.log import Log
 from agent.core.stages import CollectorSettings, Context
 from agent.policy.networks import NetworkField
 from collectors.captures.files import CHUNK, STDIN, CaptureFile
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from agent.policy.model import Policy
     from collectors.packets.names import Names
 
+_LOG: Final = Log(part="pcap")
 _LONG_AGO = -(1 << 62)
 _PEEK = 1 << 16
 _OWN_SCOPES = ("loopback", "link_local", "private", "shared")
@@ -79,14 +82,8 @@ class Settings(CollectorSettings):
         )
 
 
-# Loaded where they are needed: together they are a fifth of the start.
-def _log() -> Any:
-    import structlog
-
-    return structlog.get_logger("pcap")
-
-
 def _names() -> Names:
+    # Loaded where it is needed.
     from collectors.packets.names import Names
 
     return Names()
@@ -170,7 +167,7 @@ class Pcap:
         self.left_out |= chosen.left_out
         self._found = chosen.found
         for path, reason in chosen.left_out.items():
-            _log().info("left_out", file=str(path), reason=reason)
+            _LOG.info("left_out", file=str(path), reason=reason)
         self._total = _total(chosen.files)
         waiting = deque(_by_beginning(chosen.files))
         held: list[FlowBatch] = []
@@ -229,7 +226,7 @@ class Pcap:
             if file.path in self._found and not file.read_octets and not file.path.exists():
                 # A ring of files lives on: its writer removes the oldest, and that is no fault of the rest.
                 self.left_out[file.path] = GONE
-                _log().info("left_out", file=str(file.path), reason=GONE)
+                _LOG.info("left_out", file=str(file.path), reason=GONE)
             else:
                 faults.append(fault)
         yield self._named(table.flush())
@@ -289,7 +286,7 @@ def _decode(frames: Frames, decode: Decode) -> Decoded:
     if isinstance(frames.link, int):
         return _decode_link(frames, decode, frames.link, slice(None))
     parts = []
-    for link in np.unique(frames.link).tolist():
+    for link in distinct(frames.link).tolist():
         rows = np.flatnonzero(frames.link == link)
         part = _decode_link(frames, decode, link, rows)
         parts.append(replace(part, order=rows[part.order], odd=rows[part.odd]))

@@ -22,8 +22,6 @@ from agent import config
 from agent.cli import EXIT_ERROR, EXIT_FINDINGS, EXIT_INTERRUPTED
 from agent.cli.bars import Bar
 from agent.cli.common import Options, console, echo, echo_json, many, place, size, table
-from agent.cli.live import owner_of, summary_of
-from agent.cli.screen import Column, colour
 from agent.core.decision import Decision
 from agent.core.errors import StateError
 from agent.core.finding import Case, Severity
@@ -36,7 +34,6 @@ from agent.words import shown
 from collectors.captures.folders import choose
 from collectors.pcap import Settings as PcapSettings
 from sinks.archive import Settings as ArchiveSettings
-from sinks.stdout import Settings as StdoutSettings
 
 
 @dataclass
@@ -101,6 +98,10 @@ class Replay:
     def _runtime(self, loaded: config.Loaded, state_dir: Path) -> Runtime:
         sinks: dict[str, Sink] = {}
         if not self.as_json and not self.quiet:
+            # What draws is loaded where something is drawn: it is a tenth of the start.
+            from agent.cli.screen import colour
+            from sinks.stdout import Settings as StdoutSettings
+
             context = config.bare_context(loaded.settings)
             sinks["stdout"] = StdoutSettings(language=loaded.settings.language, colour=colour()).build(
                 context
@@ -230,6 +231,9 @@ class Replay:
         }
 
     def _summary(self, run: Runtime, took_s: float) -> None:
+        from agent.cli.live import owner_of, summary_of
+        from agent.cli.screen import Column
+
         out = console()
         reading, account = run.view.read(top=15), run.accounts.read()
         rows = table(

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Final, Literal, get_args
 
-import yaml
+from agent.policy.yamlfile import shipped
 
 Language = Literal["en", "ja"]
 LANGUAGES: Final[tuple[Language, ...]] = get_args(Language)
@@ -69,7 +69,7 @@ def _countries() -> dict[str, tuple[str, str]]:
 
 
 def _read(name: str) -> Any:
-    return yaml.safe_load(files("agent.words").joinpath(name).read_text("utf-8"))
+    return shipped(files("agent.words").joinpath(name).read_text("utf-8"))
 
 
 def _flat(prefix: str, node: dict[str, Any]) -> Iterator[tuple[str, str]]:

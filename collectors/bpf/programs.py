@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import structlog
 
 from agent.core.errors import CaptureError
 from agent.core.faults import faultpoint
+from agent.core.log import Log
 from collectors.bpf import libbpf
 from collectors.bpf.layout import KEY, LAYOUT, NOTES, NOTES_OCTETS, TOTALS, VALUE
 from collectors.bpf.pins import LINK, Pins, detach, remove
 
-_LOG: Final = structlog.get_logger("ebpf")
+_LOG: Final = Log(part="ebpf")
 
 ALWAYS: Final = ("sekisho_egress", "sekisho_ingress", "sekisho_create", "sekisho_sockops")
 POLITE: Final = ("sekisho_conn4", "sekisho_conn6", "sekisho_send4", "sekisho_send6")

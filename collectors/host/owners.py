@@ -15,18 +15,18 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from agent.core.clock import SECOND_NS, Clock
 from agent.core.errors import CaptureError
 from agent.core.flow import ColumnData, FlowBatch, Text
+from agent.core.log import Log
 from collectors.flowtable.table import KeyHash
 from collectors.host.cgroups import Groups, Place, mounted, place_of
 from collectors.host.processes import Holders, Process
 from collectors.host.sockets import LISTEN, TCP, SocketDiag, Sockets
 
-_LOG: Final = structlog.get_logger("af_packet")
+_LOG: Final = Log(part="af_packet")
 
 REMEMBERED_NS: Final = 180 * SECOND_NS
 """How long a socket is known after it was last seen: a row comes up to 80 s after the last packet but one."""

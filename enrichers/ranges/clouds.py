@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from agent.core.errors import EnrichError
 from agent.core.flow import Text
+from agent.policy.yamlfile import shipped
 from enrichers.ranges.lists import FLAGS, Entries
 from enrichers.ranges.prefixes import Prefixes
 from enrichers.ranges.table import RangeTable, from_prefixes, merge, recast
@@ -51,7 +52,7 @@ class Listed:
 def providers() -> Mapping[str, Provider]:
     """The providers of ``clouds.yaml`` by each of their names in lists. Raises EnrichError: install sekisho again."""
     try:
-        rows = yaml.safe_load(CLOUDS_FILE.read_bytes())["providers"]
+        rows = shipped(CLOUDS_FILE.read_bytes())["providers"]
         return {
             name: Provider(
                 row["id"],
