@@ -46,7 +46,7 @@ def test_a_control_group_says_where_a_process_belongs(
     path: str, unit: str | None, container: str | None, pod: str | None
 ) -> None:
     """Unit, container and pod come out of the paths of systemd, Docker, Podman, CRI-O, containerd and LXC."""
-    assert place_of(path) == Place(path, unit, container, pod)
+    assert place_of(path) == Place(path, unit, container, pod, pod)
 
 
 @pytest.mark.parametrize(
