@@ -87,9 +87,11 @@ class Epochs:
             # Perhaps it is emptied in part already: what it held is as noted then.
             keys, values = self._rows(self._flows[1 - self._active()])
             self.pending = Drained(number, keys, values)
+            faultpoint("ebpf.in_resume")
             self.settle()
             return
         self.pending = self._read(number)
+        faultpoint("ebpf.in_resume")
         if not len(self.pending.keys) and not any(self.pending.over.values()):
             self.pending = None
 
@@ -194,6 +196,7 @@ class Epochs:
             keys.append(self._keys[: count.value].copy())
             values.append(self._values[: count.value].copy())
             first = False
+            faultpoint("ebpf.in_read")
             if not more:
                 return _whole(keys), _whole(values)
 

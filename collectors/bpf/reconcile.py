@@ -7,9 +7,9 @@ frames that the IP layer never saw (packet sockets, bridged guests) stay unexpla
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from agent.core.accounts import Reconciled
 from agent.core.clock import HOUR_NS, SECOND_NS
@@ -29,6 +29,8 @@ class Counters:
     ip_in: int
     """Packets that the IP layer took from any interface but ``lo``."""
     ip_out: int
+    forwarded: int
+    """Packets of others, such as containers', that the IP layer sent on."""
 
     @classmethod
     def read(cls, host: Host, net: Path = _NET) -> Counters:
@@ -43,11 +45,11 @@ class Counters:
                 max(t.octets_out - i.link_header * t.packets_out, 0),
             )
         within = sum(i.traffic.packets_out for i in host.interfaces.values() if i.loopback)
-        taken, sent = _ip_packets(net)
-        return cls(links, max(taken - within, 0), max(sent - within, 0))
+        taken, sent, forwarded = _ip_packets(net)
+        return cls(links, max(taken - within, 0), max(sent + forwarded - within, 0), forwarded)
 
-    def since(self, before: Counters) -> tuple[int, int, int, int, int, int]:
-        """(packets in, packets out, octets in, octets out, IP packets in, IP packets out) from ``before`` to this."""
+    def since(self, before: Counters) -> Counters:
+        """From ``before`` to this, summed over the interfaces under index 0."""
         sums = [0, 0, 0, 0]
         for index, now in self.links.items():
             # An interface that is new, or that was made anew, began at 0.
@@ -55,7 +57,48 @@ class Counters:
             if any(a < b for a, b in zip(now, then, strict=True)):
                 then = (0, 0, 0, 0)
             sums = [s + a - b for s, a, b in zip(sums, now, then, strict=True)]
-        return (*sums, max(self.ip_in - before.ip_in, 0), max(self.ip_out - before.ip_out, 0))  # type: ignore[return-value]
+        return Counters(
+            {0: (sums[0], sums[1], sums[2], sums[3])},
+            max(self.ip_in - before.ip_in, 0),
+            max(self.ip_out - before.ip_out, 0),
+            max(self.forwarded - before.forwarded, 0),
+        )
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values."""
+        links = {str(index): list(counts) for index, counts in self.links.items()}
+        return {"links": links, "ip": [self.ip_in, self.ip_out, self.forwarded]}
+
+    @classmethod
+    def from_json(cls, value: Any) -> Counters:
+        """What :meth:`as_json` gave. Raises ``KeyError``, ``TypeError`` or ``ValueError``."""
+        links = {int(index): tuple(map(int, counts)) for index, counts in value["links"].items()}
+        if any(len(counts) != 4 for counts in links.values()):
+            raise ValueError("an interface has four counters")
+        return cls(links, *map(int, value["ip"]))  # type: ignore[arg-type]
+
+
+@dataclass(slots=True)
+class Rows:
+    """Sums of rows, and of those of other network namespaces apart."""
+
+    own_out: int = 0
+    own_in: int = 0
+    others_out: int = 0
+    others_in: int = 0
+    others_packets_out: int = 0
+    others_packets_in: int = 0
+
+    def add(self, other: Rows) -> None:
+        """Take up more."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+    def explained(self, forwarded: int) -> tuple[int, int]:
+        """(octets out, octets in) that passed the uplinks: one's own, and of others' as many packets as were forwarded."""
+        packets = max(self.others_packets_out + self.others_packets_in, 1)
+        share = min(forwarded / packets, 1.0)
+        return self.own_out + int(self.others_out * share), self.own_in + int(self.others_in * share)
 
 
 class Reckoning:
@@ -63,12 +106,11 @@ class Reckoning:
 
     def __init__(self, counters: Counters, wall_ns: int, boot_ns: int) -> None:
         self._before, self._began_ns, self._hour = counters, boot_ns, wall_ns // HOUR_NS
-        self._rows = [0, 0]
+        self._rows = Rows()
 
-    def add(self, octets_out: int, octets_in: int) -> None:
+    def add(self, rows: Rows) -> None:
         """Take up what a reading counted, but for what stayed within the host."""
-        self._rows[0] += octets_out
-        self._rows[1] += octets_in
+        self._rows.add(rows)
 
     def due(self, wall_ns: int) -> bool:
         """Whether another hour has begun."""
@@ -76,22 +118,24 @@ class Reckoning:
 
     def close(self, counters: Counters, wall_ns: int, boot_ns: int) -> Reconciled:
         """The comparison since the last one; the next one begins."""
-        packets_in, packets_out, octets_in, octets_out, ip_in, ip_out = counters.since(self._before)
+        passed = counters.since(self._before)
+        packets_in, packets_out, octets_in, octets_out = passed.links[0]
+        rows_out, rows_in = self._rows.explained(passed.forwarded)
         out = Reconciled(
             seconds=(boot_ns - self._began_ns) / SECOND_NS,
             interfaces_out=octets_out,
-            rows_out=self._rows[0],
-            not_ip_out=min(max(packets_out - ip_out, 0) * _NOT_IP, octets_out),
+            rows_out=rows_out,
+            not_ip_out=min(max(packets_out - passed.ip_out, 0) * _NOT_IP, octets_out),
             interfaces_in=octets_in,
-            rows_in=self._rows[1],
-            not_ip_in=min(max(packets_in - ip_in, 0) * _NOT_IP, octets_in),
+            rows_in=rows_in,
+            not_ip_in=min(max(packets_in - passed.ip_in, 0) * _NOT_IP, octets_in),
         )
-        self._before, self._began_ns, self._hour, self._rows = counters, boot_ns, wall_ns // HOUR_NS, [0, 0]
+        self._before, self._began_ns, self._hour, self._rows = counters, boot_ns, wall_ns // HOUR_NS, Rows()
         return out
 
 
-def _ip_packets(net: Path) -> tuple[int, int]:
-    """(packets taken in, packets sent on or out) by IPv4 and IPv6 together (proc(5): net/snmp; net/snmp6)."""
+def _ip_packets(net: Path) -> tuple[int, int, int]:
+    """(packets taken in, sent, sent on) by IPv4 and IPv6 together (proc(5): net/snmp; net/snmp6)."""
     numbers: dict[str, int] = {}
     try:
         lines = [line.split() for line in (net / "snmp").read_text().splitlines() if line.startswith("Ip:")]
@@ -109,4 +153,4 @@ def _ip_packets(net: Path) -> tuple[int, int]:
     def total(*names: str) -> int:
         return sum(numbers.get(family + name, 0) for family in "46" for name in names)
 
-    return total("InReceives"), total("OutRequests", "ForwDatagrams", "OutForwDatagrams")
+    return total("InReceives"), total("OutRequests"), total("ForwDatagrams", "OutForwDatagrams")

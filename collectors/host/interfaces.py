@@ -97,6 +97,16 @@ class Host:
             return real
         return [i for i in self.vantages() if i.kind in ("veth", "macvlan", "ipvlan", "macvtap", "netkit")]
 
+    def outward(self) -> frozenset[int]:
+        """Indexes of the uplinks and of all that lies on them (bridges, bonds, VLANs): packets there leave the host."""
+        found = {i.index for i in self.uplinks()}
+        while True:
+            more = {self.interfaces[i].master for i in found if i in self.interfaces} - {0}
+            more |= {i.index for i in self.interfaces.values() if i.parent in found and i.kind != "veth"}
+            if more <= found:
+                return frozenset(found)
+            found |= more
+
     def vlans(self) -> set[tuple[int, int]]:
         """(interface index, VLAN id) of tagged frames that are seen at a VLAN interface too."""
         return {(i.parent, i.vlan) for i in self.interfaces.values() if i.vlan >= 0 and i.parent}
