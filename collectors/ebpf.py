@@ -150,10 +150,11 @@ class Ebpf:
         """
         require_libbpf()
         diary = Diary(self._context.state_dir / f"ebpf-{self._settings.instance}.json")
-        while (yield from self._count(stop, diary)):
-            _LOG.error("programs_put_back", reason="another program had taken them off their hooks")
+        put_back = False
+        while (yield from self._count(stop, diary, put_back)):
+            put_back = True
 
-    def _count(self, stop: threading.Event, diary: Diary) -> Generator[FlowBatch, None, bool]:
+    def _count(self, stop: threading.Event, diary: Diary, put_back: bool) -> Generator[FlowBatch, None, bool]:
         """Count until ``stop``, or until the programs were taken off by somebody else: gives whether it was that."""
         settings = self._settings
         with ExitStack() as held:
@@ -171,7 +172,12 @@ class Ebpf:
                 )
             back_filled = _back_filled(programs)
             watch = held.enter_context(HostWatch())
-            _LOG.info("capture_started", tier="ebpf", cgroup=root.name, pinned=pins is not None)
+            _LOG.info(
+                "programs_put_back" if put_back else "capture_started",
+                tier="ebpf",
+                cgroup=root.name,
+                pinned=pins is not None,
+            )
             if os.geteuid():
                 _LOG.info("rights_given_up", kept=sorted(rights.keep_only(_KEPT_RIGHTS)))
             how = How(settings.interval * SECOND_NS, settings.loopback, settings.keep_on_stop)

@@ -162,7 +162,7 @@ def test_an_agent_killed_while_it_takes_up_what_was_left_loses_and_doubles_nothi
     assert not site.pins.exists()
 
 
-@pytest.mark.parametrize("point", [*AT_STOP, "ebpf.after_read", "ebpf.in_clear"])
+@pytest.mark.parametrize("point", AT_STOP)
 def test_an_agent_killed_while_it_stops_loses_and_doubles_nothing(site: Site, point: str) -> None:
     """Killed on the way out, its programs taken off already: the next start decides what they had counted."""
     agent = site.start()
