@@ -22,7 +22,6 @@ _MONITOR: Final = "conmon-"
 _LXC: Final = re.compile(r"/lxc(?:\.payload\.|/)([^/]+)")
 _POD: Final = re.compile(r"/(?:kubepods[^/]*-)?pod([0-9a-f]{8}[-_]?[0-9a-f]{4}[-_]?[0-9a-f]{4}[-_]?[0-9a-f]{4}[-_]?[0-9a-f]{12})(?:\.slice)?(?=[/:]|$)")  # fmt: skip
 _MOST_GROUPS: Final = 20_000
-_LOOK_AGAIN_NS: Final = 10 * SECOND_NS
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +102,8 @@ class Groups:
             self._list(self._root)
 
     def path(self, group: int, now_ns: int) -> str | None:
-        """The path of one; an unknown one makes all be listed anew, at most every 10 s. ``now_ns`` is monotonic."""
-        long_ago = self._looked_ns is None or now_ns - self._looked_ns >= _LOOK_AGAIN_NS
+        """The path of one; an unknown one makes all be listed anew, for 1 % of a core at most. ``now_ns`` is monotonic."""
+        long_ago = self._looked_ns is None or now_ns - self._looked_ns >= 100 * self._took_ns
         if group not in self._paths and self._root is not None and long_ago:
             self._looked_ns = now_ns
             self._list(self._root)
