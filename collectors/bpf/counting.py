@@ -14,6 +14,7 @@ import structlog
 from numpy.typing import NDArray
 
 from agent.core.accounts import Accounts, Amounts
+from agent.core.address import Addresses, parse
 from agent.core.clock import MINUTE_NS, SECOND_NS, Clock
 from agent.core.faults import faultpoint
 from agent.core.flow import BatchHeader, FlowBatch, Text, concat
@@ -107,6 +108,7 @@ class Counting:
         self._exchanged_ns = 0
         """When they were read, CLOCK_BOOTTIME."""
         self._outward: frozenset[int] = frozenset()
+        self._addresses: Addresses = np.zeros((0, 2), np.uint64)
 
     def run(
         self, stop: threading.Event, programs: Programs, older: Sequence[Programs], position: str
@@ -175,6 +177,7 @@ class Counting:
     def _read_counters(self) -> Counters:
         host = self._watch.read()
         self._outward = host.outward()
+        self._addresses = parse([str(network.network_address) for network in host.addresses])
         return Counters.read(host)
 
     def _reckon(self, *, at_end: bool = False) -> None:
@@ -320,9 +323,13 @@ class Counting:
         return concat(parts), inside
 
     def _reckon_in(self, flows: Flows, late: bool) -> None:
-        """Take up what passed the uplinks. Without a namespace are the kernel's own packets."""
+        """Take up what passed the uplinks. The kernel's own packets have no namespace: their address tells."""
         netns, ifindex = flows.owner["netns"], flows.owner["ifindex"]
-        here = (netns == self._netns) | (netns == 0)
+        here = netns == self._netns
+        unsaid = (netns == 0) | (self._netns == 0)
+        if unsaid.any():
+            by_address = [(flows.local == address).all(axis=1) for address in self._addresses]
+            here = np.where(unsaid, np.any(by_address, axis=0) if by_address else False, here)
         own = here & np.isin(ifindex, list(self._outward))
         others = ~here & (ifindex != _LOOPBACK_INDEX)
 

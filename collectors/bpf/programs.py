@@ -178,7 +178,12 @@ class Programs:
     def _attach(self, loaded: libbpf.Object, wish: Wish) -> None:
         cgroup = os.open(wish.cgroup, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            for name in loaded.programs:
+            # Those that count come last, once every socket there is has its owner: a row says whose it is as it begins.
+            counting = ("sekisho_egress", "sekisho_ingress")
+            for name in sorted(loaded.programs, key=counting.__contains__):
+                if name == counting[0]:
+                    with contextlib.suppress(OSError):  # whoever asks next is told why
+                        back_fill(self.maps["sekisho_owners"])
                 with loaded.attach(name, cgroup) as link:
                     self.links[name] = os.dup(link.fd)
                 if self.folder is not None:

@@ -238,7 +238,7 @@ import socket, sys
 u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.connect((sys.argv[1], 5001))
 t = socket.create_connection((sys.argv[1], 5001))
 print("open", flush=True); sys.stdin.readline()
-u.send(bytes(100)); t.sendall(bytes(70000)); t.close()
+u.send(bytes(100)); t.sendall(bytes(70000)); t.shutdown(1); t.recv(1); t.close()
 print("sent", flush=True); sys.stdin.readline()
 """
 

@@ -157,6 +157,30 @@ def test_a_socket_that_was_handed_over_is_its_user_s(
     assert rows[0]["attribution"] == "process"
 
 
+BUSY = """
+s = socket.socket(2, 2); s.connect((sys.argv[1], 9))
+print("open", flush=True)
+import select
+while not select.select([sys.stdin], [], [], 0)[0]:
+    try: s.send(b"x")
+    except ConnectionRefusedError: pass
+"""
+
+
+def test_a_busy_socket_that_is_older_than_the_agent_is_named_from_the_first_packet(
+    two: Pair, here: Group
+) -> None:
+    """A socket that sends while the programs are attached: no packet is counted before its holder is known."""
+    busy = here.start(BUSY, PEER4)
+    assert busy.stdout is not None
+    assert busy.stdout.readline() == "open\n"
+    with capturing(here) as capture:
+        wait_for(lambda: capture.packets() > 100, "packets")
+        rows = capture.rows()
+    busy.communicate("\n", timeout=20)
+    assert {(row["pid"], row["attribution"]) for row in rows} == {(busy.pid, "holder")}
+
+
 BOMB = """
 import socket, sys
 for _ in range(int(sys.argv[2])):

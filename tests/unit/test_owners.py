@@ -66,7 +66,7 @@ def test_the_telling_path_of_a_process_is_chosen(table: str, path: str | None) -
 
 
 def test_ids_of_control_groups_are_their_folders_inodes(tmp_path: Path) -> None:
-    """An unknown id makes the folders be listed anew, at most every ten seconds."""
+    """An unknown id makes the folders be listed anew, for 1 % of a core at most."""
     groups = Groups(tmp_path)
     (tmp_path / "a.slice" / "b.service").mkdir(parents=True)
     inode = (tmp_path / "a.slice" / "b.service").stat().st_ino

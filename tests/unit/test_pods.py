@@ -23,7 +23,6 @@ ID = "0123456789abcdef" * 4
         (f"containers/db-0_shop_postgres-{ID}.log", Place("/x", None, "f" * 64), None),
         (f"pods/shop_db-0_{UID}", Place("/x"), None),
         ("pods/lost+found", Place("/x", None, None, UID, UID), UID),
-        (f"pods/../../etc_x_{UID}", Place("/x", None, None, UID, UID), UID),
     ],
 )  # fmt: skip
 def test_pods_are_named_by_the_kubelet_s_files(
