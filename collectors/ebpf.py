@@ -24,8 +24,9 @@ from agent.core.flow import FlowBatch
 from agent.core.stages import Collector, CollectorSettings, Context
 from collectors.bpf import libbpf
 from collectors.bpf.counting import Counting, How
+from collectors.bpf.epochs import Epochs
 from collectors.bpf.gaps import Diary
-from collectors.bpf.pins import LINK, Pins
+from collectors.bpf.pins import LINK, Pins, is_bpf_fs, remove
 from collectors.bpf.programs import POLITE, Programs, Wish, at_work, back_fill, hooks_for, image
 from collectors.bpf.refusal import plain, require_libbpf
 from collectors.bpf.roots import watched
@@ -88,6 +89,30 @@ class Settings(CollectorSettings):
         except CaptureError as error:
             return str(error)
         return ""
+
+    def undo(self) -> Amounts | None:
+        """Remove what an earlier run left pinned: its programs go off their hooks, its maps are forgotten.
+
+        Gives what they had counted and nobody has read (None: nothing was pinned). Raises :class:`CaptureError` where an
+        agent is at work with them.
+        """
+        if not is_bpf_fs(self.pin_dir) or not (folder := self.pin_dir / self.instance).is_dir():
+            return None
+        require_libbpf()
+        pins = Pins.open(folder)
+        unread = Amounts()
+        try:
+            for path in pins.sets():
+                if (found := Programs.adopt(path)) is not None:
+                    found.detach()
+                    epochs = Epochs(found)
+                    epochs.resume("")
+                    unread += Amounts(0, *(max(octets, 0) for octets in epochs.left()))
+                    found.close()
+                remove(path)
+        finally:
+            pins.close()
+        return unread
 
     def shortcomings(self) -> tuple[str, ...]:
         """What it would do without here. Only where it can run at all."""

@@ -280,16 +280,17 @@ class Counting:
     def _hand_out(
         self, epochs: Epochs, drained: Drained, *, forced: bool, late: bool = False
     ) -> Iterator[FlowBatch]:
+        number = drained.number
         batch, inside = self._rows(drained, forced, late)
+        del drained
+        epochs.let_go()
         self._account(batch.amounts())
         batch = self._without_loopback(batch, inside)
         if not len(batch):
             epochs.settle()
             yield _NO_ROWS
             return
-        header = BatchHeader(
-            host=self._host, collector=self._stage.name, position=epochs.position(drained.number)
-        )
+        header = BatchHeader(host=self._host, collector=self._stage.name, position=epochs.position(number))
         yield FlowBatch({column.name: data for column, data in batch.columns()}, header)
         if not self._stage.durable:
             self._settle_if_durable(epochs)

@@ -203,15 +203,17 @@ def _pss_mib(pid: int) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
-def _whole_agent(two: Pair, here: Group, folder: Path) -> tuple[float, float, float]:
-    """(share of a core at 1,000 new flows a second, PSS in MiB with full maps, control group's MiB then)."""
+def _whole_agent(two: Pair, here: Group, folder: Path) -> tuple[float, list[tuple[float, float]]]:
+    """(share of a core at 1,000 new flows a second, (PSS, control group's MiB) before it, after it and with full maps)."""
     memory = _Memory()
     agent = _start(two, here, folder, memory)
     try:
         time.sleep(12)  # over the first reading: imports and first rows are no part of the steady share
+        idle = _pss_mib(agent.pid), memory.anonymous_and_kernel_mib()
         before, began = _cpu_s(agent.pid), time.monotonic()
         here.run(STEADY, PEER4, FLOWS, SECONDS)
         share = (_cpu_s(agent.pid) - before) / (time.monotonic() - began)
+        steady = _pss_mib(agent.pid), memory.anonymous_and_kernel_mib()
         pss = group = 0.0
         filled = here.start(FILL + FILL, PEER4, FULL - 1000)
         while filled.poll() is None:
@@ -226,7 +228,7 @@ def _whole_agent(two: Pair, here: Group, folder: Path) -> tuple[float, float, fl
         agent.send_signal(signal.SIGTERM)
         agent.wait(60)
         memory.folder.rmdir()
-    return share, pss, group
+    return share, [idle, steady, (pss, group)]
 
 
 def main(arguments: Sequence[str] = ()) -> int:
@@ -240,7 +242,7 @@ def main(arguments: Sequence[str] = ()) -> int:
     with netns.pair() as two, hosting.group(two.host) as here:
         packet, connection = _in_kernel(here, two)
         with tempfile.TemporaryDirectory(prefix="sekisho-ebpf-") as name:
-            share, pss, group = _whole_agent(two, here, Path(name))
+            share, memory = _whole_agent(two, here, Path(name))
 
     def told(figures: Sequence[float]) -> str:
         return f"{statistics.median(figures):,.0f} ns ({min(figures):,.0f} to {max(figures):,.0f})"
@@ -255,8 +257,8 @@ def main(arguments: Sequence[str] = ()) -> int:
             "% of a core",
             at_most=True,
         ),
-        Bar("PSS with full maps", 128, pss, "MiB", at_most=True),
-        Bar("control group with both maps", 128, group, "MiB", at_most=True),
+        Bar("PSS at 1,000 new flows/s", 128, memory[1][0], "MiB", at_most=True),
+        Bar("control group then, with both maps", 128, memory[1][1], "MiB", at_most=True),
     )
     report = Report(
         "ebpf",
@@ -265,6 +267,9 @@ def main(arguments: Sequence[str] = ()) -> int:
             ("what", "median (least to most)"),
             (f"a datagram of 64 octets sent, {PACKETS:,} in a round", told(packet)),
             (f"a connection of 200 octets there and 1,000 back, all programs of one end, {CONNECTIONS:,} in a round", told(connection)),
+            ("PSS and control group, idle", "{:.0f} and {:.0f} MiB".format(*memory[0])),
+            (f"PSS and control group, {FLOWS:,} new flows a second", "{:.0f} and {:.0f} MiB".format(*memory[1])),
+            (f"PSS and control group, {FULL - 1000:,} flows in one reading, twice", "{:.0f} and {:.0f} MiB".format(*memory[2])),
         ),
         bars,
         (

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +16,11 @@ from typing import Any
 
 import pytest
 
+from agent.core.accounts import Amounts
 from agent.core.clock import SECOND_NS, SystemClock
 from agent.core.errors import CaptureError
-from collectors.bpf import libbpf, programs
+from collectors.bpf import libbpf, programs, roots
+from collectors.ebpf import Settings
 from collectors.host.cgroups import mounted
 from tests.tools import hosting, netns
 from tests.tools.bpf_capture import capturing, take_off
@@ -287,3 +292,121 @@ def test_a_clock_step_loses_and_doubles_nothing(two: Pair, here: Group) -> None:
     assert sum(row["packets_out"] for row in rows) == 300
     assert all(row["start_ns"] <= row["end_ns"] for row in rows)
     assert max(row["end_ns"] for row in rows) <= clock.now_ns()
+
+
+def test_an_interface_that_vanishes_takes_no_row_with_it(two: Pair, here: Group) -> None:
+    """The interface deleted while the host is watched: what went over it is counted, and the capture goes on."""
+    netns.join(two, "h1", "p1")
+    netns.address(two.host, "h1", "198.51.100.1", "2001:db8:1::1")
+    with capturing(here) as capture:
+        here.run(SEND, "198.51.100.2", 5, 1)  # nobody answers there: they wait for ARP, and reach no wire
+        here.run(SEND, PEER4, 30, 1)
+        two.host.ip("link", "del", "h1")
+        here.run(SEND, PEER4, 12, 1)
+        two.settle()
+        rows = capture.rows()
+    assert sum(row["packets_out"] for row in rows if row["remote_address"] == PEER4) == 42
+    assert {row["interface"] for row in rows if row["remote_address"] == PEER4} == {"h0"}
+
+
+def test_without_btf_older_sockets_are_unattributed_and_the_rest_goes_on(
+    two: Pair, here: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel without BTF: sockets older than the agent say unattributed, not kernel; younger ones have their process."""
+
+    def refused(_owners: int) -> int:
+        raise OSError(errno.EINVAL, "bpf_object__load: Invalid argument (libbpf: kernel BTF is missing)")
+
+    monkeypatch.setattr("collectors.bpf.programs.back_fill", refused)
+    monkeypatch.setattr("collectors.ebpf.back_fill", refused)
+    old = here.start("s = socket.socket(2, 2); print('open', flush=True); sys.stdin.readline(); s.send(b'x') if s.connect_ex((sys.argv[1], 9)) else s.send(b'y')", PEER4)  # fmt: skip
+    older = here.start(OLD, PEER4)
+    for one in (old, older):
+        assert one.stdout is not None
+        assert one.stdout.readline() == "open\n"
+    with capturing(here) as capture:
+        older.communicate("\n", timeout=20)
+        old.communicate("\n", timeout=20)
+        rows = capture.rows()
+    told = {(row["remote_port"], row["pid"], row["attribution"]) for row in rows}
+    assert told == {(8, None, "unattributed"), (9, old.pid, "process")}
+
+
+OLD = """
+s = socket.socket(2, 2); s.connect((sys.argv[1], 8)); print("open", flush=True); sys.stdin.readline(); s.send(b"x")
+"""
+
+
+def test_control_groups_of_version_1_alone_are_no_hindrance_to_root(
+    two: Pair, here: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version 2 not mounted anywhere: it is mounted for this process alone, and everything is counted."""
+    monkeypatch.setattr(roots, "mounted", lambda: None)
+    before = Path("/proc/self/mounts").read_text()
+    mine = "192.0.2.204"
+    two.host.ip("addr", "add", f"{mine}/24", "dev", "h0")
+    with capturing(here, cgroup=None) as capture:
+        here.run(
+            f"s = socket.socket(2, 2); s.bind(('{mine}', 0)); s.sendto(bytes(100), (sys.argv[1], 9))", PEER4
+        )
+        rows = [row for row in capture.rows() if row["local_address"] == mine]
+    assert [(row["octets_out"], row["cgroup"]) for row in rows] == [(OCTETS, here.path)]
+    assert Path("/proc/self/mounts").read_text() == before
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (util-linux)")
+def test_control_groups_of_version_1_alone_and_no_right_to_mount_is_said() -> None:
+    """Where mounting is refused, the sentence holds the command that mends it."""
+    code = """
+from collectors.bpf import roots
+roots.mounted = lambda: None
+from collectors.ebpf import Settings
+print(Settings().hindrance())
+"""
+    rights = "-all,+bpf,+net_admin,+perfmon,+dac_read_search"
+    done = subprocess.run(
+        ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", f"--inh-caps={rights}", f"--ambient-caps={rights}",
+         f"--bounding-set={rights}", sys.executable, "-c", code),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "mount -t cgroup2" in done.stdout
+
+
+def test_a_missing_libbpf_is_said_with_the_package_to_install() -> None:
+    """Without the library: one sentence, no trace, for check and for the run alike."""
+    code = """
+import threading
+from pathlib import Path
+from collectors.bpf import libbpf
+libbpf._LIBRARY = "libbpf-none.so.1"
+from agent.core.accounts import Accounts
+from agent.core.errors import CaptureError
+from agent.core.stages import Context
+from collectors.ebpf import Settings
+print(Settings().hindrance())
+try: next(iter(Settings().build(Context(accounts=Accounts(), state_dir=Path("/nonexistent"))).collect(threading.Event())))
+except CaptureError as error: print(error)
+"""
+    done = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    assert first == second
+    assert "libbpf-none.so.1" in first
+    assert "libbpf1" in first
+
+
+def test_what_is_pinned_is_undone_by_one_call(two: Pair, here: Group, tmp_path: Path) -> None:
+    """After a crash: programs and maps go, and what they had counted unread is told; refused while an agent works."""
+    with hosting.bpf_folder() as pins:
+        settings = Settings(cgroup=here.folder, pin_dir=pins, map_flows=1024)
+        assert settings.undo() is None
+        first = agent(here, tmp_path, pin_dir=str(pins), map_flows=1024, interval=60)
+        first.ready()
+        here.run(SEND, PEER4, 9, 1)
+        two.settle()
+        with pytest.raises(CaptureError, match=r"ebpf\.instance"):
+            settings.undo()
+        first.kill()
+        assert settings.undo() == Amounts(0, 9 * OCTETS, 0)
+        assert settings.undo() is None
+        assert not pins.exists()
+        assert take_off(here.folder) == 0
