@@ -79,7 +79,7 @@ class Site:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        wait_for(lambda: agent.poll() is not None or self._said() > said, "the agent to count")
+        wait_for(lambda: agent.poll() is not None or self._said() > said, "the agent to count", 90)
         return agent
 
     @property
@@ -93,7 +93,7 @@ class Site:
     def stop(self, agent: subprocess.Popen[str]) -> None:
         """Stop it in order."""
         agent.send_signal(signal.SIGTERM)
-        assert agent.wait(timeout=30) == 0, self.log.read_text()
+        assert agent.wait(timeout=90) == 0, self.log.read_text()
 
     def decided(self) -> tuple[int, int]:
         """(packets, octets) that the state's ledger says have left."""
@@ -135,9 +135,9 @@ def test_an_agent_killed_while_it_reads_loses_and_doubles_nothing(site: Site, po
     agent = site.start(f"{point}:{PASS.get(point, 2) if point in DRAIN else 4}")
     assert agent.poll() is None
     load = site.here.start(LOAD, PEER4, PACKETS, FLOWS, **QUIET)
-    assert agent.wait(timeout=30) == -signal.SIGKILL
+    assert agent.wait(timeout=90) == -signal.SIGKILL
     again = site.start()
-    assert load.wait(timeout=60) == 0
+    assert load.wait(timeout=120) == 0
     site.two.settle()
     site.stop(again)
     assert site.left() == (PACKETS, PACKETS * (SIZE + 28))
@@ -152,10 +152,10 @@ def test_an_agent_killed_while_it_takes_up_what_was_left_loses_and_doubles_nothi
     """Killed while it reads, and its successor killed while it takes that up: the third decides every packet once."""
     agent = site.start(f"{before}:{PASS.get(before, 4)}")
     load = site.here.start(LOAD, PEER4, PACKETS, FLOWS, **QUIET)
-    assert agent.wait(timeout=30) == -signal.SIGKILL
-    assert site.start("ebpf.in_resume:1").wait(timeout=30) == -signal.SIGKILL
+    assert agent.wait(timeout=90) == -signal.SIGKILL
+    assert site.start("ebpf.in_resume:1").wait(timeout=90) == -signal.SIGKILL
     again = site.start()
-    assert load.wait(timeout=60) == 0
+    assert load.wait(timeout=120) == 0
     site.two.settle()
     site.stop(again)
     assert site.decided() == site.left() == (PACKETS, PACKETS * (SIZE + 28))
@@ -166,14 +166,14 @@ def test_an_agent_killed_while_it_takes_up_what_was_left_loses_and_doubles_nothi
 def test_an_agent_killed_while_it_stops_loses_and_doubles_nothing(site: Site, point: str) -> None:
     """Killed on the way out, its programs taken off already: the next start decides what they had counted."""
     agent = site.start()
-    assert site.here.start(LOAD, PEER4, 4000, FLOWS, **QUIET).wait(timeout=30) == 0
+    assert site.here.start(LOAD, PEER4, 4000, FLOWS, **QUIET).wait(timeout=90) == 0
     site.two.settle()
     agent.kill()
     agent.wait()
     # Stopped at once, so that what is read belongs to the stop.
     dying = site.start(f"{point}:1")
     dying.send_signal(signal.SIGTERM)
-    assert dying.wait(timeout=30) == -signal.SIGKILL
+    assert dying.wait(timeout=90) == -signal.SIGKILL
     site.stop(site.start())
     assert site.decided() == site.left() == (4000, 4000 * (SIZE + 28))
     assert not site.pins.exists()
@@ -187,7 +187,7 @@ def test_an_agent_killed_again_and_again_loses_and_doubles_nothing(site: Site) -
         agent.kill()
         agent.wait()
         agent = site.start()
-    assert load.wait(timeout=60) == 0
+    assert load.wait(timeout=120) == 0
     site.two.settle()
     site.stop(agent)
     assert site.decided() == site.left() == (PACKETS, PACKETS * (SIZE + 28))
@@ -195,11 +195,11 @@ def test_an_agent_killed_again_and_again_loses_and_doubles_nothing(site: Site) -
 
 def test_an_agent_killed_while_it_attaches_leaves_nothing_behind(site: Site) -> None:
     """Cut off after some programs were attached: they are found, read, taken off, and what they counted is decided."""
-    assert site.start("ebpf.before_pins:1").wait(timeout=30) == -signal.SIGKILL
-    assert site.start("ebpf.after_link:3").wait(timeout=30) == -signal.SIGKILL
-    assert site.here.start(LOAD, PEER4, 2000, 10, **QUIET).wait(timeout=30) == 0
+    assert site.start("ebpf.before_pins:1").wait(timeout=90) == -signal.SIGKILL
+    assert site.start("ebpf.after_link:3").wait(timeout=90) == -signal.SIGKILL
+    assert site.here.start(LOAD, PEER4, 2000, 10, **QUIET).wait(timeout=90) == 0
     agent = site.start()
-    assert site.here.start(LOAD, PEER4, 2000, 10, **QUIET).wait(timeout=30) == 0
+    assert site.here.start(LOAD, PEER4, 2000, 10, **QUIET).wait(timeout=90) == 0
     site.two.settle()
     site.stop(agent)
     assert site.decided() == site.left() == (4000, 4000 * (SIZE + 28))
