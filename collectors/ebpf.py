@@ -24,9 +24,8 @@ from agent.core.flow import FlowBatch
 from agent.core.stages import Collector, CollectorSettings, Context
 from collectors.bpf import libbpf
 from collectors.bpf.counting import Counting, How
-from collectors.bpf.epochs import Epochs
 from collectors.bpf.gaps import Diary
-from collectors.bpf.pins import LINK, Pins, is_bpf_fs, remove
+from collectors.bpf.pins import LINK, Pins
 from collectors.bpf.programs import POLITE, Programs, Wish, at_work, back_fill, hooks_for, image
 from collectors.bpf.refusal import plain, require_libbpf
 from collectors.bpf.roots import watched
@@ -69,6 +68,10 @@ class Settings(CollectorSettings):
     instance: str = Field(
         "agent", pattern="^[a-z0-9_-]+$", description="Name below pin_dir; each agent of a host needs its own"
     )
+    libbpf: Path | None = Field(
+        None,
+        description="File of libbpf.so.1; none is the one in the package, if it has one, else the system's",
+    )
     keep_on_stop: bool = Field(
         False, description="Keep counting after an orderly stop too, for a restart that misses nothing"
     )
@@ -81,7 +84,7 @@ class Settings(CollectorSettings):
         """Why it cannot run here; found by loading the programs."""
         try:
             with watched(self.cgroup):
-                require_libbpf()
+                require_libbpf(self.libbpf)
                 try:
                     libbpf.Object(image("flow")).close()
                 except OSError as error:
@@ -89,30 +92,6 @@ class Settings(CollectorSettings):
         except CaptureError as error:
             return str(error)
         return ""
-
-    def undo(self) -> Amounts | None:
-        """Remove what an earlier run left pinned: its programs go off their hooks, its maps are forgotten.
-
-        Gives what they had counted and nobody has read (None: nothing was pinned). Raises :class:`CaptureError` where an
-        agent is at work with them.
-        """
-        if not is_bpf_fs(self.pin_dir) or not (folder := self.pin_dir / self.instance).is_dir():
-            return None
-        require_libbpf()
-        pins = Pins.open(folder)
-        unread = Amounts()
-        try:
-            for path in pins.sets():
-                if (found := Programs.adopt(path)) is not None:
-                    found.detach()
-                    epochs = Epochs(found)
-                    epochs.resume("")
-                    unread += Amounts(0, *(max(octets, 0) for octets in epochs.left()))
-                    found.close()
-                remove(path)
-        finally:
-            pins.close()
-        return unread
 
     def shortcomings(self) -> tuple[str, ...]:
         """What it would do without here. Only where it can run at all."""
@@ -173,7 +152,7 @@ class Ebpf:
 
         Raises :class:`CaptureError` where the kernel or its rights do not allow it.
         """
-        require_libbpf()
+        require_libbpf(self._settings.libbpf)
         diary = Diary(self._context.state_dir / f"ebpf-{self._settings.instance}.json")
         put_back = False
         while (yield from self._count(stop, diary, put_back)):
@@ -216,9 +195,12 @@ class Ebpf:
         try:
             pins = Pins.open(settings.pin_dir / settings.instance)
         except OSError as error:
+            folder = settings.pin_dir / settings.instance
             _LOG.warning(
                 "maps_not_pinned",
-                reason=str(error),
+                reason=str(error)
+                if error.errno is None
+                else f"{folder}: {error.strerror}; another user's agent may have made it (sekisho agent --detach, as that user)",
                 cost="what is counted and not read is lost if the agent is killed",
             )
             return None
@@ -229,7 +211,10 @@ class Ebpf:
 
 def _pinned_hooks(folder: Path) -> dict[str, int]:
     """How many programs of our own stand on each hook that other tools use too, kept from an earlier run."""
-    return {name: len(list(folder.glob(f"*/{LINK}{name}"))) if folder.is_dir() else 0 for name in POLITE}
+    try:
+        return {name: len(list(folder.glob(f"*/{LINK}{name}"))) for name in POLITE}
+    except PermissionError:
+        return dict.fromkeys(POLITE, 0)  # another user's folder: nothing in it is ours to take over
 
 
 def _back_filled(programs: Programs) -> bool:

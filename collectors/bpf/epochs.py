@@ -146,11 +146,6 @@ class Epochs:
         totals, read = self.totals(), self._notes["read" if self.pending else "settled"]
         return tuple(int(totals[name]) - int(read[name]) for name in ("octets_out", "octets_in"))  # type: ignore[return-value]
 
-    def left(self) -> tuple[int, int]:
-        """(octets out, octets in) that are counted and not known to be durable."""
-        totals, settled = self.totals(), self._notes["settled"]
-        return tuple(int(totals[name]) - int(settled[name]) for name in ("octets_out", "octets_in"))  # type: ignore[return-value]
-
     def fill(self) -> float:
         """Share of the map in use, 0 to 1 (an estimate from rows made since the last exchange)."""
         made = int(self.totals()["inserts"]) - self._swapped_at_inserts

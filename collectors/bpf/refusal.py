@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 from agent.core.errors import CaptureError
 from collectors.bpf import libbpf
 
 
-def require_libbpf() -> None:
-    """Raises :class:`CaptureError` where libbpf is not there or too old."""
-    if lacking := libbpf.missing():
-        raise CaptureError(
-            f"libbpf cannot be used: {lacking}. Install it (Debian, Ubuntu 24.04: libbpf1; Fedora, RHEL 9: libbpf), "
-            "version 1.0 or newer"
-        )
+def require_libbpf(named: Path | None) -> None:
+    """Raises :class:`CaptureError` where libbpf is not there or too old. ``named``: its file; None: the one that is found."""
+    libbpf.use(named)
+    if not (lacking := libbpf.missing()):
+        return
+    advice = (
+        "correct or leave out ebpf.libbpf"
+        if named
+        else "install it (Debian, Ubuntu 24.04: libbpf1; Fedora, RHEL 9: libbpf), version 1.0 or newer; for hosts that "
+        "have none (Ubuntu 22.04, RHEL 8) build the package with `make libbpf wheel`, or name a file (ebpf.libbpf)"
+    )
+    raise CaptureError(f"libbpf cannot be used: {lacking}. To mend it: {advice}")
 
 
 def plain(error: OSError) -> CaptureError:

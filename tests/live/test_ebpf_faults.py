@@ -16,11 +16,9 @@ from typing import Any
 
 import pytest
 
-from agent.core.accounts import Amounts
 from agent.core.clock import SECOND_NS, SystemClock
 from agent.core.errors import CaptureError
 from collectors.bpf import libbpf, programs, roots
-from collectors.ebpf import Settings
 from collectors.host.cgroups import mounted
 from tests.tools import hosting, netns
 from tests.tools.bpf_capture import capturing, take_off
@@ -392,21 +390,3 @@ except CaptureError as error: print(error)
     assert first == second
     assert "libbpf-none.so.1" in first
     assert "libbpf1" in first
-
-
-def test_what_is_pinned_is_undone_by_one_call(two: Pair, here: Group, tmp_path: Path) -> None:
-    """After a crash: programs and maps go, and what they had counted unread is told; refused while an agent works."""
-    with hosting.bpf_folder() as pins:
-        settings = Settings(cgroup=here.folder, pin_dir=pins, map_flows=1024)
-        assert settings.undo() is None
-        first = agent(here, tmp_path, pin_dir=str(pins), map_flows=1024, interval=60)
-        first.ready()
-        here.run(SEND, PEER4, 9, 1)
-        two.settle()
-        with pytest.raises(CaptureError, match=r"ebpf\.instance"):
-            settings.undo()
-        first.kill()
-        assert settings.undo() == Amounts(0, 9 * OCTETS, 0)
-        assert settings.undo() is None
-        assert not pins.exists()
-        assert take_off(here.folder) == 0
