@@ -16,6 +16,8 @@ from agent.core.grouping import groups
 
 MAX_DESTINATIONS = 5_000
 SERIES_S = 60
+UNKNOWN: Final = "?"
+"""In place of a network that no source knows, for people; in JSON it is null."""
 
 
 @dataclass(slots=True)
@@ -132,7 +134,7 @@ class View:
                 self._internal += out
                 continue
             asn = codes[-1]
-            network = f"AS{asn} {as_org or ''}".strip() if asn >= 0 else as_org or "?"
+            network = f"AS{asn} {as_org or ''}".strip() if asn >= 0 else as_org or UNKNOWN
             line = self._line(country, network, provider, owner, owner_country, scope)
             line.octets_out += out
             line.octets_in += sums["octets_in"][i]

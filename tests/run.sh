@@ -11,6 +11,7 @@ say "system packages"
 needed=()
 need() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || needed+=("$2"); }
 need ip iproute2; need nft nftables; need conntrack conntrack; need ethtool ethtool; need iperf3 iperf3; need tshark tshark; need tmux tmux
+need zsh zsh; need fish fish; need mandoc mandoc
 need cc gcc; [ -f /usr/include/stdio.h ] || needed+=(libc6-dev)
 need clang clang; need llvm-strip llvm; [ -f /usr/include/bpf/bpf_helpers.h ] || needed+=(libbpf-dev)
 need systemd-analyze systemd; need systemd-nspawn systemd-container

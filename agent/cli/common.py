@@ -26,6 +26,7 @@ __all__ = [
     "echo_json",
     "example",
     "json_option",
+    "many",
     "moment",
     "place",
     "point_ns",
@@ -147,6 +148,11 @@ def size(octets: float) -> str:
     from agent.words.units import size as in_units
 
     return in_units(int(octets))
+
+
+def many(number: int, what: str) -> str:
+    """``1 flow``, ``1,204 flows``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def place(country: str | None) -> str:

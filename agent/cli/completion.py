@@ -25,4 +25,5 @@ def command(shell: str) -> None:
     assert made is not None
     # Not .source(): for bash that starts one to ask for its version, and warns into the script's place if it is odd.
     script = made.source_template % made(cli, {}, "sekisho", VARIABLE).source_vars()
-    click.echo(script)
+    # click's script for fish cuts at every comma: it would lose the rest of a help text, and of `--by owner,country`.
+    click.echo(script.replace('string split "," $completion', 'string split -m 1 "," $completion'))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from agent.cli.asked import NAMES_OF_PROTOCOLS, TIMES
-from agent.cli.common import console, echo, echo_json, moment, place, size, table
+from agent.cli.common import console, echo, echo_json, many, moment, place, size, table
 from agent.cli.screen import WHOLE, Column, is_measured, is_plain, sparkline
 from agent.core.clock import SystemClock, iso
 from agent.core.flow import BY_NAME, COLUMNS, FlowBatch, Kind
@@ -114,7 +114,7 @@ class TableOutput:
         amounts = total.amounts
         out.print(
             f"total: {size(amounts['octets_out'])} out ({amounts['octets_out']:,} octets), "
-            f"{size(amounts['octets_in'])} in, {amounts['flows']:,} flows in {total.rows:,} rows; "
+            f"{size(amounts['octets_in'])} in, {many(amounts['flows'], 'flow')} in {many(total.rows, 'row')}; "
             f"{moment(total.first_ns, query.zone)} to {moment(total.last_ns, query.zone)}",
             style="bold",
             soft_wrap=not is_measured(out),

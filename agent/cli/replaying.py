@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import tempfile
 import threading
 import time
@@ -20,16 +21,17 @@ from pydantic import ValidationError
 from agent import config
 from agent.cli import EXIT_ERROR, EXIT_FINDINGS, EXIT_INTERRUPTED
 from agent.cli.bars import Bar
-from agent.cli.common import Options, console, echo, echo_json, place, size, table
+from agent.cli.common import Options, console, echo, echo_json, many, place, size, table
 from agent.cli.live import owner_of, summary_of
 from agent.cli.screen import Column, colour
 from agent.core.decision import Decision
 from agent.core.errors import StateError
 from agent.core.finding import Case, Severity
-from agent.core.stages import Collector, Sink, SinkSettings
+from agent.core.stages import Collector, Context, Sink, SinkSettings
 from agent.policy import load as policy_files
 from agent.policy.faults import faults_of
 from agent.runtime import Runtime
+from agent.view import UNKNOWN
 from agent.words import shown
 from collectors.captures.folders import choose
 from collectors.pcap import Settings as PcapSettings
@@ -52,7 +54,10 @@ class Replay:
     as_json: bool
     quiet: bool
     send: bool = False
+    tunnels: str | None = None
+    names: bool = False
     cases: dict[str, Case] = field(default_factory=dict)
+    _left_out: dict[Path, str] = field(default_factory=dict)
 
     def run(self) -> int:
         """Replay, print, and say how it went as an exit code."""
@@ -100,32 +105,50 @@ class Replay:
             sinks["stdout"] = StdoutSettings(language=loaded.settings.language, colour=colour()).build(
                 context
             )
+        settings = self._collector(loaded)
         run = Runtime(
             loaded,
             state_path=state_dir / "state.db",
-            run_id=self._run_id(loaded),
+            run_id=self._run_id(loaded, settings),
             replay=True,
             comes_again=self.state is not None,
             extra_sinks=sinks,
             on_decision=self._hear,
         )
-        settings = self._collector()
-        run.build_collectors = lambda context: _one(settings.build(context))
+        run.build_collectors = lambda context: self._built(settings, context)
         return run
 
-    def _collector(self) -> PcapSettings:
-        try:
-            return PcapSettings.model_validate({"files": self.files, "local": self.local})
-        except ValidationError as error:
-            said = "; ".join(fault.message for fault in faults_of(error, None, PcapSettings))
-            raise click.UsageError(f"--local: {said}") from None
+    def _built(self, settings: PcapSettings, context: Context) -> dict[str, Collector]:
+        collector = settings.build(context)
+        self._left_out = collector.left_out
+        return {collector.name: collector}
 
-    def _run_id(self, loaded: config.Loaded) -> str:
+    def _collector(self, loaded: config.Loaded) -> PcapSettings:
+        """How the files are read: as ``collectors: pcap`` of the settings says, but for what the command line says."""
+        kept = loaded.stages.collectors.get("pcap")
+        asked: dict[str, Any] = kept.model_dump() if isinstance(kept, PcapSettings) else {}
+        asked |= {"files": self.files}
+        if self.local:
+            asked["local"] = self.local
+        if self.tunnels:
+            asked["tunnels"] = self.tunnels
+        if self.names:
+            asked["names"] = True
+        try:
+            return PcapSettings.model_validate(asked)
+        except ValidationError as error:
+            faults = faults_of(error, None, PcapSettings)
+            said = (f.message.partition("]: ")[2] + (f" ({f.advice})" if f.advice else "") for f in faults)
+            raise click.UsageError(f"--local: {'; '.join(said)}") from None
+
+    def _run_id(self, loaded: config.Loaded, settings: PcapSettings) -> str:
         """Equal for equal input seen in the same way, so that a replay that was cut off goes on where it stopped.
 
         ``replay-<input>-<view>``: the view is what decides which row goes into which batch.
         """
-        view = hashlib.sha256("\0".join((*self.local, loaded.settings.host)).encode())
+        view = hashlib.sha256("\0".join((*map(str, settings.local), loaded.settings.host)).encode())
+        reading = settings.model_dump(mode="json", exclude={"files", "local"}, exclude_defaults=True)
+        view.update(json.dumps(reading, sort_keys=True).encode())
         for path in (*loaded.settings.policy, *loaded.settings.overrides):
             with contextlib.suppress(OSError):  # reading the policy says it better
                 for file in policy_files.files_of(path):
@@ -137,7 +160,7 @@ class Replay:
         told = run.run_id.rsplit("-", 1)[0] + "-"
         if any(other.startswith(told) and other != run.run_id for _, other, _ in run.state.streams()):
             raise StateError(
-                f"{self.state}: holds a replay of the same files under another policy, host or --local; "
+                f"{self.state}: holds a replay of the same files under another policy, host, --local, --tunnels or --names; "
                 "name another folder with --state"
             )
 
@@ -189,7 +212,7 @@ class Replay:
             "destinations": [
                 {
                     "country": line.country,
-                    "network": line.network,
+                    "network": None if line.network == UNKNOWN else line.network,
                     "provider": line.provider,
                     "owner": line.owner,
                     "owner_country": line.owner_country,
@@ -203,7 +226,7 @@ class Replay:
             "policy": run.policy.version,
             "complete": not run.stop.is_set(),
             "faults": failures,
-            "left_out": {str(path): reason for path, reason in choose(self.files).left_out.items()},
+            "left_out": {str(path): reason for path, reason in self._left_out.items()},
         }
 
     def _summary(self, run: Runtime, took_s: float) -> None:
@@ -236,8 +259,8 @@ class Replay:
             out.print("no flow to an external address")
         lost = sum(frames for frames, _ in account.lost_frames.values())
         out.print(
-            f"\n{account.captured.flows:,} flows, {account.captured.octets_out:,} octets out, {account.captured.octets_in:,} in, "
-            f"read in {took_s:.1f} s; lost {lost:,} frame{'' if lost == 1 else 's'}"
+            f"\n{many(account.captured.flows, 'flow')}, {account.captured.octets_out:,} octets out, {account.captured.octets_in:,} in, "
+            f"read in {took_s:.1f} s; lost {many(lost, 'frame')}"
             + (f" ({', '.join(account.lost_frames)})" if lost else "")
             + f"; not explained {account.residue.octets_out:,} octets",
             soft_wrap=True,
@@ -257,15 +280,11 @@ class Replay:
                 "no case"
                 + ("" if run.policy.stores else ": no store is registered (--policy FILE names them)")
             )
-        for path, reason in choose(self.files).left_out.items():
+        for path, reason in self._left_out.items():
             out.print(f"left out: {shown(str(path))} {reason}", soft_wrap=True, markup=False, highlight=False)
         if run.stop.is_set():
             on = "; the same command goes on there" if self.state is not None else ""
             echo(f"sekisho: stopped before the end of the data{on}", err=True)
-
-
-def _one(collector: Collector) -> dict[str, Collector]:
-    return {collector.name: collector}
 
 
 _EDGE = 1 << 16

@@ -69,6 +69,8 @@ def command(options: Options, span: str | None, once: bool, sort: str, every: st
 
 def document(reading: Reading, account: dict[str, Any]) -> dict[str, Any]:
     """A reading as plain values for JSON. Keys stand in docs/cli.md."""
+    from agent.view import UNKNOWN
+
     now_s = reading.now_ns // 10**9
     return {
         "since_ns": reading.since_ns,
@@ -80,7 +82,7 @@ def document(reading: Reading, account: dict[str, Any]) -> dict[str, Any]:
         "destinations": [
             {
                 "country": line.country,
-                "network": line.network,
+                "network": None if line.network == UNKNOWN else line.network,
                 "provider": line.provider,
                 "owner": line.owner,
                 "owner_country": line.owner_country,

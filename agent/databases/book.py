@@ -46,6 +46,8 @@ class Witness(BaseModel):
 
     source: str
     """Name, day and hash."""
+    lineage: str | None = None
+    """Who first gathered what it says, as the settings or our record have it: two of one lineage are one witness."""
     prefix: str
     """The network that its record stands for."""
     country: str | None = None
@@ -162,6 +164,7 @@ class AddressFacts(BaseModel):
         if self.override and self.override.country and self.country:
             said = f"{_dated(self.override.source, self.override.checked)}; {said}"
         value = f"{self.country} (confidence {self.location_confidence.value})" if self.country else "unknown"
+        value += _disputed(witness and witness.country, second and second.country)
         if not self.country and self.special:
             value = f"none: {self.special}"
         elif not self.country and (moving := [f for f in self.flags if f in ("anycast", "cdn")]):
@@ -176,9 +179,8 @@ class AddressFacts(BaseModel):
             said += f"; {_said(second, f'AS{second.asn}' if second.asn else 'nothing')}"
         if self.override and (self.override.asn or self.override.as_org):
             said = f"{_dated(self.override.source, self.override.checked)}; {said}"
-        if self.asn is None:
-            return Line("network", self.as_org or "unknown", said)
-        return Line("network", f"AS{self.asn} {self.as_org or ''}".rstrip(), said)
+        value = f"AS{self.asn} {self.as_org or ''}".rstrip() if self.asn else self.as_org or "unknown"
+        return Line("network", value + _disputed(witness and witness.asn, second and second.asn), said)
 
     def _operator(self) -> Line:
         fact = self.owner
@@ -331,7 +333,9 @@ class AddressBook:
         names = ("asn", "as_org") if kind.startswith("network") else ("country", "registered_country")
         facts = dict(zip(names, READINGS[kind].read(record), strict=True))
         prefix = str(ip_network((address, length), strict=False))
-        return Witness.model_validate({"source": database.version, "prefix": prefix, **facts})
+        known = self._sources.lineage(kind, database)
+        told = {"source": database.version, "lineage": known.name if known else None, "prefix": prefix}
+        return Witness.model_validate({**told, **facts})
 
     def _source_of(self, scope: int) -> str:
         if scope < 0:
@@ -375,7 +379,12 @@ def _value(column: Any) -> Any:
 
 
 def _said(witness: Witness, what: str) -> str:
-    return f"{witness.source} says {what} for {witness.prefix}"
+    return f"{witness.source} (lineage {witness.lineage or 'not known'}) says {what} for {witness.prefix}"
+
+
+def _disputed(one: object, other: object) -> str:
+    """That two databases disagree, where both say something."""
+    return "; the databases disagree" if one and other and one != other else ""
 
 
 def _dated(source: str, checked: date | None) -> str:
