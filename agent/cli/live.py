@@ -134,6 +134,11 @@ class LiveView:
             line.append(f"  lost: {size(gone.octets_out)} and {frames:,} frames ({shown(reasons)})", BAD)
         else:
             line.append("  lost: nothing", "dim")
+        if account.unobserved:
+            seconds = sum(gap.seconds for gap in account.unobserved.values())
+            line.append(f"  not observed: {seconds:,.0f} s", BAD)
+        if account.reconciled is not None and (share := account.reconciled.unexplained_share_out) is not None:
+            line.append(f"  by interfaces in no row: {share:.1%}", BAD if share > 0.01 else "dim")
         if account.residue:
             line.append(f"  NOT EXPLAINED: {account.residue}", BAD)
         return line

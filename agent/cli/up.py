@@ -172,7 +172,11 @@ def _log_file(loaded: config.Loaded) -> Path:
 def _account_in_words(run: Runtime) -> str:
     account = run.accounts.read()
     lost = sum(f for f, _ in account.lost_frames.values())
+    gaps = sum(gap.seconds for gap in account.unobserved.values())
+    share = account.reconciled.unexplained_share_out if account.reconciled else None
     return (
         f"captured {account.captured.octets_out:,} octets out, {account.captured.octets_in:,} in; "
         f"decided {account.decided.octets_out:,} out; frames lost {lost:,}; not explained {account.residue.octets_out:,}"
+        + (f"; not observed {gaps:,.0f} s" if gaps else "")
+        + (f"; by interfaces in no row {share:.1%}" if share is not None else "")
     )
