@@ -1,4 +1,4 @@
-"""Examples that end each command's help. A test runs each of them; what it needs stands in ``tests/unit/test_help.py``."""
+"""Examples that end each command's help. A test runs each of them; what it needs stands in ``tests/unit/test_cli_help.py``."""
 
 from __future__ import annotations
 

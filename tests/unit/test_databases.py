@@ -558,7 +558,8 @@ def test_the_installed_default_knows_its_canaries() -> None:
     """The installed databases are the pinned ones and answer the known addresses."""
     assert DATABASES is not None
     rows = databases.status(DATABASES)
-    assert {r.kind: r.sha256 for r in rows} == {k: pin.sha256 for k, pin in default().files.items()}
+    in_place = {r.kind: r.sha256 for r in rows if r.kind != "providers"}  # installed in another form than fetched
+    assert in_place == {k: pin.sha256 for k, pin in default().files.items()}
     here = book(DATABASES)
     for kind, pin in default().files.items():
         for address, expected in pin.canaries.items():
