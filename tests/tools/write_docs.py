@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from agent.cli.completion import script
 from agent.core.flow import COLUMNS, SCHEMA_VERSION
 from agent.core.wire import arrow_type
 from tests.tools.cli_pages import cli_page, man_page
@@ -45,6 +46,9 @@ def flow_schema() -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli_page,
     "man/sekisho.1": man_page,
+    "completion/sekisho.bash": lambda: script("bash"),
+    "completion/_sekisho": lambda: script("zsh"),
+    "completion/sekisho.fish": lambda: script("fish"),
     "decoding.md": lambda: with_tables((DOCS / "decoding.md").read_text()),
     "flow-schema.md": flow_schema,
 }
@@ -56,6 +60,7 @@ def main() -> None:
     for name, make in PAGES.items():
         path, text = DOCS / name, make()
         if "--check" not in sys.argv:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text)
         elif not path.is_file() or path.read_text() != text:
             stale.append(name)
