@@ -12,6 +12,10 @@ from agent.core.stages import CollectorSettings
 TIERS: Final = ("ebpf", "af_packet")
 """Collectors that watch the host, best first. The last is taken untried: it says itself what it lacks."""
 
+AS_SET: Final = "as the settings say"
+BEST: Final = "the best there is"
+"""Why a tier was taken, beside what hinders better ones."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tier:
@@ -39,7 +43,7 @@ def hindrance(name: str) -> str:
 def choose(loaded: Loaded) -> tuple[Loaded, str]:
     """The settings with the best tier as their collector, and a sentence why. Collectors that somebody set stay."""
     if any(origin.split(".")[0] == "collectors" for origin in loaded.origins):
-        return loaded, "as the settings say"
+        return loaded, AS_SET
     why: list[str] = []
     for name in TIERS:
         settings = _settings(loaded, name)
@@ -47,7 +51,7 @@ def choose(loaded: Loaded) -> tuple[Loaded, str]:
             why.append(f"{name} cannot run here: {hindered}")
             continue
         stages = replace(loaded.stages, collectors={name: settings})
-        return replace(loaded, stages=stages), "; ".join(why) or "the best there is"
+        return replace(loaded, stages=stages), "; ".join(why) or BEST
     raise AssertionError("the last tier is always taken")
 
 

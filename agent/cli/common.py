@@ -16,6 +16,7 @@ from agent.cli.times import moment, point_ns, span_ns
 if TYPE_CHECKING:
     from agent import config
     from agent.cli.screen import Column, Rows, Screen
+    from agent.words import Phrases
 
 __all__ = [
     "Command",
@@ -26,12 +27,14 @@ __all__ = [
     "echo_json",
     "example",
     "json_option",
+    "language_of",
     "moment",
     "place",
     "point_ns",
     "size",
     "span_ns",
     "table",
+    "words",
 ]
 
 
@@ -121,11 +124,28 @@ def console(*, err: bool = False) -> Screen:
     return screen.console(err=err)
 
 
-def table(columns: Iterable[str | tuple[str, str] | Column], *, title: str | None = None) -> Rows:
+def table(columns: Iterable[Column], say: Phrases) -> Rows:
     """A table: see :func:`agent.cli.screen.table`."""
     from agent.cli import screen
 
-    return screen.table(columns, title=title)
+    return screen.table(columns, say)
+
+
+def language_of(options: Options) -> str:
+    """That of the settings; English where they have a fault that the command need not mind."""
+    from agent.core.errors import ConfigError
+
+    try:
+        return options.load().settings.language
+    except ConfigError:
+        return "en"
+
+
+def words(language: str) -> Phrases:
+    """The phrases of the screens in the language of the settings."""
+    from agent.words import screen_phrases
+
+    return screen_phrases(language)
 
 
 def echo(text: str = "", *, err: bool = False) -> None:

@@ -39,6 +39,11 @@ from agent.cli.common import Command, Options, example, json_option
     help="Networks whose addresses are local. Default: private ranges and the policy's sites.",
 )
 @click.option(
+    "--names",
+    is_flag=True,
+    help="Name the other ends from DNS answers and TLS server names in the captures: the host name alone is kept.",
+)
+@click.option(
     "--host", help="Host name under which the rows are booked. Default: this host's, or the setting."
 )
 @click.option(
@@ -65,6 +70,7 @@ def command(
     policies: tuple[Path, ...],
     overrides: tuple[Path, ...],
     local: tuple[str, ...],
+    names: bool,
     host: str | None,
     state: Path | None,
     fail_on: str | None,
@@ -79,7 +85,7 @@ def command(
     often they are replayed. No rights are needed.
     """
     if sample:
-        if files or policies or overrides or local or host:
+        if files or policies or overrides or local or names or host:
             raise click.UsageError(
                 "--sample brings its own capture, policy, overrides and host; name no others"
             )
@@ -88,7 +94,9 @@ def command(
         raise click.UsageError("name at least one capture, or --sample")
     from agent.cli.replaying import Replay
 
-    request = Replay(options, files, policies, overrides, local, host, state, fail_on, as_json, quiet, send)
+    request = Replay(
+        options, files, policies, overrides, local, names, host, state, fail_on, as_json, quiet, send
+    )
     raise SystemExit(request.run())
 
 
@@ -111,6 +119,7 @@ def replay_sample(
             (folder / "policy.yaml",),
             (folder / "overrides.yaml",),
             (),
+            False,
             "db-01",
             state,
             fail_on,

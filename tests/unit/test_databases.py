@@ -33,6 +33,7 @@ from agent.databases.container import unwrap
 from agent.databases.terms import Default, default
 from agent.policy.model import Override, Policy
 from agent.policy.ownership import Ownership
+from agent.words import screen_phrases
 from tests.tools import mmdb
 from tests.tools.places import DATABASES
 
@@ -484,7 +485,7 @@ def test_who_tells_every_fact_with_its_source(home: Path, country: Path, network
     facts = here.who("20.1.2.3", today=TODAY)
     row = Ownership.load().asn(136907)
     assert row is not None
-    told = {line.what: (line.value, line.source) for line in facts.lines()}
+    told = {line.what: (line.value, line.source) for line in databases.told(facts, screen_phrases("en"))}
     sources_of = {k: w.source for k, w in facts.witnesses.items()}
     assert told["place"] == ("US (confidence medium)", f"{sources_of['country']} says US for 20.0.0.0/8")
     assert told["network"] == ("AS136907 H", f"{sources_of['network']} says AS136907 for 20.0.0.0/9")
@@ -511,7 +512,7 @@ def test_who_shows_overrides_beside_what_the_databases_say(home: Path, country: 
         checked=date(2026, 10, 1),
     )
     facts = book(home, override).who("198.51.100.9", today=TODAY)
-    told = {line.what: (line.value, line.source) for line in facts.lines()}
+    told = {line.what: (line.value, line.source) for line in databases.told(facts, screen_phrases("en"))}
     assert told["special"][0] == "documentation"
     assert told["override"] == (
         "198.51.100.0/24: country NL, asn 64511, owner huawei",
@@ -540,14 +541,17 @@ def test_who_says_why_there_is_no_place(
     """An address without a country says why; what is not on record is said to be so."""
     databases.install(home, country=str(country), network=str(network))
     facts = book(home).who(address, today=TODAY)
-    told = {line.what: line.value for line in facts.lines()}
+    told = {line.what: line.value for line in databases.told(facts, screen_phrases("en"))}
     assert (facts.special, told["place"], told["network"]) == (special, place, "unknown")
     assert (told["operator"], told["owner"]) == ("not on record", "not on record")
 
 
 def test_who_works_without_databases(home: Path) -> None:
     """Without databases the facts are unknown, and the lines say that there is none."""
-    told = {line.what: (line.value, line.source) for line in book(home).who("20.0.0.1", today=TODAY).lines()}
+    told = {
+        line.what: (line.value, line.source)
+        for line in databases.told(book(home).who("20.0.0.1", today=TODAY), screen_phrases("en"))
+    }
     assert told["place"] == ("unknown", "no country database")
     assert told["network"] == ("unknown", "no network database")
     assert book(home).attribution == ""
@@ -558,7 +562,9 @@ def test_the_installed_default_knows_its_canaries() -> None:
     """The installed databases are the pinned ones and answer the known addresses."""
     assert DATABASES is not None
     rows = databases.status(DATABASES)
-    in_place = {r.kind: r.sha256 for r in rows if r.kind != "providers"}  # installed in another form than fetched
+    in_place = {
+        r.kind: r.sha256 for r in rows if r.kind != "providers"
+    }  # installed in another form than fetched
     assert in_place == {k: pin.sha256 for k, pin in default().files.items()}
     here = book(DATABASES)
     for kind, pin in default().files.items():
