@@ -40,7 +40,7 @@ def configure(*, level: int = logging.INFO, file: Path | None = None) -> None:
     stream: TextIO = file.open("a", encoding="utf-8") if file else sys.stderr
     renderer: structlog.typing.Processor
     if stream.isatty():
-        renderer = structlog.dev.ConsoleRenderer(pad_event_to=0)
+        renderer = structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0)
     else:
         renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
     structlog.configure(

@@ -18,6 +18,7 @@ from agent.cli.common import (
     example,
     json_option,
     moment,
+    paper,
     size,
     span_ns,
     table,
@@ -149,7 +150,7 @@ def show(options: Options, case_id: str, as_json: bool, language: str | None) ->
         )
         return
     language = language or settings.language
-    echo(render(_as_notice(case), language=language, zone=settings.zone, detail="full"))
+    echo(render(_as_notice(case), language=language, zone=settings.zone, detail="full", width=paper()))
     say = words(language)
     for action in actions:
         done = say(f"cases.{action.kind}")

@@ -21,11 +21,13 @@ from agent.cli.common import (
     example,
     json_option,
     language_of,
+    paper,
     size,
     words,
 )
 from agent.core.errors import ConfigError, SekishoError
 from agent.words import shown
+from agent.words.folding import columns, fold
 
 if TYPE_CHECKING:
     from agent import config
@@ -66,21 +68,30 @@ def command(options: Options, as_json: bool) -> None:
 
 
 def _print(lines: list[Line], blind: list[str], say: Phrases) -> None:
-    from rich.cells import cell_len
     from rich.text import Text
 
-    out = console()
-    width = max(cell_len(say(f"check.{state}")) for state in STYLES)
+    out, width = console(), paper()
+    indent = max(columns(say(f"check.{state}")) for state in STYLES) + 2
     for line in lines:
-        word = say(f"check.{line.state}")
-        mark = " " * (width - cell_len(word)) + word
-        what = Text.assemble((mark, STYLES[line.state]), "  ", (shown(line.what), "bold"), ": ")
-        out.print(what.append("\n".join(map(shown, line.detail.splitlines()))), soft_wrap=True)
+        what = say("check.line", what=shown(line.what))
+        mark = say(f"check.{line.state}")
+        head = " " * (indent - 2 - columns(mark)) + mark + "  "
+        text = Text("\n").join(map(Text, _under(head, what + line.detail, indent, width)))
+        text.stylize(STYLES[line.state], 0, len(head))
+        text.stylize("bold", len(head), len(head) + len(what))
+        out.print(text, soft_wrap=True)
         if line.mend:
-            out.print(" " * (width + 2) + say("check.mend", how=line.mend), soft_wrap=True)
+            out.print("\n".join(_under("", say("check.mend", how=line.mend), indent, width)), soft_wrap=True)
     out.print("\n" + say("check.not_seen"), style="bold")
-    for text in blind:
-        out.print(" " * (width + 2) + text, soft_wrap=True)
+    for said in blind:
+        out.print("\n".join(_under("", said, indent, width)), soft_wrap=True)
+
+
+def _under(head: str, text: str, indent: int, width: int | None) -> list[str]:
+    """Lines beside a head, all in one column, folded where the width is known."""
+    first, *rest = map(shown, text.splitlines() or [""])
+    whole = [(head or " " * indent) + first, *(" " * indent + line for line in rest)]
+    return [part for line in whole for part in fold(line, width, indent)] if width else whole
 
 
 def survey(options: Options, say: Phrases) -> list[Line]:
@@ -181,7 +192,10 @@ class _Telling:
             return [self.line("databases", "note", self.say("check.no_databases"), "mend_databases")]
         return [
             self.line(
-                "database", "ok", ", ".join(filter(None, (row.version, row.attribution))), name=row.name
+                "database",
+                "ok",
+                self.say.join([said for said in (row.version, row.attribution) if said]),
+                name=row.name,
             )
             for row in rows
         ]

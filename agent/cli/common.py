@@ -29,6 +29,7 @@ __all__ = [
     "json_option",
     "language_of",
     "moment",
+    "paper",
     "place",
     "point_ns",
     "size",
@@ -146,6 +147,14 @@ def words(language: str) -> Phrases:
     from agent.words import screen_phrases
 
     return screen_phrases(language)
+
+
+def paper() -> int | None:
+    """Columns of the terminal or of COLUMNS; None where nobody says how wide the paper is, and lines stay whole."""
+    from agent.cli import screen
+
+    made = screen.console()
+    return made.width if screen.is_measured(made) else None
 
 
 def echo(text: str = "", *, err: bool = False) -> None:

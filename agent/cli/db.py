@@ -133,7 +133,7 @@ def _print(rows: list[InForce], zone: tzinfo | None, say: Phrases) -> None:
 
     shown = table(
         [
-            Column("database", least=12),
+            Column("database", least=WHOLE),
             Column("version", least=WHOLE),
             Column("age", right=True),
             Column("hash", rank=2, least=WHOLE),

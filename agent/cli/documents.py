@@ -58,7 +58,9 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
             "not_seen": "what capture on this host cannot see, as sentences",
         },
     ),
-    "db install": Document("a list of what was put in place (empty with --if-missing where it is)", _DATABASE),
+    "db install": Document(
+        "a list of what was put in place (empty with --if-missing where it is)", _DATABASE
+    ),
     "db update": Document("a list of what was put in place", _DATABASE),
     "db status": Document("a list of databases and lists, installed ones first", _DATABASE),
     "init": Document(

@@ -26,8 +26,17 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "zcat capture.pcap.gz | sekisho replay --json -",
     ),
     "check": ("sekisho check", "sekisho check --json"),
-    "init": ("sekisho init --print", "sekisho init --print --json", "sekisho init", "sekisho init --dir /etc/sekisho"),
-    "who": ("sekisho who 8.8.8.8 2001:db8::1", "sekisho who --json 203.0.113.7", "sekisho who --names 7d 203.0.113.7"),
+    "init": (
+        "sekisho init --print",
+        "sekisho init --print --json",
+        "sekisho init",
+        "sekisho init --dir /etc/sekisho",
+    ),
+    "who": (
+        "sekisho who 8.8.8.8 2001:db8::1",
+        "sekisho who --json 203.0.113.7",
+        "sekisho who --names 7d 203.0.113.7",
+    ),
     "top": (
         "sudo sekisho top",
         "sudo sekisho top --once",

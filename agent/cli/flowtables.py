@@ -14,7 +14,7 @@ from agent.cli.screen import WHOLE, Column, is_measured, is_plain, sparkline
 from agent.core.clock import SystemClock, iso
 from agent.core.flow import BY_NAME, COLUMNS, FlowBatch, Kind
 from agent.words.escape import csv_text
-from agent.words.units import Number
+from agent.words.units import Number, time_range
 
 if TYPE_CHECKING:
     from agent.cli.flows import Query
@@ -115,8 +115,7 @@ class TableOutput:
             octets=f"{amounts['octets_out']:,}",
             in_=size(amounts["octets_in"]),
             rows=f"{total.rows:,}",
-            first=moment(total.first_ns, query.zone),
-            last=moment(total.last_ns, query.zone),
+            range=time_range(total.first_ns, total.last_ns, query.zone)[0],
         )
         out.print(said, style="bold", soft_wrap=not is_measured(out))
         if total.series and len(total.series) > 1:

@@ -76,7 +76,7 @@ class LiveView:
         elif notice.event is not None and notice.kind is NoticeKind.EVENT:
             named = self.say.named("event", notice.event.name)
             detail = ", ".join(f"{k} {shown(str(v))}" for k, v in notice.event.detail.items())
-            self.events.append(f"{named}: {detail}" if detail else named)
+            self.events.append(self.say("event_detail", key=named, value=detail) if detail else named)
 
     def update(self, cases: tuple[Case, ...]) -> None:
         """Take up changed cases."""
@@ -106,14 +106,18 @@ class LiveView:
             for note in (*self.notes, *self.events)
         ]
         if self.keyed:
-            parts.append(Text(self._keys(), style="dim", overflow="ellipsis", no_wrap=True))
+            parts.append(Text(self._keys(width), style="dim", overflow="ellipsis", no_wrap=True))
         return Group(*parts)
 
-    def _keys(self) -> str:
-        say = self.say
-        known = "  ".join(f"{key} {say(f'key.{by}')}" for key, by in KEYS.items())
-        end = say("live.quit" if self.leaves else "live.stop")
-        return f"{end}  {say('live.sorted_by', by=say(f'key.{self.sort}'))}  {known}"
+    def _keys(self, width: int) -> str:
+        """Which keys there are, in brackets the one that it is sorted by; on a narrow screen without their words."""
+        end = self.say("live.quit" if self.leaves else "live.stop")
+        words = {key: f"{key} {self.say(f'key.{by}')}" for key, by in KEYS.items()}
+        said = f"{end}  {self._marked(words)}"
+        return said if cell_len(said) <= width else f"{end}  {self._marked({key: key for key in KEYS})}"
+
+    def _marked(self, words: dict[str, str]) -> str:
+        return "  ".join(f"[{said}]" if KEYS[key] == self.sort else said for key, said in words.items())
 
     def _head(self, reading: Reading, width: int) -> RenderableType:
         seconds = max((reading.now_ns - reading.since_ns) // SECOND_NS, 0)
@@ -123,7 +127,9 @@ class LiveView:
         first.append(f"  {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}  ", "dim")
         first.append(self.say("live.rate", size=size(last)), "bold" if last else "dim")
         out, in_ = size(reading.octets_out), size(reading.octets_in)
-        first.append("  " + self.say("live.totals", out=out, in_=in_, flows=f"{reading.flows:,}"))
+        totals = "  " + self.say("live.totals", out=out, in_=in_, flows=f"{reading.flows:,}")
+        if first.cell_len + cell_len(totals) <= width:
+            first.append(totals)
         bars = sparkline(reading.series_out, plain=is_plain(self.console))
         last_minute = "  " + self.say("live.last", seconds=SERIES_S)
         said = bars + last_minute if width >= SERIES_S + cell_len(last_minute) else bars[-width:]
@@ -150,8 +156,8 @@ class LiveView:
         made = table(
             [
                 Column("remote_country", least=5),
-                Column("network", least=10),
-                *([Column("remote_name", rank=3)] if is_named else []),
+                Column("network", least=16),
+                *([Column("remote_name", rank=5, least=14)] if is_named else []),
                 Column("remote_owner", rank=2),
                 Column("store", rank=1),
                 Column("rate", right=True),

@@ -67,7 +67,10 @@ def _print(policy: Policy, say: Phrases) -> None:
     stores = table([Column("store"), Column("categories"), Column("recognised_by")], say)
     for store in policy.stores:
         given = store.recognise.model_dump(mode="json", exclude_defaults=True)
-        how = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in given.items())
+        how = say("who.also").join(
+            f"{say.named('recognition', name)} {say.join([str(value) for value in values])}"
+            for name, values in given.items()
+        )
         stores.add_row(store.id, say.join([say(f"category.{c}") for c in store.categories]), how)
     rules = table(
         [

@@ -208,8 +208,8 @@ class Replay:
         rows = table(
             [
                 Column("remote_country", least=5),
-                Column("network", least=10),
-                *([Column("remote_name", rank=3)] if is_named else []),
+                Column("network", least=16),
+                *([Column("remote_name", rank=4, least=14)] if is_named else []),
                 Column("remote_owner", rank=2),
                 Column("store", rank=1),
                 Column("octets_out", right=True),

@@ -141,6 +141,7 @@ class Rows:
     """Name no left-out columns, as in a live view."""
     left_out: str = "not at this width: {columns}"
     """The words that name them."""
+    comma: str = ", "
 
     def add_row(self, *cells: str | Text | None, style: str = "") -> None:
         """Names come from databases, traffic and other people: whatever they hold, they are shown as text."""
@@ -170,7 +171,7 @@ class Rows:
             yield Segment("\n")
         gone = [c.name for i, c in enumerate(self.columns) if i not in kept]
         if gone and not self.quiet:
-            yield Text(self.left_out.format(columns=", ".join(gone)), style="dim")
+            yield Text(self.left_out.format(columns=self.comma.join(gone)), style="dim")
 
     def _fit(self, room: int) -> tuple[list[int], list[int]]:
         """Which columns there is room for, and the width of each."""
@@ -223,4 +224,4 @@ def _set(cell: Text, width: int, right: bool, *, last: bool, dots: str) -> Text:
 def table(columns: Iterable[Column], say: Phrases) -> Rows:
     """An unframed table. A column is named by the phrase ``column.<its name>``, where there is one."""
     made = [replace(column, name=say.named("column", column.name)) for column in columns]
-    return Rows(made, left_out=say("table.left_out"))
+    return Rows(made, left_out=say.named("table", "left_out"), comma=say("comma"))

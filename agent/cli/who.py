@@ -18,10 +18,12 @@ from agent.cli.common import (
     example,
     json_option,
     moment,
+    paper,
     point_ns,
     words,
 )
 from agent.words.escape import shown
+from agent.words.folding import columns, fold
 
 if TYPE_CHECKING:
     from agent.config import Loaded
@@ -123,17 +125,18 @@ def _names(archive: Path, address: str, since_ns: int, say: Phrases) -> list[str
 
 
 def _print(facts: AddressFacts, since: str | None, names: list[str] | None, say: Phrases) -> None:
-    from rich.cells import set_cell_size
-
     from agent.databases import Line, told
 
-    out = console()
     lines = list(told(facts, say))
     if names is not None:
         value = say.join(names) or say("who.no_names")
         lines.append(Line(say("who.label.name"), value, say("who.seen_names", since=since)))
+    out, width = console(), paper()
     out.print(shown(facts.address), style="bold")
     for fact in lines:
-        out.print(f"  {set_cell_size(fact.what, LABEL)} {shown(fact.value, LONGEST)}", soft_wrap=True)
-        if fact.source:
-            out.print(f"  {'':<{LABEL}} {shown(fact.source, LONGEST)}", style="dim", soft_wrap=True)
+        label = "  " + fact.what + " " * (LABEL - columns(fact.what) + 1)
+        for text, style in ((label + shown(fact.value, LONGEST), ""), (shown(fact.source, LONGEST), "dim")):
+            line = text if not style else " " * (LABEL + 3) + text
+            for part in fold(line, width, LABEL + 3) if width else [line]:
+                if part.strip():
+                    out.print(part, style=style, soft_wrap=True)

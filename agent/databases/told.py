@@ -35,7 +35,7 @@ class _Telling:
     def lines(self) -> Iterator[Line]:
         facts = self._facts
         if facts.special:
-            yield self._line("special", facts.special, self._special_source())
+            yield self._line("special", self._special(), self._special_source())
         if facts.override:
             yield self._line("override", self._stated(facts.override), self._dated(facts.override))
         if facts.flags:
@@ -45,7 +45,7 @@ class _Telling:
         yield self._place()
         yield self._network()
         if facts.cloud:
-            said = "; ".join(self._listing(g) for g in facts.listings if g.provider)
+            said = self._say("who.also").join(self._listing(g) for g in facts.listings if g.provider)
             named = " ".join(v for v in (facts.cloud, facts.cloud_region, facts.cloud_service) if v)
             yield self._line("listed", named, said)
         yield self._operator()
@@ -53,6 +53,9 @@ class _Telling:
 
     def _line(self, label: str, value: str, source: str = "") -> Line:
         return Line(self._say(f"who.label.{label}"), value, source)
+
+    def _special(self) -> str:
+        return self._say.named("special", self._facts.special or "")
 
     def _special_source(self) -> str:
         network, _, rest = self._facts.special_source.partition("; ")
@@ -68,7 +71,7 @@ class _Telling:
             by.append(self._special_source())
         if facts.override and facts.override.anycast:
             by.append(self._dated(facts.override))
-        return "; ".join(by)
+        return self._say("who.also").join(by)
 
     def _doubt(self) -> str:
         """What the kind of address says about where the data goes."""
@@ -87,7 +90,7 @@ class _Telling:
             said.append(self._said(second, second.country))
         if facts.override and facts.override.country and facts.country:
             said.insert(0, self._dated(facts.override))
-        return self._line("place", self._where(), "; ".join(said))
+        return self._line("place", self._where(), self._say("who.also").join(said))
 
     def _where(self) -> str:
         facts, say = self._facts, self._say
@@ -95,7 +98,7 @@ class _Telling:
             confidence = say(f"confidence.{facts.location_confidence}")
             return say("who.place", country=facts.country, confidence=confidence)
         if facts.special:
-            return say("who.none", why=facts.special)
+            return say("who.none", why=self._special())
         moving = [flag for flag in facts.flags if flag in _MOVING]
         return say("who.none", why=say.join(moving)) if moving else say("who.unknown")
 
@@ -109,7 +112,7 @@ class _Telling:
             said.insert(0, self._dated(facts.override))
         number = f"AS{facts.asn}" if facts.asn is not None else ""
         value = " ".join(v for v in (number, facts.as_org) if v) or self._say("who.unknown")
-        return self._line("network", value, "; ".join(said))
+        return self._line("network", value, self._say("who.also").join(said))
 
     def _operator(self) -> Line:
         fact, say = self._facts.owner, self._say
@@ -138,15 +141,15 @@ class _Telling:
         source = say("who.checked", source=fact.source, day=fact.checked) if fact.checked else fact.source
         mark = say("who.mark", mark=fact.mark, meaning=say.named("mark", fact.mark)) if fact.mark else ""
         parts = [source, mark, *fact.designations, fact.note]
-        return self._line("owner", value, "; ".join(part for part in parts if part))
+        return self._line("owner", value, self._say("who.also").join(part for part in parts if part))
 
     def _said(self, witness: Witness, what: str | None) -> str:
-        said = what or self._say("who.nothing")
-        return self._say("who.says", source=witness.source, what=said, prefix=witness.prefix)
+        key = "who.says" if what else "who.says_nothing"
+        return self._say(key, source=witness.source, what=what, prefix=witness.prefix)
 
     def _listing(self, listing: Listing) -> str:
         place = " ".join(v for v in (listing.provider, listing.region, listing.service) if v)
-        said = "; ".join(v for v in (place, self._say.join(listing.flags)) if v)
+        said = self._say("who.also").join(v for v in (place, self._say.join(listing.flags)) if v)
         key = "who.listing_from" if listing.origin else "who.listing"
         return self._say(key, source=listing.source, said=said, origin=listing.origin)
 
@@ -161,7 +164,7 @@ class _Telling:
         given = override.model_dump(mode="json", exclude=skip, exclude_none=True, exclude_defaults=True)
         parts = [f"{name.replace('_', ' ')} {value}" for name, value in given.items()]
         told = f"{override.network}: {', '.join(parts) or self._say('who.nothing')}"
-        return f"{told}; {override.note}" if override.note else told
+        return self._say("who.also").join([told, override.note]) if override.note else told
 
 
 def _asn(witness: Witness) -> str | None:
