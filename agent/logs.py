@@ -35,12 +35,15 @@ class _Unfailing:
             self._stream.flush()
 
 
-def configure(*, level: int = logging.INFO, file: Path | None = None) -> None:
-    """Set up logging for the process, from ``level`` up. ``file`` takes the lines instead of standard error (a live view owns the screen)."""
+def configure(*, level: int = logging.INFO, file: Path | None = None, language: str = "en") -> None:
+    """Set up logging for the process, from ``level`` up. ``file`` takes the lines instead of standard error (a live view owns the screen).
+
+    ``language`` is that of the lines on a terminal.
+    """
     stream: TextIO = file.open("a", encoding="utf-8") if file else sys.stderr
     renderer: structlog.typing.Processor
     if stream.isatty():
-        renderer = structlog.dev.ConsoleRenderer(colors=False, pad_event_to=0)
+        renderer = _ForPeople(language)
     else:
         renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
     structlog.configure(
@@ -56,6 +59,32 @@ def configure(*, level: int = logging.INFO, file: Path | None = None) -> None:
         logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Unfailing(stream))),
         cache_logger_on_first_use=False,
     )
+
+
+class _ForPeople:
+    """A line as people read it: when, what in words, and its values."""
+
+    def __init__(self, language: str) -> None:
+        self._language = language
+
+    def __call__(self, _logger: object, _method: str, event: structlog.typing.EventDict) -> str:
+        """The line."""
+        from agent.words import screen_phrases  # here: most runs log nothing
+
+        say = screen_phrases(self._language)
+        name, clock = str(event.pop("event")), str(event.pop("timestamp"))[11:19]
+        for unwanted in ("level", "part"):
+            event.pop(unwanted, None)
+        trace = event.pop("exception", "")
+        values = ", ".join(f"{key} {_plain(value)}" for key, value in event.items() if value is not None)
+        named = say.named("event", say.named("log", name))
+        named = name.replace("_", " ") if named == name else named
+        line = say("event_detail", key=named, value=values) if values else named
+        return f"{clock}Z {line}" + (f"\n{trace}" if trace else "")
+
+
+def _plain(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _harmless(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -35,6 +35,7 @@ __all__ = [
     "size",
     "span_ns",
     "table",
+    "tell",
     "words",
 ]
 
@@ -74,7 +75,9 @@ class Options:
 
         logs.configure(level=self.level(logging.WARNING))
         folder = () if self.state_dir is None else (("state_dir", self.state_dir),)
-        return config.load(self.config_file, flags=self.flags, given=(*folder, *more))
+        loaded = config.load(self.config_file, flags=self.flags, given=(*folder, *more))
+        logs.configure(level=self.level(logging.WARNING), language=loaded.settings.language)
+        return loaded
 
 
 class Command(click.Command):
@@ -162,6 +165,16 @@ def echo(text: str = "", *, err: bool = False) -> None:
     from agent.words.escape import shown_lines
 
     click.echo(shown_lines(text), err=err)
+
+
+def tell(text: str) -> None:
+    """Print a sentence in which names of others may stand, folded to the terminal."""
+    from agent.words.folding import fold
+
+    width = paper()
+    for line in text.split("\n"):
+        for part in fold(line, width, 2) if width else [line]:
+            echo(part)
 
 
 def echo_json(value: Any, *, indent: int | None = None) -> None:

@@ -14,12 +14,12 @@ from agent.cli.common import (
     Group,
     Options,
     console,
-    echo,
     echo_json,
     example,
     json_option,
     moment,
     table,
+    tell,
     words,
 )
 
@@ -158,14 +158,14 @@ def _print(rows: list[InForce], zone: tzinfo | None, say: Phrases) -> None:
     if rows:
         console().print(shown)
     if not any(row.named_in == "installed" for row in rows):
-        echo(say("db.none"))
+        tell(say("db.none"))
     for row in rows:
         if row.fault:
-            echo(say("db.fault", name=row.name, fault=row.fault))
+            tell(say("db.fault", name=row.name, fault=row.fault))
         elif row.sha256_ok is False:
-            echo(say("db.changed", name=row.name))
+            tell(say("db.changed", name=row.name))
     for line in dict.fromkeys(row.attribution for row in rows if row.attribution):
-        echo(line)
+        tell(line)
 
 
 @command.command(epilog=example("db verify"))
@@ -185,9 +185,9 @@ def verify(options: Options, as_json: bool) -> None:
         echo_json([asdict(result) for result in results], indent=2)
     for result in () if as_json else results:
         key = "db.as_installed" if result.ok else "db.fault"
-        echo(say(key, name=result.name, fault=result.fault))
+        tell(say(key, name=result.name, fault=result.fault))
     if not results and not as_json:
-        echo(say("db.none"))
+        tell(say("db.none"))
     if not results or any(not result.ok for result in results):
         raise SystemExit(1)
 
@@ -209,6 +209,6 @@ def _fetch(loaded: Loaded, named: dict[str, Any], *, as_json: bool) -> None:
         echo_json([row.model_dump(mode="json") for row in rows], indent=2)
         return
     for row in installed:
-        echo(say("db.installed", name=row.name, version=row.version, licence=row.licence))
+        tell(say("db.installed", name=row.name, version=row.version, licence=row.licence))
     for line in dict.fromkeys(row.attribution for row in installed if row.attribution):
-        echo(line)
+        tell(line)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "sekisho": (
-        "sekisho check                        # what this host can do",
-        "sekisho db install                   # country and network databases",
-        "sekisho init                         # settings and policy for this host",
-        "sudo sekisho up                      # watch",
-        "sekisho replay capture.pcap          # the same on a file, without rights",
+        "sekisho check                # what this host can do",
+        "sekisho db install           # countries and networks",
+        "sekisho init                 # settings and policy",
+        "sudo sekisho up              # watch",
+        "sekisho replay capture.pcap  # the same on a file",
     ),
     "up": (
         "sudo sekisho up",

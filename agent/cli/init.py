@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.common import Command, Options, echo, echo_json, example, json_option, language_of, words
+from agent.cli.common import Command, Options, echo, echo_json, example, json_option, language_of, tell, words
 from agent.cli.writing import written
 from agent.core.errors import ConfigError, Fault
 
@@ -121,13 +121,13 @@ def _tell(
     policy = policy_files.load([policy_file], today=datetime.now(UTC).date())
     say = words(language_of(options))
     for file in files:
-        echo(say("init.wrote", file=file))
+        tell(say("init.wrote", file=file))
     likely = [say("init.port", guess=fact.guess, port=fact.port) for fact in found if fact.guess]
-    echo(say("init.listens", n=len(found), stores=say.join(likely) or say("init.none")))
+    tell(say("init.listens", n=len(found), stores=say.join(likely) or say("init.none")))
     where = "" if directory is None else f" -c {settings_file}"
     next_ = {"policy": policy_file, "up": f"sekisho{where} up"}
     n = len(policy.stores)
-    echo(say("init.next", n=n, **next_) if n else say("init.next_no_store", **next_))
+    tell(say("init.next", n=n, **next_) if n else say("init.next_no_store", **next_))
 
 
 def _default_dir() -> Path:

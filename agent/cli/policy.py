@@ -18,6 +18,7 @@ from agent.cli.common import (
     language_of,
     size,
     table,
+    tell,
     words,
 )
 
@@ -97,7 +98,8 @@ def _print(policy: Policy, say: Phrases) -> None:
     out.print(rules)
     asleep = [pack.pack for pack in policy.packs if pack.pack not in policy.awake]
     names = {"awake": say.join(policy.awake), "asleep": say.join(asleep) or say("policy.none_asleep")}
-    out.print("\n" + say("policy.in_force", version=policy.version, **names), soft_wrap=True)
+    out.print()
+    tell(say("policy.in_force", version=policy.version, **names))
 
 
 def _document(policy: Policy) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from agent import config
 from agent.cli import EXIT_ERROR, EXIT_FINDINGS, EXIT_INTERRUPTED
 from agent.cli.bars import Bar
-from agent.cli.common import Options, console, echo, echo_json, place, size, table, words
+from agent.cli.common import Options, console, echo, echo_json, place, size, table, tell, words
 from agent.cli.live import network_of, owner_of, severity_of, summary_of
 from agent.cli.screen import Column, colour
 from agent.cli.top import destination
@@ -235,7 +235,7 @@ class Replay:
             out.print(say("replay.no_external"))
         out.print()
         for said in self._told(run, say, took_s):
-            out.print(said, soft_wrap=True)
+            tell(said)
         if run.stop.is_set():
             kept = self.state is not None
             echo(f"sekisho: {say('replay.stopped_kept' if kept else 'replay.stopped')}", err=True)

@@ -66,7 +66,11 @@ def _watch(options: Options, *, plain: bool, as_json: bool) -> None:
 
     live_view = is_terminal(sys.stdout) and not plain and not as_json
     loaded = options.load()
-    logs.configure(level=options.level(logging.INFO), file=_log_file(loaded) if live_view else None)
+    logs.configure(
+        level=options.level(logging.INFO),
+        file=_log_file(loaded) if live_view else None,
+        language=loaded.settings.language,
+    )
     from agent import tiers
 
     loaded, why = tiers.choose(with_archive(loaded))
