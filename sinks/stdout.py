@@ -83,8 +83,9 @@ class Stdout:
 
 
 def _width(stream: TextIO) -> int | None:
-    """Columns of the terminal; None where it is none: tools read a fact as one line."""
-    return shutil.get_terminal_size().columns if stream.isatty() else None
+    """Columns of the terminal, or of COLUMNS; None where nobody says: tools read a fact as one line."""
+    told = os.environ.get("COLUMNS", "")
+    return shutil.get_terminal_size().columns if stream.isatty() or told.isdecimal() else None
 
 
 def _coloured(choice: str, stream: TextIO) -> bool:
