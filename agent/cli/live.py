@@ -155,11 +155,7 @@ class LiveView:
         is_named = any(line.names for line in reading.destinations[:rows])
         made = table(
             [
-                Column("remote_country", least=5),
-                Column("network", least=16),
-                *([Column("remote_name", rank=5, least=14)] if is_named else []),
-                Column("remote_owner", rank=2),
-                Column("store", rank=1),
+                *columns_of_end(is_named=is_named),
                 Column("rate", right=True),
                 Column("last_minute_rate", right=True, rank=3),
                 Column("octets_out", right=True),
@@ -183,11 +179,7 @@ class LiveView:
         step = SERIES_S // SPARK
         bars = [sum(series[i : i + step]) for i in range(0, SERIES_S, step)]
         return [
-            place(line.country),
-            network_of(line, self.say),
-            *([", ".join(line.names) or "-"] if is_named else []),
-            owner_of(line),
-            ", ".join(sorted(line.stores)) or "-",
+            *cells_of_end(line, self.say, is_named=is_named),
             size(rate) if rate else "",
             size(minute) if minute else "",
             size(line.octets_out),
@@ -216,14 +208,23 @@ class LiveView:
         )
 
 
-def owner_of(line: DestinationLine) -> str:
-    """The owner on record with its country, else who runs the network."""
-    return f"{line.owner} ({place(line.owner_country)})" if line.owner else line.provider or "-"
+def columns_of_end(*, is_named: bool) -> list[Column]:
+    """The columns that say who the other end is, and which stores send there."""
+    name = [Column("remote_name", rank=5, least=14)] if is_named else []
+    where = [Column("remote_country", least=5), Column("network", least=16)]
+    return [*where, *name, Column("remote_owner", rank=2), Column("store", rank=1)]
 
 
-def network_of(line: DestinationLine, say: Phrases) -> str:
-    """The network, or that the line stands for all the others."""
-    return say("live.others") if line.network == OTHERS else line.network
+def cells_of_end(line: DestinationLine, say: Phrases, *, is_named: bool) -> list[str]:
+    """What stands in them: of the owner on record its country too, without one who runs the network."""
+    owner = f"{line.owner} ({place(line.owner_country)})" if line.owner else line.provider or "-"
+    return [
+        place(line.country),
+        say("live.others") if line.network == OTHERS else line.network,
+        *([", ".join(line.names) or "-"] if is_named else []),
+        owner,
+        ", ".join(sorted(line.stores)) or "-",
+    ]
 
 
 def severity_of(case: Case, say: Phrases) -> str:

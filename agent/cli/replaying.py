@@ -20,8 +20,8 @@ from pydantic import ValidationError
 from agent import config
 from agent.cli import EXIT_ERROR, EXIT_FINDINGS, EXIT_INTERRUPTED
 from agent.cli.bars import Bar
-from agent.cli.common import Options, console, echo, echo_json, place, size, table, tell, words
-from agent.cli.live import network_of, owner_of, severity_of, summary_of
+from agent.cli.common import Options, console, echo, echo_json, size, table, tell, words
+from agent.cli.live import cells_of_end, columns_of_end, severity_of, summary_of
 from agent.cli.screen import Column, colour
 from agent.cli.top import destination
 from agent.core.decision import Decision
@@ -207,11 +207,7 @@ class Replay:
         is_named = any(line.names for line in reading.destinations)
         rows = table(
             [
-                Column("remote_country", least=5),
-                Column("network", least=16),
-                *([Column("remote_name", rank=4, least=14)] if is_named else []),
-                Column("remote_owner", rank=2),
-                Column("store", rank=1),
+                *columns_of_end(is_named=is_named),
                 Column("octets_out", right=True),
                 Column("octets_in", right=True, rank=3),
                 Column("flows", right=True, rank=4),
@@ -220,11 +216,7 @@ class Replay:
         )
         for line in reading.destinations:
             rows.add_row(
-                place(line.country),
-                network_of(line, say),
-                *([", ".join(line.names) or "-"] if is_named else []),
-                owner_of(line),
-                ", ".join(sorted(line.stores)) or "-",
+                *cells_of_end(line, say, is_named=is_named),
                 size(line.octets_out),
                 size(line.octets_in),
                 f"{line.flows:,}",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import importlib.util
-import io
 import re
 import subprocess
 import sys
@@ -24,6 +22,7 @@ from agent.databases.shelf import Part
 from agent.databases.terms import Default, Member, Package, Ranges
 from enrichers.ranges.facts import Kind
 from enrichers.ranges.mmdb import MAX_FILE_OCTETS
+from enrichers.ranges.unpacking import gunzipped
 
 Progress = Callable[[str, float | None], None]
 """Told what is being done, and the part done (0 to 1) where that is known."""
@@ -217,12 +216,9 @@ def _file(path: Path) -> bytes:
 
 def _gunzip(content: bytes, place: str) -> bytes:
     try:
-        with gzip.open(io.BytesIO(content)) as file:
-            plain = file.read(MAX_FILE_OCTETS + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise EnrichError(f"{place}: its gzip is broken: {error}") from error
-    if len(plain) > MAX_FILE_OCTETS:
-        raise EnrichError(f"{place}: unpacks to over {MAX_FILE_OCTETS} octets, which no such database is")
+        plain = gunzipped(content, MAX_FILE_OCTETS)
+    except DecodeError as error:
+        raise EnrichError(f"{place}: {error}; get it again") from error
     if plain[257:262] == b"ustar":
         raise EnrichError(f"{place}: is a tar archive; unpack it and give the .mmdb file in it")
     return plain
