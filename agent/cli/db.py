@@ -199,8 +199,9 @@ def _fetch(loaded: Loaded, named: dict[str, Any], *, as_json: bool) -> None:
     say, directory = words(loaded.settings.language), loaded.settings.databases_dir
     with Bar(say("db.installing")) as bar:
 
-        def step(what: str, done: float | None = None) -> None:
-            bar.step(done or 0, 1.0 if done is not None else None, what)
+        def step(what: str, which: str, done: float | None = None) -> None:
+            said = say(f"db.{what}", what=say.named("part", which))
+            bar.step(done or 0, 1.0 if done is not None else None, said)
 
         installed = databases.install(directory, progress=step, **named)
     if as_json:

