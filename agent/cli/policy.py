@@ -116,7 +116,8 @@ def _document(policy: Policy) -> dict[str, Any]:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write into this file instead."
 )
-def schema(output: Path | None) -> None:
+@click.pass_obj
+def schema(options: Options, output: Path | None) -> None:
     """Print the JSON Schema of a policy file, for editors."""
     from agent.policy import load as policy_files
 
@@ -128,4 +129,4 @@ def schema(output: Path | None) -> None:
 
     with written(output) as file:
         file.write(json_text(policy_files.schema(), indent=2) + "\n")
-    echo(words("en")("init.wrote", file=output))
+    echo(words(language_of(options))("init.wrote", file=output))
