@@ -45,7 +45,7 @@ class TableOutput:
         if found:
             made = table(
                 [
-                    *(Column(name, rank=max(0, i - 1), least=_least(name)) for i, name in enumerate(names)),
+                    *(Column(name, rank=_rank(name, i), least=_least(name)) for i, name in enumerate(names)),
                     Column("octets_out", right=True),
                     Column("octets_in", right=True, rank=5),
                     Column("flows", right=True, rank=6),
@@ -203,6 +203,13 @@ def _course(series: tuple[int, ...], plain: bool, room: int = 32) -> str:
     """At most 32 bars, or ``room`` if that is less."""
     step = -(-len(series) // max(min(room, 32), 1)) or 1
     return sparkline([sum(series[i : i + step]) for i in range(0, len(series), step)], plain=plain)
+
+
+def _rank(name: str, place: int) -> int:
+    """What was asked for stays longest, times always: without them rows of different times look alike."""
+    if name in TIMES:
+        return 0
+    return 8 if name == "remote_owner_country" else max(0, place - 1)
 
 
 def _least(name: str) -> int:

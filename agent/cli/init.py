@@ -27,12 +27,14 @@ policy: [policy.yaml]
 # time_zone: Asia/Tokyo           # zone in which people read times; default: this host's
 # state_dir: {state_dir}
 
-collectors:
-  af_packet: {{}}
-  #  interfaces: [eth0]           # default: every interface that is up, but lo
-  #  ring_mib: 16
-  #  processes: true              # which process, unit and container: from the kernel's sockets and /proc
-  #  names: false                 # host names from DNS answers and TLS server names; the name alone is kept
+# The best way of watching that runs here is taken: eBPF, else packet sockets (`sekisho check` says which).
+# Naming one ends the choosing.
+# collectors:
+#   af_packet:
+#     interfaces: [eth0]          # default: every interface that is up, but lo
+#     ring_mib: 16
+#     processes: true             # which process, unit and container: from the kernel's sockets and /proc
+#     names: false                # host names from DNS answers and TLS server names; the name alone is kept
 
 # Flows are kept as Parquet in state_dir/archive.
 # archive: true
