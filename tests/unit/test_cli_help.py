@@ -75,7 +75,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_examples_run(line: str, home: Path, tmp_path: Path) -> None:
     """Each example is a command as it stands; what needs no right, network or /etc ends with the exit code it should."""
     line = (
-        line.split("   #")[0]
+        re.split(r"  +#", line)[0]
         .strip()
         .replace("2026-1118-07", "2026-1121-01")
         .replace("2026-1118", "2026-1121")
