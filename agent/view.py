@@ -20,6 +20,8 @@ OTHERS: Final = "(all others)"
 NAMES: Final = 4
 """Names of one line; the newest stay."""
 SERIES_S = 60
+UNKNOWN: Final = "?"
+"""In place of a network that no source knows, for people; in JSON it is null."""
 
 
 @dataclass(slots=True)
@@ -139,7 +141,7 @@ class View:
                 self._internal += out
                 continue
             asn = codes[-1]
-            network = f"AS{asn} {as_org or ''}".strip() if asn >= 0 else as_org or "?"
+            network = f"AS{asn} {as_org or ''}".strip() if asn >= 0 else as_org or UNKNOWN
             line = self._line(country, network, provider, owner, owner_country, scope)
             line.octets_out += out
             line.octets_in += sums["octets_in"][i]

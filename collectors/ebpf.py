@@ -85,6 +85,10 @@ class Settings(CollectorSettings):
     instance: str = Field(
         "agent", pattern="^[a-z0-9_-]+$", description="Name below pin_dir; each agent of a host needs its own"
     )
+    libbpf: Path | None = Field(
+        None,
+        description="File of libbpf.so.1; none is the one in the package, if it has one, else the system's",
+    )
     keep_on_stop: bool = Field(
         False, description="Keep counting after an orderly stop too, for a restart that misses nothing"
     )
@@ -97,7 +101,7 @@ class Settings(CollectorSettings):
         """Why it cannot run here; found by loading the programs."""
         try:
             with watched(self.cgroup):
-                _require_libbpf()
+                _require_libbpf(self.libbpf)
                 try:
                     libbpf.Object(image("flow")).close()
                 except OSError as error:
@@ -166,7 +170,7 @@ class Ebpf:
         Raises :class:`CaptureError` where the kernel or its rights do not allow it.
         """
         settings = self._settings
-        _require_libbpf()
+        _require_libbpf(settings.libbpf)
         with ExitStack() as held:
             root = held.enter_context(watched(settings.cgroup))
             pins = self._open_pins(held)
@@ -193,9 +197,12 @@ class Ebpf:
         try:
             pins = Pins.open(settings.pin_dir / settings.instance)
         except OSError as error:
+            folder = settings.pin_dir / settings.instance
             _LOG.warning(
                 "maps_not_pinned",
-                reason=str(error),
+                reason=str(error)
+                if error.errno is None
+                else f"{folder}: {error.strerror}; another user's agent may have made it (sekisho agent --detach, as that user)",
                 cost="what is counted and not read is lost if the agent is killed",
             )
             return None
@@ -394,12 +401,17 @@ class _Capture:
         return batch.take(~inside)
 
 
-def _require_libbpf() -> None:
-    if lacking := libbpf.missing():
-        raise CaptureError(
-            f"libbpf cannot be used: {lacking}. Install it (Debian, Ubuntu 24.04: libbpf1; Fedora, RHEL 9: libbpf), "
-            "version 1.0 or newer"
-        )
+def _require_libbpf(named: Path | None) -> None:
+    libbpf.use(named)
+    if not (lacking := libbpf.missing()):
+        return
+    advice = (
+        "correct or leave out ebpf.libbpf"
+        if named
+        else "install it (Debian, Ubuntu 24.04: libbpf1; Fedora, RHEL 9: libbpf), version 1.0 or newer; for hosts that "
+        "have none (Ubuntu 22.04, RHEL 8) build the package with `make libbpf wheel`, or name a file (ebpf.libbpf)"
+    )
+    raise CaptureError(f"libbpf cannot be used: {lacking}. To mend it: {advice}")
 
 
 def _plain(error: OSError) -> CaptureError:
@@ -418,7 +430,10 @@ def _plain(error: OSError) -> CaptureError:
 
 def _pinned_hooks(folder: Path) -> dict[str, int]:
     """How many programs of our own stand on each hook that other tools use too, kept from an earlier run."""
-    return {name: len(list(folder.glob(f"*/{LINK}{name}"))) if folder.is_dir() else 0 for name in POLITE}
+    try:
+        return {name: len(list(folder.glob(f"*/{LINK}{name}"))) for name in POLITE}
+    except PermissionError:
+        return dict.fromkeys(POLITE, 0)  # another user's folder: nothing in it is ours to take over
 
 
 def _back_filled(programs: Programs) -> bool:

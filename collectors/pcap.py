@@ -10,7 +10,7 @@ import functools
 import stat
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from agent.core.flow import BatchHeader, FlowBatch, concat
 from agent.core.stages import CollectorSettings, Context
 from agent.policy.networks import NetworkField
 from collectors.captures.files import CHUNK, STDIN, CaptureFile
-from collectors.captures.folders import choose
+from collectors.captures.folders import GONE, choose
 from collectors.captures.frames import Frames
 from collectors.flowtable.flows import FlowTable
 from collectors.packets.decode import Decoded
@@ -150,8 +150,9 @@ class Pcap:
         self._decode = (
             functools.partial(decode_inner, decode_any) if settings.tunnels == "inner" else decode_any
         )
-        self.left_out: Mapping[Path, str] = {}
-        """What lies in the folders given and is not read, and why; known once ``collect`` has begun."""
+        self.left_out: dict[Path, str] = {}
+        """What lies in the folders given and is not read, and why; known once ``collect`` has ended."""
+        self._found: frozenset[Path] = frozenset()
         self.seen = Seen()
 
     def collect(self, stop: threading.Event) -> Iterator[FlowBatch]:
@@ -166,7 +167,8 @@ class Pcap:
         faults: list[SekishoError] = []
         chosen = choose(self._settings.files)
         faults += chosen.faults
-        self.left_out = chosen.left_out
+        self.left_out |= chosen.left_out
+        self._found = chosen.found
         for path, reason in chosen.left_out.items():
             _log().info("left_out", file=str(path), reason=reason)
         self._total = _total(chosen.files)
@@ -224,7 +226,12 @@ class Pcap:
                     if stop.is_set():
                         break
         except SekishoError as fault:
-            faults.append(fault)
+            if file.path in self._found and not file.read_octets and not file.path.exists():
+                # A ring of files lives on: its writer removes the oldest, and that is no fault of the rest.
+                self.left_out[file.path] = GONE
+                _log().info("left_out", file=str(file.path), reason=GONE)
+            else:
+                faults.append(fault)
         yield self._named(table.flush())
         if file.torn != (0, 0):
             self._accounts.lose_frames("torn_tail", *file.torn)
@@ -250,9 +257,8 @@ class Pcap:
     def _packets(self, frames: Frames) -> Packets:
         """Packets of a chunk; what is lost in it is counted."""
         found = _decode(frames, self._decode)
-        if self._names is not None and isinstance(frames.link, int):
-            where = (frames.data, frames.starts, frames.captured, frames.time_ns)
-            self._names.hear_frames(*where, frames.link, found.packets, found.order)
+        if self._names is not None:
+            _hear(self._names, frames, found)
         for reason, (lost, octets) in (*frames.lost.items(), *found.skipped.items()):
             if reason not in NO_LOSS:
                 self._accounts.lose_frames(reason, lost, octets)
@@ -263,6 +269,20 @@ class Pcap:
         self.seen.repaired += over
         self.seen.unopened += sum(found.repaired.values()) - over
         return found.packets
+
+
+def _hear(names: Names, frames: Frames, found: Decoded) -> None:
+    """Hand the frames to ``names``, those of one link type at a time."""
+    if isinstance(frames.link, int):
+        where = (frames.data, frames.starts, frames.captured, frames.time_ns)
+        names.hear_frames(*where, frames.link, found.packets, found.order)
+        return
+    for link in np.unique(frames.link).tolist():
+        rows = np.flatnonzero(frames.link == link)
+        some = np.flatnonzero(frames.link[found.order] == link)
+        order = np.searchsorted(rows, found.order[some])
+        parts = (frames.starts[rows], frames.captured[rows], frames.time_ns[rows])
+        names.hear_frames(frames.data, *parts, link, found.packets.take(some), order)
 
 
 def _decode(frames: Frames, decode: Decode) -> Decoded:

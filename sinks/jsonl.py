@@ -25,6 +25,7 @@ from agent.core.finding import Notice
 from agent.core.flow import Column, ColumnData, FlowBatch, Kind, Text
 from agent.core.stages import Context, SinkSettings
 from agent.policy.model import Octets
+from agent.words.escape import harmless_json
 from sinks.lines import Lines
 
 
@@ -162,4 +163,4 @@ def _number(column: Column, data: NDArray[Any]) -> list[str]:
 
 
 def _dumps(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return harmless_json(json.dumps(value, ensure_ascii=False, separators=(",", ":")))

@@ -7,6 +7,7 @@ import platform
 import shutil
 import socket
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -31,14 +32,15 @@ from agent.words.folding import columns, fold
 
 if TYPE_CHECKING:
     from agent import config
+    from agent.tiers import Tier
     from agent.words import Phrases
 
 State = Literal["ok", "missing", "note"]
 STYLES: dict[State, str] = {"ok": "", "missing": "bold red", "note": "magenta"}
 MIN_FREE_SHARE = 0.10
 CAP_NET_RAW = 13
-BLIND = ("bypass", "forwarded", "brief", "namespaces", "inside")
-"""Phrases under ``check.blind``: what capture on this host cannot see."""
+LONGEST = 2000
+"""Characters of a sentence: each is ours, but holds names and errors of others."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +59,18 @@ class Line:
 def command(options: Options, as_json: bool) -> None:
     """Say what this host can do, what is missed, and how to mend it. Exit code 1 if `sekisho up` could not run."""
     say = words("en" if as_json else language_of(options))
-    lines = survey(options, say)
-    blind = [say(f"check.blind.{name}") for name in BLIND]
+    lines, not_seen, found = _all(options, say)
     if as_json:
-        echo_json({"lines": [asdict(line) for line in lines], "not_seen": blind}, indent=2)
+        echo_json(
+            {"lines": [asdict(line) for line in lines], "not_seen": not_seen, "bypass": found}, indent=2
+        )
     else:
-        _print(lines, blind, say)
+        _print(lines, not_seen, found, say)
     if any(line.state == "missing" for line in lines):
         raise SystemExit(1)
 
 
-def _print(lines: list[Line], blind: list[str], say: Phrases) -> None:
+def _print(lines: list[Line], not_seen: list[str], found: list[dict[str, str]], say: Phrases) -> None:
     from rich.text import Text
 
     out, width = console(), paper()
@@ -83,34 +86,39 @@ def _print(lines: list[Line], blind: list[str], say: Phrases) -> None:
         if line.mend:
             out.print("\n".join(_under("", say("check.mend", how=line.mend), indent, width)), soft_wrap=True)
     out.print("\n" + say("check.not_seen"), style="bold")
-    for said in blind:
+    for said in not_seen:
+        out.print("\n".join(_under("", said, indent, width)), soft_wrap=True)
+    out.print("\n" + say("check.found"), style="bold")
+    for said in [say("check.one_found", **one) for one in found] or [say("check.nothing_found")]:
         out.print("\n".join(_under("", said, indent, width)), soft_wrap=True)
 
 
 def _under(head: str, text: str, indent: int, width: int | None) -> list[str]:
     """Lines beside a head, all in one column, folded where the width is known."""
-    first, *rest = map(shown, text.splitlines() or [""])
+    first, *rest = (shown(line, LONGEST) for line in text.splitlines() or [""])
     whole = [(head or " " * indent) + first, *(" " * indent + line for line in rest)]
     return [part for line in whole for part in fold(line, width, indent)] if width else whole
 
 
 def survey(options: Options, say: Phrases) -> list[Line]:
     """Every line of the check, in the order in which a person would mend them."""
+    return _all(options, say)[0]
+
+
+def _all(options: Options, say: Phrases) -> tuple[list[Line], list[str], list[dict[str, str]]]:
+    """(lines, sentences of what is not seen by nature, what was found that sends past capture)."""
     told = _Telling(say)
     lines = [told.system(), told.capture(), told.processes()]
     try:
         loaded = options.load()
     except ConfigError as error:
-        return [*lines, told.line("settings", "missing", str(error), "mend_lines")]
+        lines.append(told.line("settings", "missing", str(error), "mend_lines"))
+        return lines, [say("check.outer_end")], _found(say)
     settings = loaded.settings
     lines.append(told.line("settings", "ok", str(loaded.file) if loaded.file else say("check.defaults")))
-    return [
-        *lines,
-        told.state_dir(settings),
-        *told.databases(settings),
-        told.policy(settings),
-        *told.tiers(loaded),
-    ]
+    tier_lines, not_seen = told.tiers(loaded)
+    lines += [told.state_dir(settings), *told.databases(settings), told.policy(settings), *tier_lines]
+    return lines, not_seen, _found(say)
 
 
 def missing_rights(say: Phrases) -> str:
@@ -118,7 +126,7 @@ def missing_rights(say: Phrases) -> str:
     from agent import tiers
 
     lacking = _no_packet_sockets(say)
-    if lacking and any(not tiers.hindrance(name) for name in tiers.TIERS[:-1]):
+    if lacking and any(not tiers.hindrance(name) for name in tiers.TIERS):
         return ""
     return lacking
 
@@ -215,23 +223,52 @@ class _Telling:
         told = self.say("check.policy", n=len(policy.stores), rules=len(policy.rules), packs=packs)
         return self.line("policy", "ok", told)
 
-    def tiers(self, loaded: config.Loaded) -> list[Line]:
-        """Each way of watching this host, tried, and which one runs."""
+    def tiers(self, loaded: config.Loaded) -> tuple[list[Line], list[str]]:
+        """Each way of watching this host, tried, and which one runs; what the one that runs does not see."""
         from agent import tiers
+        from collectors.host.processes import may_see_others
 
-        lines = []
-        for tier in tiers.survey(loaded):
-            gains = self.say(f"check.gains.{tier.name}")
-            if tier.hindrance:
-                hindered = self.say("check.tier_cannot", reason=tier.hindrance)
-                gives = self.say("check.tier_gives", gains=gains)
-                what = self.say("check.what.tier", name=tier.name)
-                lines.append(Line(what, "note", f"{hindered} {gives}"))
-            else:
-                lines.append(self.line("tier", "ok", self.say("check.tier_can", gains=gains), name=tier.name))
-            lines += [self.line("tier", "note", text, name=tier.name) for text in tier.shortcomings]
+        say = self.say
+        tried = tiers.survey(loaded)
+        lines = [line for tier in tried for line in self.tier(tier)]
         chosen, why = tiers.choose(loaded)
-        said = {tiers.AS_SET: self.say("check.as_settings"), tiers.BEST: self.say("check.best")}
-        names = self.say.join(list(chosen.stages.collectors))
-        told = self.say("check.chosen", name=names, why=said.get(why, why))
-        return [*lines, self.line("watched_by", "ok", told)]
+        runs = chosen.stages.collectors
+        said = {tiers.AS_SET: say("check.as_settings"), tiers.BEST: say("check.best")}
+        told = say("check.chosen", name=say.join(list(runs)), why=said.get(why, why))
+        lines.append(self.line("watched_by", "ok", told))
+        # What one of them sees is seen.
+        each = [tier.misses for tier in tried if tier.name in runs]
+        keys = [key for key in (each[0] if each else ()) if all(key in misses for misses in each)]
+        if not may_see_others():
+            keys.append("others_devices")
+        return lines, [*(say.named("not_seen", key) for key in keys), say("check.outer_end")]
+
+    def tier(self, tier: Tier) -> Iterator[Line]:
+        """One way of watching: whether it can run, what it gives, lacks and cannot see."""
+        say = self.say
+        gains = say(f"tier.{tier.name}")
+        if tier.hindrance:
+            key = "check.tier_off" if tier.beside else "check.tier_cannot"
+            yield self.line("tier", "note", say(key, reason=tier.hindrance), name=tier.name)
+            yield self.line("tier", "note", say("check.tier_gives", gains=gains), name=tier.name)
+        else:
+            yield self.line("tier", "ok", say("check.tier_can", gains=gains), name=tier.name)
+        for text in tier.shortcomings:
+            yield self.line("tier", "note", text, name=tier.name)
+        misses = say("who.also").join(say.named("not_seen", key) for key in tier.misses)
+        yield self.line("tier", "note", say("check.tier_misses", misses=misses), name=tier.name)
+
+
+def _found(say: Phrases) -> list[dict[str, str]]:
+    """What was found on this host that sends past capture: what, why it is not seen, who sees it."""
+    from collectors.host import bypass
+
+    return [
+        {
+            "kind": one.kind,
+            "what": say(f"bypass.{one.kind}.what", **one.blanks),
+            "why": say(f"bypass.{one.kind}.why"),
+            "seen_by": say(f"bypass.{one.kind}.seen"),
+        }
+        for one in bypass.survey()
+    ]

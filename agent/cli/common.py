@@ -28,6 +28,7 @@ __all__ = [
     "example",
     "json_option",
     "language_of",
+    "many",
     "moment",
     "paper",
     "place",
@@ -189,6 +190,11 @@ def size(octets: float) -> str:
     from agent.words.units import size as in_units
 
     return in_units(int(octets))
+
+
+def many(number: int, what: str) -> str:
+    """``1 flow``, ``1,204 flows``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def place(country: str | None) -> str:

@@ -30,4 +30,6 @@ def script(shell: str) -> str:
     made = get_completion_class(shell)
     assert made is not None
     # Not .source(): for bash that starts one to ask for its version, and warns into the script's place if it is odd.
-    return made.source_template % made(cli, {}, "sekisho", VARIABLE).source_vars()
+    made_script = made.source_template % made(cli, {}, "sekisho", VARIABLE).source_vars()
+    # click's script for fish cuts at every comma: it would lose the rest of a help text, and of `--by owner,country`.
+    return made_script.replace('string split "," $completion', 'string split -m 1 "," $completion')

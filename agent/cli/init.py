@@ -27,9 +27,10 @@ policy: [policy.yaml]
 # time_zone: Asia/Tokyo           # zone in which people read times; default: this host's
 # state_dir: {state_dir}
 
-# The best way of watching that runs here is taken: eBPF, else packet sockets (`sekisho check` says which).
-# Naming one ends the choosing.
+# How this host is watched: the best way that runs here (`sekisho check` tells), unless one is named.
 # collectors:
+#   ebpf:
+#     keep_on_stop: false         # keep counting while the agent is stopped, for a restart that misses nothing
 #   af_packet:
 #     interfaces: [eth0]          # default: every interface that is up, but lo
 #     ring_mib: 16

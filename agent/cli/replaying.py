@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import tempfile
 import threading
 import time
@@ -27,7 +28,7 @@ from agent.cli.top import destination
 from agent.core.decision import Decision
 from agent.core.errors import StateError
 from agent.core.finding import Case, Severity
-from agent.core.stages import Collector, Sink, SinkSettings
+from agent.core.stages import Collector, Context, Sink, SinkSettings
 from agent.policy import load as policy_files
 from agent.policy.faults import faults_of
 from agent.runtime import Runtime
@@ -48,14 +49,16 @@ class Replay:
     policies: tuple[Path, ...]
     overrides: tuple[Path, ...]
     local: tuple[str, ...]
-    names: bool
     host: str | None
     state: Path | None
     fail_on: str | None
     as_json: bool
     quiet: bool
     send: bool = False
+    tunnels: str | None = None
+    names: bool = False
     cases: dict[str, Case] = field(default_factory=dict)
+    _left_out: dict[Path, str] = field(default_factory=dict)
 
     def run(self) -> int:
         """Replay, print, and say how it went as an exit code."""
@@ -103,36 +106,50 @@ class Replay:
             sinks["stdout"] = StdoutSettings(language=loaded.settings.language, colour=colour()).build(
                 context
             )
+        settings = self._collector(loaded)
         run = Runtime(
             loaded,
             state_path=state_dir / "state.db",
-            run_id=self._run_id(loaded),
+            run_id=self._run_id(loaded, settings),
             replay=True,
             comes_again=self.state is not None,
             extra_sinks=sinks,
             on_decision=self._hear,
         )
-        settings = self._collector()
-        run.build_collectors = lambda context: _one(settings.build(context))
+        run.build_collectors = lambda context: self._built(settings, context)
         return run
 
-    def _collector(self) -> PcapSettings:
-        try:
-            return PcapSettings.model_validate(
-                {"files": self.files, "local": self.local, "names": self.names}
-            )
-        except ValidationError as error:
-            said = "; ".join(fault.message for fault in faults_of(error, None, PcapSettings))
-            raise click.UsageError(f"--local: {said}") from None
+    def _built(self, settings: PcapSettings, context: Context) -> dict[str, Collector]:
+        collector = settings.build(context)
+        self._left_out = collector.left_out
+        return {collector.name: collector}
 
-    def _run_id(self, loaded: config.Loaded) -> str:
+    def _collector(self, loaded: config.Loaded) -> PcapSettings:
+        """How the files are read: as ``collectors: pcap`` of the settings says, but for what the command line says."""
+        kept = loaded.stages.collectors.get("pcap")
+        asked: dict[str, Any] = kept.model_dump() if isinstance(kept, PcapSettings) else {}
+        asked |= {"files": self.files}
+        if self.local:
+            asked["local"] = self.local
+        if self.tunnels:
+            asked["tunnels"] = self.tunnels
+        if self.names:
+            asked["names"] = True
+        try:
+            return PcapSettings.model_validate(asked)
+        except ValidationError as error:
+            faults = faults_of(error, None, PcapSettings)
+            said = (f.message.partition("]: ")[2] + (f" ({f.advice})" if f.advice else "") for f in faults)
+            raise click.UsageError(f"--local: {'; '.join(said)}") from None
+
+    def _run_id(self, loaded: config.Loaded, settings: PcapSettings) -> str:
         """Equal for equal input seen in the same way, so that a replay that was cut off goes on where it stopped.
 
         ``replay-<input>-<view>``: the view is what decides which row goes into which batch.
         """
-        view = hashlib.sha256(
-            "\0".join((*self.local, *(("names",) if self.names else ()), loaded.settings.host)).encode()
-        )
+        view = hashlib.sha256("\0".join((*map(str, settings.local), loaded.settings.host)).encode())
+        reading = settings.model_dump(mode="json", exclude={"files", "local"}, exclude_defaults=True)
+        view.update(json.dumps(reading, sort_keys=True).encode())
         for path in (*loaded.settings.policy, *loaded.settings.overrides):
             with contextlib.suppress(OSError):  # reading the policy says it better
                 for file in policy_files.files_of(path):
@@ -144,7 +161,7 @@ class Replay:
         told = run.run_id.rsplit("-", 1)[0] + "-"
         if any(other.startswith(told) and other != run.run_id for _, other, _ in run.state.streams()):
             raise StateError(
-                f"{self.state}: holds a replay of the same files under another policy, host, --local or --names; "
+                f"{self.state}: holds a replay of the same files under another policy, host, --local, --tunnels or --names; "
                 "name another folder with --state"
             )
 
@@ -199,7 +216,7 @@ class Replay:
             "policy": run.policy.version,
             "complete": not run.stop.is_set(),
             "faults": failures,
-            "left_out": {str(path): reason for path, reason in choose(self.files).left_out.items()},
+            "left_out": {str(path): reason for path, reason in self._left_out.items()},
         }
 
     def _summary(self, run: Runtime, took_s: float) -> None:
@@ -254,16 +271,12 @@ class Replay:
             yield say("replay.case", severity=severity, id=case.id, summary=summary)
         if not self.cases:
             yield say("replay.no_case" if run.policy.stores else "replay.no_case_no_store")
-        for path, reason in choose(self.files).left_out.items():
+        for path, reason in self._left_out.items():
             yield say("replay.left_out", file=shown(str(path)), reason=reason)
 
     @staticmethod
     def _say(run: Runtime) -> Phrases:
         return words(run.settings.language)
-
-
-def _one(collector: Collector) -> dict[str, Collector]:
-    return {collector.name: collector}
 
 
 _EDGE = 1 << 16

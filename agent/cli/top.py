@@ -71,9 +71,11 @@ def command(options: Options, span: str | None, once: bool, sort: str, every: st
 
 def destination(line: DestinationLine) -> dict[str, Any]:
     """What is told of one destination as plain values for JSON."""
+    from agent.view import UNKNOWN
+
     return {
         "country": line.country,
-        "network": line.network,
+        "network": None if line.network == UNKNOWN else line.network,
         "names": list(line.names),
         "provider": line.provider,
         "owner": line.owner,
@@ -87,6 +89,7 @@ def destination(line: DestinationLine) -> dict[str, Any]:
 
 def document(reading: Reading, account: dict[str, Any]) -> dict[str, Any]:
     """A reading as plain values for JSON. Keys stand in docs/cli.md."""
+
     now_s = reading.now_ns // 10**9
     return {
         "since_ns": reading.since_ns,

@@ -35,6 +35,8 @@ class Witness(BaseModel):
 
     source: str
     """Name, day and hash."""
+    lineage: str | None = None
+    """Who first gathered what it says, as the settings or our record have it: two of one lineage are one witness."""
     prefix: str
     """The network that its record stands for."""
     country: str | None = None
@@ -214,7 +216,9 @@ class AddressBook:
         names = ("asn", "as_org") if kind.startswith("network") else ("country", "registered_country")
         facts = dict(zip(names, READINGS[kind].read(record), strict=True))
         prefix = str(ip_network((address, length), strict=False))
-        return Witness.model_validate({"source": database.version, "prefix": prefix, **facts})
+        known = self._sources.lineage(kind, database)
+        told = {"source": database.version, "lineage": known.name if known else None, "prefix": prefix}
+        return Witness.model_validate({**told, **facts})
 
     def _source_of(self, scope: int) -> str:
         if scope < 0:

@@ -90,7 +90,10 @@ class _Telling:
             said.append(self._said(second, second.country))
         if facts.override and facts.override.country and facts.country:
             said.insert(0, self._dated(facts.override))
-        return self._line("place", self._where(), self._say("who.also").join(said))
+        value = self._where()
+        if witness and second and _differ(witness.country, second.country) and facts.country:
+            value = say("who.disagree", value=value)
+        return self._line("place", value, say("who.also").join(said))
 
     def _where(self) -> str:
         facts, say = self._facts, self._say
@@ -112,6 +115,8 @@ class _Telling:
             said.insert(0, self._dated(facts.override))
         number = f"AS{facts.asn}" if facts.asn is not None else ""
         value = " ".join(v for v in (number, facts.as_org) if v) or self._say("who.unknown")
+        if witness and second and _differ(witness.asn, second.asn):
+            value = self._say("who.disagree", value=value)
         return self._line("network", value, self._say("who.also").join(said))
 
     def _operator(self) -> Line:
@@ -169,3 +174,8 @@ class _Telling:
 
 def _asn(witness: Witness) -> str | None:
     return f"AS{witness.asn}" if witness.asn else None
+
+
+def _differ(one: object, other: object) -> bool:
+    """Whether two databases disagree, where both say something."""
+    return bool(one and other and one != other)

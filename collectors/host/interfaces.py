@@ -27,6 +27,7 @@ _NEWLINK, _GETLINK, _NEWADDR, _GETADDR = 16, 18, 20, 22
 _GROUPS: Final = 0x1 | 0x10 | 0x100  # RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
 _IFNAME, _LINK, _MASTER, _LINKINFO = 3, 5, 10, 18
 _INFO_KIND, _INFO_DATA, _VLAN_ID = 1, 2, 1
+_XDP, _XDP_ATTACHED, _XDP_PROGRAM = 43, 2, 4
 _ADDRESS, _LOCAL = 1, 2
 _NESTED: Final = 0x3FFF
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
@@ -48,6 +49,8 @@ class Interface:
     """Index of the interface that it lies upon, such as a VLAN's; 0 for none."""
     vlan: int = -1
     """VLAN id; -1 where it is no VLAN interface."""
+    xdp: int = 0
+    """Id of the XDP program on it, -1 where there are several; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +193,13 @@ def _interface(body: bytes) -> Interface:
         master=_number(found.get(_MASTER)),
         parent=_number(found.get(_LINK)),
         vlan=vlan,
+        xdp=_program(_attributes(found.get(_XDP, b""))),
     )
+
+
+def _program(xdp: dict[int, bytes]) -> int:
+    """The XDP program in IFLA_XDP: its id, -1 for several, 0 for none."""
+    return (_number(xdp.get(_XDP_PROGRAM)) or -1) if _number(xdp.get(_XDP_ATTACHED)) else 0
 
 
 def _own(body: bytes) -> Network | None:

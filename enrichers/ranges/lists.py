@@ -27,6 +27,8 @@ from enrichers.ranges.unpacking import gunzipped
 MAX_OCTETS = 1 << 27
 """Of the file, and of what a gzip unpacks to."""
 MAX_ENTRIES = 4_000_000
+FLAGS = ("anycast", "cdn", "hosting", "vpn", "tor", "relay")
+"""What kind of address it is, as some list says; in the order in which they are written."""
 _MAX_WORD = 100
 _HEAD_OCTETS = 4096
 _SAID = re.compile(r"^[#;] *(name|date|source|licence): *(.*?)\r?$", re.MULTILINE | re.IGNORECASE)
@@ -45,6 +47,11 @@ class Entries:
     places: list[int] = field(default_factory=list)
     """Line, or number of the entry, counted from 1."""
     by_line: bool = True
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether no entry says anything of its network."""
+        return not any(map(any, (self.providers, self.regions, self.services, self.flags)))
 
     def add(
         self, place: int, cidr: str, provider: str = "", region: str = "", service: str = "", flags: str = ""
@@ -256,7 +263,18 @@ def _row(entries: Entries, number: int, cells: list[str], columns: dict[str, int
         return
     said = {name: cells[i] if i < len(cells) else "" for name, i in columns.items()}
     cidr = said.pop("cidr")
+    if "flags" in said:
+        said["flags"] = _flags(number, said["flags"])
     entries.add(number, cidr, **said)
+
+
+def _flags(number: int, text: str) -> str:
+    """Flags as ``vpn+tor``, in whatever way they are joined. Raises ``_RefusedError`` for one that does not exist."""
+    found = re.findall(r"[^\s+,;|/]+", text.lower())
+    for flag in found:
+        if flag not in FLAGS:
+            raise _RefusedError(number, f"{_word(flag)!r} is no kind of address; expected {', '.join(FLAGS)}")
+    return "+".join(found)
 
 
 # JSON

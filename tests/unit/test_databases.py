@@ -489,8 +489,14 @@ def test_who_tells_every_fact_with_its_source(home: Path, country: Path, network
     assert row is not None
     told = {line.what: (line.value, line.source) for line in databases.told(facts, screen_phrases("en"))}
     sources_of = {k: w.source for k, w in facts.witnesses.items()}
-    assert told["place"] == ("US (confidence medium)", f"{sources_of['country']} says US for 20.0.0.0/8")
-    assert told["network"] == ("AS136907 H", f"{sources_of['network']} says AS136907 for 20.0.0.0/9")
+    assert told["place"] == (
+        "US (confidence medium)",
+        f"{sources_of['country']} (lineage DB-IP) says US for 20.0.0.0/8",
+    )
+    assert told["network"] == (
+        "AS136907 H",
+        f"{sources_of['network']} (lineage not known) says AS136907 for 20.0.0.0/9",
+    )
     assert told["operator"] == (
         f"Huawei Cloud ({row.organisation}), organised in SG",
         Ownership.load().version,

@@ -18,6 +18,7 @@ from agent.core.errors import SinkError
 from agent.core.finding import Notice
 from agent.core.flow import COLUMNS, BatchHeader, FlowBatch, Kind
 from agent.core.stages import Context
+from agent.words.escape import is_harmless
 from sinks.jsonl import JsonLines, Settings, flow_lines, notice_line
 from tests.tools import notices
 from tests.tools.rows import BATCHES, batch_of
@@ -224,3 +225,11 @@ def test_a_missing_folder_does_not_pass(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match="look at the path") as caught:
         sink(tmp_path / "none" / "out.jsonl").write_notice(notices.event())
     assert caught.value.retriable is False
+
+
+def test_lines_on_standard_output_command_no_terminal() -> None:
+    """DEL, C1 escapes and turned letters of a process's name leave as ``\\uXXXX``, and read back as they were."""
+    name = "a\x7fb\x9b31m\u202ec医"
+    text = flow_lines(batch_of([{"process": name}])).decode()
+    assert is_harmless(text.removesuffix("\n"))
+    assert (json.loads(text)["process"], "医" in text) == (name, True)
