@@ -52,6 +52,9 @@ import pathlib, sys
 wheel = pathlib.Path(sys.argv[1])
 missing = [str(p) for room in ("agent", "collectors", "enrichers", "sinks") for p in pathlib.Path(room).rglob("*")
            if p.is_file() and "__pycache__" not in p.parts and not (wheel / p).is_file()]
+shared = ("man/man1/sekisho.1", "bash-completion/completions/sekisho", "zsh/site-functions/_sekisho",
+          "fish/vendor_completions.d/sekisho.fish")
+missing += [f"share/{name}" for name in shared if not (wheel / "share" / name).is_file()]
 sys.exit(f"not in the wheel: {missing}" if missing else 0)
 PY
 

@@ -124,7 +124,7 @@ def _settings_names(_ctx: click.Context, _parameter: click.Parameter, begun: str
 \b
 Exit codes:
   0    done
-  1    an error, said on standard error; or something is missing (check, db status)
+  1    an error; or something is missing (check, db)
   2    wrong usage
   3    findings, where --fail-on asked for it
   130  interrupted with Ctrl-C
@@ -252,10 +252,14 @@ def _is_interrupted(error: BaseException | None) -> bool:
 
 def _say(text: str) -> None:
     from agent.words.escape import shown
+    from agent.words.folding import fold
 
     with contextlib.suppress(OSError):
+        width = os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else 0
         for line in text.splitlines():
-            click.echo(f"sekisho: {shown(line, 2000)}", err=True)
+            said = f"sekisho: {shown(line, 2000)}"
+            for part in fold(said, width, 2) if width else [said]:
+                click.echo(part, err=True)
 
 
 def _kept(error: BaseException) -> str:

@@ -83,15 +83,14 @@ def _logged_alerts(loaded: config.Loaded) -> dict[str, Sink]:
 
 def _status(run: Runtime) -> str:
     """How the run goes, for people who look at the service."""
-    from agent.cli.cases import OPEN
     from agent.core.errors import StateError
-    from agent.core.finding import CaseState
+    from agent.core.finding import WAITING
     from agent.words.units import size
 
     account = run.accounts.read()
     lost = sum(frames for frames, _ in account.lost_frames.values())
     try:
-        cases = str(len(run.state.cases.list_cases([CaseState(state) for state in OPEN])))
+        cases = str(len(run.state.cases.list_cases(WAITING)))
     except StateError:
         cases = "unknown number of"
     parts = [

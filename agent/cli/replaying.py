@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +21,8 @@ from pydantic import ValidationError
 from agent import config
 from agent.cli import EXIT_ERROR, EXIT_FINDINGS, EXIT_INTERRUPTED
 from agent.cli.bars import Bar
-from agent.cli.common import Options, console, echo, echo_json, many, place, size, table
+from agent.cli.common import Options, console, echo, echo_json, size, table, tell, words
+from agent.cli.top import destination
 from agent.core.decision import Decision
 from agent.core.errors import StateError
 from agent.core.finding import Case, Severity
@@ -29,8 +30,8 @@ from agent.core.stages import Collector, Context, Sink, SinkSettings
 from agent.policy import load as policy_files
 from agent.policy.faults import faults_of
 from agent.runtime import Runtime
-from agent.view import UNKNOWN
-from agent.words import shown
+from agent.words import Phrases, shown
+from agent.words.units import Number
 from collectors.captures.folders import choose
 from collectors.pcap import Settings as PcapSettings
 from sinks.archive import Settings as ArchiveSettings
@@ -64,7 +65,7 @@ class Replay:
             if state_dir is None:
                 state_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sekisho-replay-")))
             state_dir.mkdir(parents=True, exist_ok=True)
-            with Bar("starting: policy, databases, state", show=not self.quiet):
+            with Bar(words(loaded.settings.language)("starting"), show=not self.quiet):
                 run = stack.enter_context(self._runtime(loaded, state_dir))
             self._refuse_another_view(run)
             for case in run.state.cases.list_cases():
@@ -172,7 +173,9 @@ class Replay:
     def _go(self, run: Runtime) -> None:
         collector = next(iter(run.collectors.values()))
         done = threading.Event()
-        with Bar("reading", octets=True, show=not self.quiet and not self.as_json) as bar:
+        with Bar(
+            self._say(run)("replay.reading"), octets=True, show=not self.quiet and not self.as_json
+        ) as bar:
 
             def follow() -> None:
                 while not done.wait(0.2):
@@ -210,20 +213,7 @@ class Replay:
         return {
             "account": run.accounts.read().as_dict(),
             "cases": [case.model_dump(mode="json") for case in self.cases.values()],
-            "destinations": [
-                {
-                    "country": line.country,
-                    "network": None if line.network == UNKNOWN else line.network,
-                    "provider": line.provider,
-                    "owner": line.owner,
-                    "owner_country": line.owner_country,
-                    "octets_out": line.octets_out,
-                    "octets_in": line.octets_in,
-                    "flows": line.flows,
-                    "stores": sorted(line.stores),
-                }
-                for line in reading.destinations
-            ],
+            "destinations": [destination(line) for line in reading.destinations],
             "policy": run.policy.version,
             "complete": not run.stop.is_set(),
             "faults": failures,
@@ -231,28 +221,23 @@ class Replay:
         }
 
     def _summary(self, run: Runtime, took_s: float) -> None:
-        from agent.cli.live import owner_of, summary_of
+        from agent.cli.live import cells_of_end, columns_of_end
         from agent.cli.screen import Column
 
-        out = console()
-        reading, account = run.view.read(top=15), run.accounts.read()
+        out, say, reading = console(), self._say(run), run.view.read(top=15)
+        is_named = any(line.names for line in reading.destinations)
         rows = table(
             [
-                Column("place", least=5),
-                Column("network", least=10),
-                Column("owner on record", rank=2),
-                Column("store", rank=1),
-                Column("out", right=True),
-                Column("in", right=True, rank=3),
+                *columns_of_end(is_named=is_named),
+                Column("octets_out", right=True),
+                Column("octets_in", right=True, rank=3),
                 Column("flows", right=True, rank=4),
-            ]
+            ],
+            say,
         )
         for line in reading.destinations:
             rows.add_row(
-                place(line.country),
-                line.network,
-                owner_of(line),
-                ", ".join(sorted(line.stores)) or "-",
+                *cells_of_end(line, say, is_named=is_named),
                 size(line.octets_out),
                 size(line.octets_in),
                 f"{line.flows:,}",
@@ -260,35 +245,44 @@ class Replay:
         if reading.destinations:
             out.print(rows)
         else:
-            out.print("no flow to an external address")
-        lost = sum(frames for frames, _ in account.lost_frames.values())
-        out.print(
-            f"\n{many(account.captured.flows, 'flow')}, {account.captured.octets_out:,} octets out, {account.captured.octets_in:,} in, "
-            f"read in {took_s:.1f} s; lost {many(lost, 'frame')}"
-            + (f" ({', '.join(account.lost_frames)})" if lost else "")
-            + f"; not explained {account.residue.octets_out:,} octets",
-            soft_wrap=True,
+            out.print(say("replay.no_external"))
+        out.print()
+        for said in self._told(run, say, took_s):
+            tell(said)
+        if run.stop.is_set():
+            kept = self.state is not None
+            echo(f"sekisho: {say('replay.stopped_kept' if kept else 'replay.stopped')}", err=True)
+
+    def _told(self, run: Runtime, say: Phrases, took_s: float) -> Iterator[str]:
+        """What was read, what became of it, and what was found."""
+        from agent.cli.live import severity_of, summary_of
+
+        account = run.accounts.read()
+        lost = Number(sum(frames for frames, _ in account.lost_frames.values()))
+        yield say(
+            "replay.totals",
+            n=Number(account.captured.flows),
+            out=f"{account.captured.octets_out:,}",
+            in_=f"{account.captured.octets_in:,}",
+            seconds=f"{took_s:.1f}",
+            lost=say("replay.lost", n=lost, reasons=say.join(list(account.lost_frames)))
+            if lost
+            else say("replay.lost_nothing"),
+            residue=f"{account.residue.octets_out:,}",
         )
         if run.decide.duplicates:
-            out.print(
-                f"{run.decide.duplicates.octets_out:,} octets were already known from an earlier replay into this state",
-                soft_wrap=True,
-            )
+            yield say("replay.duplicates", octets=f"{run.decide.duplicates.octets_out:,}")
         for case in sorted(self.cases.values(), key=lambda c: -c.severity):
-            out.print(
-                f"[{case.severity.name.lower()}] case {case.id}: {summary_of(case)}",
-                soft_wrap=True,
-            )
+            severity, summary = severity_of(case, say), summary_of(case, say)
+            yield say("replay.case", severity=severity, id=case.id, summary=summary)
         if not self.cases:
-            out.print(
-                "no case"
-                + ("" if run.policy.stores else ": no store is registered (--policy FILE names them)")
-            )
+            yield say("replay.no_case" if run.policy.stores else "replay.no_case_no_store")
         for path, reason in self._left_out.items():
-            out.print(f"left out: {shown(str(path))} {reason}", soft_wrap=True, markup=False, highlight=False)
-        if run.stop.is_set():
-            on = "; the same command goes on there" if self.state is not None else ""
-            echo(f"sekisho: stopped before the end of the data{on}", err=True)
+            yield say("replay.left_out", file=shown(str(path)), reason=reason)
+
+    @staticmethod
+    def _say(run: Runtime) -> Phrases:
+        return words(run.settings.language)
 
 
 _EDGE = 1 << 16

@@ -10,20 +10,19 @@ others), Tor's exit list, and one prefix per line.
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
 import io
 import json
 import re
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from agent.core.errors import EnrichError
+from agent.core.errors import DecodeError, EnrichError
 from enrichers.ranges.prefixes import PrefixError, Prefixes
+from enrichers.ranges.unpacking import gunzipped
 
 MAX_OCTETS = 1 << 27
 """Of the file, and of what a gzip unpacks to."""
@@ -174,13 +173,9 @@ def _unpacked(content: bytes, path: Path) -> bytes:
     if content[:2] != b"\x1f\x8b":
         return content
     try:
-        with gzip.open(io.BytesIO(content)) as file:
-            plain = file.read(MAX_OCTETS + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise EnrichError(f"{path}: its gzip is broken: {error}; get it again") from error
-    if len(plain) > MAX_OCTETS:
-        raise EnrichError(f"{path}: unpacks to over {MAX_OCTETS} octets, which no list of networks is")
-    return plain
+        return gunzipped(content, MAX_OCTETS)
+    except DecodeError as error:
+        raise EnrichError(f"{path}: {error}; get it again") from error
 
 
 def _text(content: bytes, path: Path) -> str:

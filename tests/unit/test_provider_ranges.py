@@ -24,6 +24,7 @@ from agent.databases.msgpack import unpack
 from agent.databases.ranges import from_package
 from agent.databases.terms import Member, Package, Ranges, default
 from agent.policy.ownership import Ownership
+from agent.words import screen_phrases
 from enrichers import geo
 from enrichers.ranges.lists import list_of
 from tests.tools import mmdb
@@ -187,7 +188,7 @@ def test_who_shows_every_witness_and_list(tmp_path: Path) -> None:
         tmp_path, policy=None, ownership=Ownership.load(), settings=settings, cache=tmp_path / "cache"
     )
     facts = book.who("20.0.0.1", today=TODAY)
-    told = {line.what: (line.value, line.source) for line in facts.lines()}
+    told = {line.what: (line.value, line.source) for line in databases.told(facts, screen_phrases("en"))}
     a, b = (facts.witnesses[kind].source for kind in ("country", "country_witness"))
     assert told["place"] == (
         "US (confidence low); the databases disagree",
