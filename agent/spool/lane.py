@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from agent.core.accounts import Amounts
 from agent.core.faults import faultpoint
+from agent.core.log import Log
 from agent.spool.segments import (
     OVERHEAD,
     RECORD_OVERHEAD,
@@ -29,7 +28,7 @@ from agent.spool.segments import (
     number_of,
 )
 
-_LOG: Final = structlog.get_logger("spool")
+_LOG: Final = Log(part="spool")
 _NOTE: Final = "acknowledged.json"
 
 

@@ -17,14 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-import structlog
-
 from agent.core.accounts import Amounts
 from agent.core.errors import StateError
+from agent.core.log import Log
 from agent.spool.lane import Lane, Record, octets_of
 from agent.spool.segments import LARGEST_RECORD, Tally
 
-_LOG: Final = structlog.get_logger("spool")
+_LOG: Final = Log(part="spool")
 LANES: Final = (0, 1)
 MOST_OCTETS: Final = 2 * 2**30
 MOST_SHARE: Final = 0.05

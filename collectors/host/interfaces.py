@@ -26,7 +26,11 @@ _ERROR, _DONE = 2, 3
 _NEWLINK, _GETLINK, _NEWADDR, _GETADDR = 16, 18, 20, 22
 _GROUPS: Final = 0x1 | 0x10 | 0x100  # RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
 _IFNAME, _LINK, _MASTER, _LINKINFO = 3, 5, 10, 18
+_STATS64: Final = 23
+_TRAFFIC: Final = struct.Struct("=QQQQ")
+_ETHERNET, _ETHERNET_HEADER = 1, 14  # ARPHRD_ETHER
 _INFO_KIND, _INFO_DATA, _VLAN_ID = 1, 2, 1
+_XDP, _XDP_ATTACHED, _XDP_PROGRAM = 43, 2, 4
 _ADDRESS, _LOCAL = 1, 2
 _NESTED: Final = 0x3FFF
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
@@ -48,6 +52,22 @@ class Interface:
     """Index of the interface that it lies upon, such as a VLAN's; 0 for none."""
     vlan: int = -1
     """VLAN id; -1 where it is no VLAN interface."""
+    xdp: int = 0
+    """Id of the XDP program on it, -1 where there are several; 0 for none."""
+    link_header: int = field(default=14, compare=False)
+    """Octets of the link layer's header that its counters hold too."""
+    traffic: Traffic = field(default_factory=lambda: Traffic(), compare=False)
+    """Since the interface was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Frames and their octets, header of the link layer included (linux/if_link.h: rtnl_link_stats64)."""
+
+    packets_in: int = 0
+    packets_out: int = 0
+    octets_in: int = 0
+    octets_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +90,25 @@ class Host:
             if interface.kind != "vrf" and not is_port and (loopback or not interface.loopback):
                 out.append(interface)
         return out
+
+    def uplinks(self) -> list[Interface]:
+        """The interfaces by which packets leave this network namespace: its hardware (virtual machines' included), each
+        once however it is bridged or bonded; where there is none, what is no port of a bridge and lies on no other.
+        """
+        real = [i for i in self.interfaces.values() if not i.loopback and not i.kind]
+        if real:
+            return real
+        return [i for i in self.vantages() if i.kind in ("veth", "macvlan", "ipvlan", "macvtap", "netkit")]
+
+    def outward(self) -> frozenset[int]:
+        """Indexes of the uplinks and of all that lies on them (bridges, bonds, VLANs): packets there leave the host."""
+        found = {i.index for i in self.uplinks()}
+        while True:
+            more = {self.interfaces[i].master for i in found if i in self.interfaces} - {0}
+            more |= {i.index for i in self.interfaces.values() if i.parent in found and i.kind != "veth"}
+            if more <= found:
+                return frozenset(found)
+            found |= more
 
     def vlans(self) -> set[tuple[int, int]]:
         """(interface index, VLAN id) of tagged frames that are seen at a VLAN interface too."""
@@ -174,14 +213,17 @@ def _number(data: bytes | None) -> int:
 
 
 def _interface(body: bytes) -> Interface:
-    _family, _type, index, flags, _change = struct.unpack_from("=BxHiII", body)
+    _family, hardware, index, flags, _change = struct.unpack_from("=BxHiII", body)
     found = _attributes(body[16:])
     info = _attributes(found.get(_LINKINFO, b""))
     kind = info.get(_INFO_KIND, b"").rstrip(b"\0").decode("ascii", "replace")
     vlan = -1
     if kind == "vlan":
         vlan = _number(_attributes(info.get(_INFO_DATA, b"")).get(_VLAN_ID))
+    stats = found.get(_STATS64, b"")
     return Interface(
+        link_header=_ETHERNET_HEADER if hardware == _ETHERNET else 0,
+        traffic=Traffic(*_TRAFFIC.unpack_from(stats)) if len(stats) >= _TRAFFIC.size else Traffic(),
         index=index,
         name=found.get(_IFNAME, b"").rstrip(b"\0").decode("utf-8", "replace"),
         up=bool(flags & _IFF_UP),
@@ -190,7 +232,13 @@ def _interface(body: bytes) -> Interface:
         master=_number(found.get(_MASTER)),
         parent=_number(found.get(_LINK)),
         vlan=vlan,
+        xdp=_program(_attributes(found.get(_XDP, b""))),
     )
+
+
+def _program(xdp: dict[int, bytes]) -> int:
+    """The XDP program in IFLA_XDP: its id, -1 for several, 0 for none."""
+    return (_number(xdp.get(_XDP_PROGRAM)) or -1) if _number(xdp.get(_XDP_ATTACHED)) else 0
 
 
 def _own(body: bytes) -> Network | None:
