@@ -22,10 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from agent import plugins
 from agent.core.accounts import Accounts
 from agent.core.errors import ConfigError, Fault
+from agent.core.kafka import Connection
 from agent.core.stages import CollectorSettings, Context, EnricherSettings, SinkSettings
 from agent.policy.document import Document
 from agent.policy.faults import faults_of
-from agent.policy.model import DurationNs, Policy
+from agent.policy.model import DurationNs, Octets, Policy
 from agent.policy.yamlfile import read
 
 PREFIX = "SEKISHO_"
@@ -34,6 +35,27 @@ DEFAULT_ENRICHERS: Mapping[str, Any] = {"asset": {}, "geo": {}, "owner": {}}
 
 def _default_collectors() -> dict[str, dict[str, Any]]:
     return {"af_packet": {}}
+
+
+class SpoolSettings(BaseModel):
+    """What is kept on the disk until Kafka has it, and how it is sent after an outage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: Path | None = Field(None, description="None is state_dir/spool; one for each agent")
+    most_octets: Octets | None = Field(
+        None, description="How much it may take, such as 2 GB; none is 2 GiB or 5 % of the volume"
+    )
+    policy: Literal["oldest", "newest"] = Field("oldest", description="What goes where that is not enough")
+    sync: Literal["always", "seconds", "never"] = Field(
+        "seconds", description="When it is forced to the disk: a power cut may cost what came since"
+    )
+    replay_octets_per_s: Octets = Field(
+        8 * 2**20, ge=2**16, description="How quickly a backlog is sent, beside what is new"
+    )
+    replay_after_s: float = Field(
+        10.0, ge=0, description="A backlog begins at random within so long after Kafka is back"
+    )
 
 
 class Settings(BaseModel):
@@ -61,6 +83,10 @@ class Settings(BaseModel):
         50_000, ge=1, description="Rows that one commit decides, at most (and what one batch adds)"
     )
     archive: bool = Field(True, description="Keep flows as Parquet in state_dir/archive")
+    kafka: Connection | None = Field(
+        None, description="Where `sekisho agent` sends what it sees; none decides on this host"
+    )
+    spool: SpoolSettings = SpoolSettings()
     collectors: dict[str, dict[str, Any]] = Field(
         default_factory=_default_collectors, description="Where flows come from"
     )
@@ -89,6 +115,11 @@ class Settings(BaseModel):
             except (ZoneInfoNotFoundError, ValueError, OSError):
                 raise ValueError("no such time zone; expected a name such as Asia/Tokyo or UTC") from None
         return value
+
+    @property
+    def spool_dir(self) -> Path:
+        """Where is kept what Kafka does not have yet."""
+        return self.spool.folder or self.state_dir / "spool"
 
     @property
     def databases_dir(self) -> Path:
@@ -137,6 +168,7 @@ def bare_context(settings: Settings, accounts: Accounts | None = None) -> Contex
         host=settings.host,
         language=settings.language,
         zone=settings.time_zone,
+        kafka=settings.kafka,
     )
 
 
@@ -272,6 +304,13 @@ def _copy(value: Any) -> Any:
     return {str(k): _copy(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
+_PATHS: Mapping[tuple[str, ...], tuple[str, ...]] = {
+    ("kafka", "tls"): ("ca_file", "cert_file", "key_file"),
+    ("kafka", "sasl"): ("secret_file",),
+    ("spool",): ("folder",),
+}
+
+
 def _resolve_paths(data: dict[str, Any], base: Path) -> None:
     """Paths in a settings file are relative to that file."""
     for key in ("policy", "overrides"):
@@ -280,6 +319,13 @@ def _resolve_paths(data: dict[str, Any], base: Path) -> None:
             data[key] = value = [value]
         if isinstance(value, list):
             data[key] = [str(base / v) if isinstance(v, str) else v for v in value]
+    for part, names in _PATHS.items():
+        inner: Any = data
+        for name in part:
+            inner = inner.get(name) if isinstance(inner, dict) else None
+        for name in names if isinstance(inner, dict) else ():
+            if isinstance(inner.get(name), str):
+                inner[name] = str(base / inner[name])
     if isinstance(data.get("state_dir"), str):
         data["state_dir"] = str(base / data["state_dir"])
 

@@ -70,6 +70,8 @@ class Pipeline:
     comes_again: bool = False
     """Whoever stops this run brings the same data again from the beginning: what is held is then let go, undecided, so
     that batches of the same number hold the same rows in both runs."""
+    sent: bool = False
+    """What is sealed is sent and decided elsewhere: the sender keeps the second line of the account."""
     stop: threading.Event = field(default_factory=threading.Event)
     failures: dict[str, SekishoError] = field(default_factory=dict)
     """Collector name -> why it ended early."""
@@ -250,7 +252,8 @@ class Pipeline:
         batches, self._pending = self._pending, []
         amounts, self._pending_amounts = self._pending_amounts, Amounts()
         self.decide.take(batches, self._received_ns(batches))
-        self.accounts.decide(amounts)
+        if not self.sent:
+            self.accounts.decide(amounts)
         self.accounts.wait(Amounts())
         for batch in batches:
             self.observe(batch)

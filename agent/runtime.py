@@ -15,31 +15,37 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 from agent import logs
+from agent.carrying import Pace
 from agent.config import Loaded, Settings, read_policy
 from agent.core.accounts import Accounts
 from agent.core.clock import SECOND_NS, Clock, SteadyClock, SystemClock, when
 from agent.core.decision import Decision
-from agent.core.errors import SekishoError, SinkError
+from agent.core.errors import SekishoError, SinkError, StateError
 from agent.core.finding import Destination, Event, Severity
 from agent.core.flow import BatchHeader, FlowBatch
-from agent.core.stages import Collector, Context, Enricher, Keeping, Sink, Witness
+from agent.core.stages import Carrier, Collector, Context, Enricher, Keeping, Sink, Witness
 from agent.deciding import LocalDecide
 from agent.detection.detector import Detector
+from agent.identity import identity
 from agent.pipeline import Pipeline
 from agent.policy import load as policy_files
 from agent.policy.ownership import Ownership
 from agent.seal import Sealer
+from agent.sending import Send, settings_hash
 from agent.service import Attendant
 from agent.signals import Signals
+from agent.spool.spool import Limits, Spool
 from agent.store.outbox import Outbox
 from agent.store.state import State
 from agent.view import View
 
 LOOK_EVERY_NS = 5 * SECOND_NS
 OUTBOX_STOP_S = 10.0
+IN_FLIGHT_OCTETS = 8 * 2**20
 OLD_DATABASE_DAYS = 45
 
 Observer = Callable[[FlowBatch], None]
@@ -60,6 +66,8 @@ class Runtime:
     """Time is the data's, and the run ends with it. Policy and databases are those of its start."""
     comes_again: bool = False
     """See :attr:`agent.pipeline.Pipeline.comes_again`."""
+    carrier: Carrier | None = None
+    """Sends what is sealed to where it is decided; None decides here."""
     extra_sinks: Mapping[str, Sink] = field(default_factory=dict)
     on_decision: Callable[[Decision], None] = lambda _decision: None
     attendant: Attendant = field(default_factory=Attendant)
@@ -161,39 +169,23 @@ class Runtime:
     def _assemble(self) -> None:
         settings = self.settings
         notice_sinks = {name: sink for name, sink in self.sinks.items() if sink.takes_notices}
-        detector = Detector(
-            self.policy,
-            self.ownership,
-            host=settings.host,
-            lateness_ns=settings.lateness,
-            replay=self.replay,
-        )
         self.outbox = Outbox(self.state, notice_sinks, self.clock, random.Random())  # noqa: S311  jitter, no secret
-        self.decide = LocalDecide(
-            detector,
-            self.state,
-            self.accounts,
-            self.clock,
-            settings.host,
-            notice_sinks=tuple(notice_sinks),
-            replay=self.replay,
-            stop=self.stop,
-            committed=self._committed,
-            retrying=self.attendant.retrying,
-            not_seen=tuple(dict.fromkeys(what for c in self.collectors.values() for what in c.not_seen)),
-            witnessed=self._witnessed,
+        header = BatchHeader(
+            agent_id=agent_id(settings), run_id=self.run_id or uuid.uuid4().hex, host=settings.host
+        )
+        self.decide: LocalDecide | Send = (
+            self._deciding(tuple(notice_sinks))
+            if self.carrier is None
+            else self._sending(self.carrier, header, tuple(notice_sinks))
         )
         self.decide.restore()
         for collector in self.collectors.values():
             if isinstance(collector, Keeping):
                 collector.resume(self.decide.position)
-        header = BatchHeader(
-            agent_id=agent_id(settings), run_id=self.run_id or uuid.uuid4().hex, host=settings.host
-        )
         self.pipeline = Pipeline(
             self.collectors,
             self.enrichers,
-            Sealer(header, self.accounts, in_step=self.replay),
+            Sealer(header, self.accounts, in_step=self.replay, adaptive=self.carrier is not None),
             self.decide,
             [sink for sink in self.sinks.values() if sink.takes_flows],
             self.accounts,
@@ -203,10 +195,80 @@ class Runtime:
             turned=self.attendant.turned,
             settle_rows=settings.commit_rows,
             comes_again=self.comes_again,
+            sent=self.carrier is not None,
             stop=self.stop,
         )
         self._asked = threading.Event()
         self._looked_ns = self.clock.monotonic_ns()
+
+    def _deciding(self, notice_sinks: tuple[str, ...]) -> LocalDecide:
+        settings = self.settings
+        detector = Detector(
+            self.policy,
+            self.ownership,
+            host=settings.host,
+            lateness_ns=settings.lateness,
+            replay=self.replay,
+        )
+        return LocalDecide(
+            detector,
+            self.state,
+            self.accounts,
+            self.clock,
+            settings.host,
+            notice_sinks=notice_sinks,
+            replay=self.replay,
+            stop=self.stop,
+            committed=self._committed,
+            retrying=self.attendant.retrying,
+            not_seen=tuple(dict.fromkeys(what for c in self.collectors.values() for what in c.not_seen)),
+            witnessed=self._witnessed,
+        )
+
+    def _sending(self, carrier: Carrier, header: BatchHeader, notice_sinks: tuple[str, ...]) -> Send:
+        settings = self.settings
+        given = settings.spool
+        folder = settings.spool_dir
+        try:
+            folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+            limits = Limits.of(folder, given.most_octets, given.policy)
+        except OSError as error:
+            raise StateError(
+                f"spool {folder}: {error.strerror}; set spool.folder to a folder this user can write"
+            ) from error
+        spool = Spool(folder, limits)
+        self._stack.callback(lambda: self.decide.close() if isinstance(self.decide, Send) else None)
+        return Send(
+            spool,
+            carrier,
+            identity(settings.state_dir),
+            header.agent_id,
+            header.run_id,
+            self.accounts,
+            self.clock,
+            settings.host,
+            folder,
+            self.state,
+            notice_sinks=notice_sinks,
+            sync=given.sync,
+            in_flight_octets=settings.kafka.in_flight_octets if settings.kafka else IN_FLIGHT_OCTETS,
+            pace=Pace(given.replay_octets_per_s, given.replay_after_s),
+            facts=self._facts,
+            committed=self._committed,
+        )
+
+    def _facts(self) -> Mapping[str, object]:
+        """What heartbeats tell of this run besides its account."""
+        versions: dict[str, str] = {}
+        for enricher in self.enrichers:
+            versions |= enricher.versions()
+        return {
+            "version": version("sekisho"),
+            "collectors": sorted(self.collectors),
+            "versions": versions,
+            "policy": self.policy.version,
+            "settings": settings_hash(self.settings.model_dump(mode="json")),
+        }
 
     def _witnessed(self, destination: Destination) -> Destination:
         for enricher in self.pipeline.enrichers:
@@ -306,6 +368,7 @@ class Runtime:
             policy=self.policy,
             language=settings.language,
             zone=settings.time_zone,
+            kafka=settings.kafka,
         )
 
     def _stamps(self) -> dict[str, tuple[int, int, int]]:

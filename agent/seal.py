@@ -21,6 +21,8 @@ STORE_LANE = 1
 OTHER_LANE = 0
 MAX_ROWS = 1_000
 MAX_AGE_NS = {STORE_LANE: SECOND_NS, OTHER_LANE: 10 * SECOND_NS}
+LONGEST_AGE_NS = 30 * SECOND_NS
+"""Where so few rows come that batches would be small: what an adaptive sealer lets lane 0 grow to."""
 STOPPED = "stopped"
 """Reason, in the account, of rows that were let go because the run was stopped and its data comes again."""
 
@@ -35,13 +37,21 @@ class Sealer:
 
     ``in_step`` is for data whose time is not ours, where no batch grows old: rows of stores, often the few, are then
     handed out before every full batch of the others, or they would come hours behind them and count as late.
+    ``adaptive`` lets lane 0 wait longer, up to :data:`LONGEST_AGE_NS`, where its batches are sealed less than half full.
     """
 
     def __init__(
-        self, header: BatchHeader, accounts: Accounts, *, held_in: str = "batches", in_step: bool = False
+        self,
+        header: BatchHeader,
+        accounts: Accounts,
+        *,
+        held_in: str = "batches",
+        in_step: bool = False,
+        adaptive: bool = False,
     ) -> None:
         self._header = header
-        self._in_step = in_step
+        self._in_step, self._adaptive = in_step, adaptive
+        self._age_ns = dict(MAX_AGE_NS)
         self._accounts = accounts
         self._held_in = held_in
         self._rows: dict[int, list[FlowBatch]] = {STORE_LANE: [], OTHER_LANE: []}
@@ -63,12 +73,14 @@ class Sealer:
         for lane in (STORE_LANE, OTHER_LANE):
             whole = lane == STORE_LANE and self._in_step and others_full
             if self._count[lane] >= MAX_ROWS or whole:
+                self._adapt(lane)
                 yield from self._seal(lane, now_ns, whole=whole)
 
     def due(self, now_ns: int) -> Iterator[FlowBatch]:
         """Yield the batches whose first row has waited long enough."""
         for lane in (STORE_LANE, OTHER_LANE):
-            if self._count[lane] and now_ns - self._since_ns[lane] >= MAX_AGE_NS[lane]:
+            if self._count[lane] and now_ns - self._since_ns[lane] >= self._age_ns[lane]:
+                self._adapt(lane)
                 yield from self._seal(lane, now_ns, whole=True)
 
     def flush(self) -> Iterator[FlowBatch]:
@@ -103,6 +115,13 @@ class Sealer:
             part = join_rows(part) if lane == OTHER_LANE else part
             self._accounts.seal(before, held_in=self._held_in)
             yield part.under(self._numbered(lane, rows.header))
+
+    def _adapt(self, lane: int) -> None:
+        """Set how old the next batch of a lane may grow, by how full this one is."""
+        if self._adaptive and lane == OTHER_LANE:
+            few = self._count[lane] < MAX_ROWS // 2
+            step_ns = MAX_AGE_NS[lane] if few else -MAX_AGE_NS[lane]
+            self._age_ns[lane] = min(max(self._age_ns[lane] + step_ns, MAX_AGE_NS[lane]), LONGEST_AGE_NS)
 
     def _numbered(self, lane: int, collected: BatchHeader) -> BatchHeader:
         sequence = self._sequence[lane]

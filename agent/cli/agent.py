@@ -11,7 +11,7 @@ from agent.cli.common import Command, Options, echo, example
 
 if TYPE_CHECKING:
     from agent import config
-    from agent.core.stages import Sink
+    from agent.core.stages import Carrier, Sink
     from agent.runtime import Runtime
 
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def command(options: Options, detach: bool) -> None:
     """Watch this host without a screen, as a service: deploy/systemd has its unit, docs/deploy.md the steps.
 
-    Captures, enriches, decides here (there is no Kafka stage yet), keeps the archive and sends to the sinks of the
-    settings. It prints nothing: logs are lines of JSON on standard error, for the journal, and where no sink takes alerts they
+    With `kafka` in its settings it sends what it sees there, and keeps on the disk what Kafka has not taken. Without, it
+    decides here, keeps the archive and sends to the sinks of the settings. It prints nothing: logs are lines of JSON on standard error, for the journal, and where no sink takes alerts they
     are logged too. HUP reloads policy and databases. The service manager is told when it counts, how it goes, and that it is
     alive, which it says only while rows really move.
     """
@@ -52,7 +52,8 @@ def _serve(options: Options) -> None:
     logs.configure(level=options.level(logging.INFO), service=True)
     # A watchdog ends a program that hangs with SIGABRT: the journal then shows where each thread stood.
     faulthandler.enable()
-    loaded, why = tiers.choose(with_archive(loaded))
+    carrier = _carrier(loaded)
+    loaded, why = tiers.choose(loaded if carrier else with_archive(loaded))
     logs.get("agent").info("tier_chosen", tiers=sorted(loaded.stages.collectors), why=why)
     runs: list[Runtime] = []
     service = Service(
@@ -62,12 +63,23 @@ def _serve(options: Options) -> None:
         status=lambda: _status(runs[0]),
     )
     service.tell("starting: policy, databases, state")
-    with Runtime(loaded, extra_sinks=_logged_alerts(loaded), attendant=service) as run:
+    with Runtime(loaded, carrier=carrier, extra_sinks=_logged_alerts(loaded), attendant=service) as run:
         runs.append(run)
         run.go()
     failures = [f"{name}: {error}" for name, error in run.pipeline.failures.items()]
     if failures or run.unwritten:
         raise SekishoError("\n".join([*failures, *run.unwritten]))
+
+
+def _carrier(loaded: config.Loaded) -> Carrier | None:
+    """The way to Kafka; None where the settings name none. Raises :class:`agent.core.errors.SinkError`."""
+    if loaded.settings.kafka is None:
+        return None
+    from agent.core.kafka import refuse_slow_checksums
+    from sinks.kafka import KafkaCarrier
+
+    refuse_slow_checksums()
+    return KafkaCarrier(loaded.settings.kafka, f"sekisho-agent-{loaded.settings.host}")
 
 
 def _logged_alerts(loaded: config.Loaded) -> dict[str, Sink]:
@@ -88,6 +100,8 @@ def _status(run: Runtime) -> str:
     from agent.words.units import size
 
     account = run.accounts.read()
+    if run.carrier is not None:
+        return _sending_status(run)
     lost = sum(frames for frames, _ in account.lost_frames.values())
     try:
         cases = str(len(run.state.cases.list_cases(WAITING)))
@@ -102,6 +116,24 @@ def _status(run: Runtime) -> str:
         parts.append(f"{lost:,} frames lost")
     if run.unwritten:
         parts.append("sinks failing: " + "; ".join(run.unwritten))
+    return ", ".join(parts)
+
+
+def _sending_status(run: Runtime) -> str:
+    from agent.sending import Send
+    from agent.words.units import size
+
+    assert isinstance(run.decide, Send)
+    account = run.accounts.read()
+    parts = [
+        f"watching by {', '.join(sorted(run.collectors))}",
+        f"{account.acked.flows:,} flows delivered",
+        f"{size(account.spooled.octets_out)} of traffic waiting in {size(run.decide.spool.octets)} of spool",
+    ]
+    if gone := sum(amounts.flows for amounts in account.spool_dropped.values()):
+        parts.append(f"{gone:,} flows let go")
+    if run.decide.carrying.last_error:
+        parts.append(run.decide.carrying.last_error)
     return ", ".join(parts)
 
 

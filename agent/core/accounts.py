@@ -1,8 +1,9 @@
 """The account: where every flow and octet that was captured went.
 
     captured = excluded[reason] + dropped[reason] + in_kernel + in_memory + sealed
-    sealed   = decided + dead[reason] + waiting
+    sealed   = decided + dead[reason] + waiting + acked + spooled + spool_dropped[reason]
 
+What is decided here is ``decided``; what is sent is ``spooled`` until its receiver has it for good, then ``acked``.
 Each term counts flows, octets_out and octets_in, cumulative for one run of the process. The residue of either line
 is itself a figure, and must be 0. ``Accounts.drop`` is the only way to let rows go; a stage that returns fewer
 octets than it took without calling it raises :class:`~agent.core.errors.AccountError` in the pipeline.
@@ -130,6 +131,12 @@ class Account:
     """Time in which nothing was counted, by reason."""
     reconciled: Reconciled | None = None
     """Rows beside interface counters, of this run; None where no collector compares them."""
+    acked: Amounts = Amounts()
+    """Sent, and acknowledged by the receiver."""
+    spooled: Amounts = Amounts()
+    """Kept on the disk until it is acknowledged."""
+    spool_dropped: Mapping[str, Amounts] = field(default_factory=dict)
+    """Sealed, and let go before it was acknowledged, by reason."""
 
     @property
     def residue(self) -> Amounts:
@@ -140,7 +147,8 @@ class Account:
     @property
     def sealed_residue(self) -> Amounts:
         """What the second line cannot explain; must be zero."""
-        return self.sealed - self.decided - sum(self.dead.values(), Amounts()) - self.waiting
+        gone = sum(self.dead.values(), Amounts()) + sum(self.spool_dropped.values(), Amounts())
+        return self.sealed - self.decided - gone - self.waiting - self.acked - self.spooled
 
     def rows(self) -> Iterator[tuple[str, Amounts]]:
         """Each term by name, for a table or metrics."""
@@ -156,6 +164,11 @@ class Account:
         for reason, amounts in sorted(self.dead.items()):
             yield f"dead ({reason})", amounts
         yield "waiting", self.waiting
+        if self.acked or self.spooled or self.spool_dropped:
+            yield "acked", self.acked
+            yield "spooled", self.spooled
+        for reason, amounts in sorted(self.spool_dropped.items()):
+            yield f"spool dropped ({reason})", amounts
         yield "residue", self.residue
         yield "sealed residue", self.sealed_residue
 
@@ -185,6 +198,9 @@ class Accounts:
         self._frames: dict[str, tuple[int, int]] = {}
         self._unobserved: dict[str, Unobserved] = {}
         self._reconciled: Reconciled | None = None
+        self._acked = Amounts()
+        self._spooled = Amounts()
+        self._spool_dropped: dict[str, Amounts] = {}
 
     def capture(self, amounts: Amounts, *, held_in: str | None = None) -> None:
         """Count what a collector has decoded, at the moment it did; ``held_in`` is where it is from that moment on."""
@@ -277,6 +293,27 @@ class Accounts:
         with self._lock:
             self._decided += amounts
 
+    def spool(self, amounts: Amounts) -> None:
+        """Count sealed rows that waited and are now kept on the disk until they are acknowledged."""
+        with self._lock:
+            self._waiting -= amounts
+            self._spooled += amounts
+
+    def acknowledge(self, amounts: Amounts) -> None:
+        """Count spooled rows that their receiver has for good."""
+        with self._lock:
+            self._spooled -= amounts
+            self._acked += amounts
+
+    def spool_drop(self, reason: str, amounts: Amounts, *, spooled: bool) -> None:
+        """Count sealed rows that the spool let go: some that were in it (``spooled``), or some that never came in."""
+        with self._lock:
+            if spooled:
+                self._spooled -= amounts
+            else:
+                self._waiting -= amounts
+            self._spool_dropped[reason] = self._spool_dropped.get(reason, Amounts()) + amounts
+
     def bury(self, reason: str, what: Counted) -> None:
         """Count sealed rows that can never be decided."""
         with self._lock:
@@ -298,6 +335,9 @@ class Accounts:
                 lost_frames=dict(self._frames),
                 unobserved=dict(self._unobserved),
                 reconciled=self._reconciled,
+                acked=self._acked,
+                spooled=self._spooled,
+                spool_dropped=dict(self._spool_dropped),
             )
 
     def check(self) -> Self:

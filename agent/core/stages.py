@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
@@ -21,7 +21,9 @@ from agent.core.clock import Clock, SystemClock
 from agent.core.flow import FlowBatch
 
 if TYPE_CHECKING:
+    from agent.core.errors import SinkError
     from agent.core.finding import Destination, Event, Notice
+    from agent.core.message import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class Context:
     language: str = "en"
     zone: str | None = None
     """IANA zone in which people read times; None is the host's own."""
+    kafka: Any = None
+    """How Kafka is reached (:class:`agent.core.kafka.Connection`); None where it is not."""
 
 
 class Collector(Protocol):
@@ -124,6 +128,27 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Flush and let go of every resource."""
+
+
+class Carrier(Protocol):
+    """Takes sealed messages to where they are kept for good. All but ``send``'s ``done`` runs in the caller's thread."""
+
+    def connect(self) -> None:
+        """Be ready to send; nothing happens where it is. Blocks. Raises :class:`~agent.core.errors.SinkError`."""
+
+    def send(self, message: Message, agent_id: str, done: Callable[[SinkError | None], None]) -> None:
+        """Send a message. ``done`` is called once from another thread, with None when it is kept for good.
+
+        Raises :class:`~agent.core.errors.SinkError`; ``done`` is then not called.
+        """
+
+    def tell(
+        self, agent_id: str, signature: bytes, heartbeat: bytes, done: Callable[[SinkError | None], None]
+    ) -> None:
+        """Send a heartbeat; as :meth:`send`."""
+
+    def disconnect(self) -> None:
+        """Let go of the connection; what was not answered is given up, and ``done`` may not be called for it."""
 
 
 class _StageSettings(BaseModel):

@@ -65,8 +65,10 @@ class _Flight:
 class Lane:
     """One lane. Not thread-safe: :class:`agent.spool.spool.Spool` locks."""
 
-    def __init__(self, folder: Path, lane: int, lost: Callable[[str, Tally], None]) -> None:
-        """Find what an earlier run left. ``lost`` hears of records that cannot be read. Raises ``OSError``."""
+    def __init__(self, folder: Path, lane: int, lost: Callable[[int, str, int, Tally], None]) -> None:
+        """Find what an earlier run left. ``lost`` hears of records that cannot be read: lane, reason, number of the
+        first, and how many. Raises ``OSError``.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._lane, self._lost = folder, lane, lost
         self._writer: SegmentWriter | None = None
@@ -153,7 +155,8 @@ class Lane:
             flight = self._flights.popleft()
             self._done = flight.behind
             if flight.lost:
-                self._lost("spool_corrupt", flight.tally)
+                first = flight.behind.tally.records - flight.tally.records
+                self._lost(self._lane, "spool_corrupt", first, flight.tally)
             else:
                 left += flight.tally
         return left
@@ -203,13 +206,27 @@ class Lane:
         """What it takes on the disk, with the room set aside."""
         return sum(s.octets for s in self._segments) + (self._writer.octets if self._writer else 0)
 
-    def drop_oldest(self) -> Tally | None:
-        """Remove the oldest segment of which nothing was taken yet; gives what was in it, None if there is none."""
+    @property
+    def octets_waiting(self) -> int:
+        """Octets of segments behind what is acknowledged, without room set aside."""
+        total = sum(s.octets for s in self._segments if s.number >= self._done.segment)
+        total += self._writer.size if self._writer else 0
+        return max(0, total - self._done.offset)
+
+    @property
+    def next_number(self) -> int:
+        """The number that the next record gets."""
+        return self._end.records
+
+    def drop_oldest(self) -> tuple[int, Tally] | None:
+        """Remove the oldest segment of which nothing was taken yet; gives the number of the first record in it and what
+        was in it, None if there is none.
+        """
         for at, segment in enumerate(self._segments):
             if segment.number > self._read.segment:
                 segment.path.unlink(missing_ok=True)
                 del self._segments[at]
-                return segment.end - segment.begin
+                return segment.begin.records, segment.end - segment.begin
         return None
 
     def close(self) -> None:

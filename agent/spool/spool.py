@@ -37,6 +37,17 @@ Policy = Literal["oldest", "newest"]
 
 
 @dataclass(frozen=True, slots=True)
+class Gone:
+    """Records that were let go."""
+
+    lane: int
+    reason: str
+    first: int
+    """Number of the first; -1 for one that never came in."""
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """How much of the disk the spool may take, in octets, and what goes where that is not enough."""
 
@@ -67,6 +78,7 @@ class Spool:
         self._folder, self._limits = folder, limits
         self._lock = threading.Lock()
         self._dropped: dict[str, Tally] = {}
+        self._gone: list[Gone] = []
         try:
             folder.mkdir(mode=0o750, parents=True, exist_ok=True)
             self._held = _only_one(folder)
@@ -93,9 +105,8 @@ class Spool:
                 kept = self._append(self._lanes[lane], lane, body, amounts)
             except OSError as error:
                 kept = False
-                self._let_go(
-                    _REASONS.get(error.errno or 0, "spool_unwritable"), amounts, error.strerror or ""
-                )
+                reason = _REASONS.get(error.errno or 0, "spool_unwritable")
+                self._let_go(lane, reason, amounts, error.strerror or "")
             return kept
 
     def take(self, lane: int, most_octets: int) -> list[Record]:
@@ -149,6 +160,23 @@ class Spool:
             return dict(self._dropped)
 
     @property
+    def octets_waiting(self) -> int:
+        """What waits to be acknowledged, roughly: whole segments count as they lie."""
+        with self._lock:
+            return sum(lane.octets_waiting for lane in self._lanes.values())
+
+    def gone(self) -> list[Gone]:
+        """What was let go since this was last asked."""
+        with self._lock:
+            told, self._gone = self._gone, []
+            return told
+
+    def next_number(self, lane: int) -> int:
+        """The number that the next record of a lane gets."""
+        with self._lock:
+            return self._lanes[lane].next_number
+
+    @property
     def octets(self) -> int:
         """What it takes on the disk."""
         with self._lock:
@@ -167,12 +195,12 @@ class Spool:
 
     def _append(self, lane: Lane, number: int, body: bytes, amounts: Amounts) -> bool:
         if len(body) > LARGEST_RECORD:
-            return self._let_go("record_too_large", amounts, f"{len(body)} octets")
+            return self._let_go(number, "record_too_large", amounts, f"{len(body)} octets")
         if not lane.fits(body):
             lane.end_segment()
             octets = max(self._limits.segment_octets, octets_of(body))
             if lacking := self._make_room(number, octets):
-                return self._let_go(lacking, amounts, "")
+                return self._let_go(number, lacking, amounts, "")
             lane.begin(octets)
         lane.append(amounts, body)
         return True
@@ -182,13 +210,12 @@ class Spool:
         out others, never the other way about.
         """
         while lacking := self._lacking(octets):
-            victims = (
-                [self._lanes[n] for n in LANES if n <= number] if self._limits.policy == "oldest" else []
-            )
-            gone = next((t for t in (lane.drop_oldest() for lane in victims) if t is not None), None)
+            victims = [n for n in LANES if n <= number] if self._limits.policy == "oldest" else []
+            dropped = ((n, self._lanes[n].drop_oldest()) for n in victims)
+            victim, gone = next(((n, d) for n, d in dropped if d is not None), (0, None))
             if gone is None:
                 return lacking
-            self._count(lacking, gone)
+            self._count(victim, lacking, *gone)
         return ""
 
     def _lacking(self, octets: int) -> str:
@@ -198,13 +225,14 @@ class Spool:
             return "spool_disk_full"
         return ""
 
-    def _let_go(self, reason: str, amounts: Amounts, detail: str) -> bool:
+    def _let_go(self, lane: int, reason: str, amounts: Amounts, detail: str) -> bool:
         if reason not in self._dropped:
             _LOG.error("spool_lets_go", reason=reason, detail=detail, octets_out=amounts.octets_out)
-        self._count(reason, Tally(1, amounts))
+        self._count(lane, reason, -1, Tally(1, amounts))
         return False
 
-    def _count(self, reason: str, what: Tally) -> None:
+    def _count(self, lane: int, reason: str, first: int, what: Tally) -> None:
+        self._gone.append(Gone(lane, reason, first, what))
         self._dropped[reason] = self._dropped.get(reason, Tally()) + what
 
 
