@@ -146,6 +146,7 @@ class Producer:
                     max_block_ms=int(_WAIT_FOR_TOPIC_S * 1000),
                     delivery_timeout_ms=int(2 * self.connection.request_s * 1000),
                     allow_auto_create_topics=False,
+                    metrics_enabled=False,
                 )
             except (KafkaError, OSError, ValueError) as error:
                 raise in_words(heard.cause(error), self.connection) from error

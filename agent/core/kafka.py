@@ -149,7 +149,6 @@ class Connection(_Part):
             "request_timeout_ms": int(self.request_s * 1000),
             "reconnect_backoff_max_ms": 5_000,
             "metadata_max_age_ms": 60_000,
-            "metrics_enabled": False,
         }
         if self.tls is not None:
             options["ssl_context"] = self.tls.context()
