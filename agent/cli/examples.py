@@ -87,6 +87,19 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "db update": ("sekisho db update",),
     "db status": ("sekisho db status", "sekisho db status --json"),
     "db verify": ("sekisho db verify", "sekisho db verify --json"),
+    "kafka": (
+        "sekisho --set kafka.servers=127.0.0.1:9092 kafka check",
+        "sekisho --set kafka.servers=127.0.0.1:9092 kafka topics create",
+    ),
+    "kafka check": (
+        "sekisho --set kafka.servers=127.0.0.1:9092 kafka check",
+        "sekisho --set kafka.servers=127.0.0.1:9092 kafka check --json",
+    ),
+    "kafka topics": ("sekisho --set kafka.servers=127.0.0.1:9092 kafka topics create",),
+    "kafka topics create": (
+        "sekisho --set kafka.servers=127.0.0.1:9092 kafka topics create",
+        "sekisho --set kafka.servers=127.0.0.1:9092 kafka topics create --partitions 48 --replication 3",
+    ),
     "config": ("sekisho config show --origin", "SEKISHO_LANGUAGE=ja sekisho config show"),
     "config show": ("sekisho config show --origin", "sekisho --set language=ja config show --json"),
     "completion": (

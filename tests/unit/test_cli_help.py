@@ -18,7 +18,14 @@ from tests.tools.program import sekisho
 
 TREE = dict(commands())
 SAMPLE = Path(str(resources.files("agent"))) / "sample"
-NEEDS_THE_HOST = ("sudo ", "sekisho up", "sekisho db install", "sekisho db update", "sekisho init --dir /etc")
+NEEDS_THE_HOST = (
+    "sekisho --set kafka",
+    "sudo ",
+    "sekisho up",
+    "sekisho db install",
+    "sekisho db update",
+    "sekisho init --dir /etc",
+)
 """Examples that capture, use the network or write into the system: their options are checked, they are not run."""
 CODES = {
     "sekisho check": {0, 1},
@@ -36,7 +43,7 @@ def test_every_help_has_examples_and_words_for_every_option(name: str) -> None:
     """A command without an example, or an option without a sentence that ends, is not finished."""
     text = TREE[name].get_help()
     assert "Examples:" in text
-    assert f"sekisho {name}" in text
+    assert re.search(rf"sekisho (--set \S+ )?{name}", text)
     for parameter in TREE[name].command.params:
         if isinstance(parameter, click.Option):
             assert parameter.help, parameter.opts
@@ -89,6 +96,7 @@ def test_examples_run(line: str, home: Path, tmp_path: Path) -> None:
     if words == ["init"]:
         words += ["--dir", str(tmp_path / "etc")]  # the default is /etc for root, where files may lie
     if line.startswith(NEEDS_THE_HOST):
+        words = words[2:] if words[0] == "--set" else words
         name = next(name for name in sorted(TREE, key=len, reverse=True) if " ".join(words).startswith(name))
         TREE[name].command.make_context(name, words[len(name.split()) :], parent=TREE[name].parent)
         return

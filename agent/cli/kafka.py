@@ -1,0 +1,268 @@
+"""``sekisho kafka``: whether Kafka can be reached and holds what is needed, and the topics made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import click
+
+from agent.cli.common import Group, Options, echo_json, example, json_option, many, tell
+
+if TYPE_CHECKING:
+    from agent.core.kafka import Connection, Topics
+
+State = Literal["ok", "poor", "missing"]
+_MARKS: Final[Mapping[State, str]] = {"ok": "ok      ", "poor": "poor    ", "missing": "missing "}
+_DAY_MS: Final = 86_400_000
+CONFIGS: Final[Mapping[str, Mapping[str, str]]] = {
+    "flows": {"retention.ms": str(7 * _DAY_MS)},
+    "alerts": {"retention.ms": str(90 * _DAY_MS)},
+    "agents": {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1"},
+    "coverage": {"retention.ms": str(400 * _DAY_MS)},
+    "dead": {"retention.ms": str(30 * _DAY_MS)},
+}
+"""Settings of each topic where they differ from the broker's."""
+NEEDED: Final = ("flows", "agents")
+"""Topics that an agent writes to."""
+LARGEST_SEALED: Final = 512 * 2**10
+_OUR_OWN: Final = 3
+_UNKNOWN, _REFUSED, _EXISTS = 3, 29, 36
+"""Of Kafka's error codes."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that was looked at."""
+
+    what: str
+    state: State
+    detail: str
+    mend: str = ""
+
+
+@click.group(cls=Group, epilog=example("kafka"))
+def command() -> None:
+    """Look whether Kafka can be reached and has the topics that are needed; make them."""
+
+
+@command.command(epilog=example("kafka check"))
+@json_option("One JSON document: a list of lines with what, state, detail and mend.")
+@click.pass_obj
+def check(options: Options, as_json: bool) -> None:
+    """Say whether Kafka lets us in, and how its topics stand. Exit code 1 if an agent could not send."""
+    from agent.core.errors import SinkError
+
+    connection = _connection(options)
+    lines: list[Line] = []
+    try:
+        with _Admin(connection) as admin:
+            lines += admin.look()
+    except SinkError as error:
+        lines.append(Line("brokers", "missing", str(error)))
+    _show(lines, as_json)
+
+
+@command.group(cls=Group, epilog=example("kafka topics"))
+def topics() -> None:
+    """The topics of the settings."""
+
+
+@topics.command(epilog=example("kafka topics create"))
+@click.option(
+    "--partitions", type=click.IntRange(1, 10_000), default=12, help="Partitions of the topic of rows."
+)
+@click.option(
+    "--replication",
+    type=click.IntRange(1, 100),
+    help="Copies of each record.  [default: 3, or as many as brokers]",
+)
+@json_option("One JSON document: a list of lines with what, state, detail and mend.")
+@click.pass_obj
+def create(options: Options, partitions: int, replication: int | None, as_json: bool) -> None:
+    """Make the topics that are missing, with the retention each needs. What is there stays as it is."""
+    from agent.core.errors import SinkError
+
+    try:
+        with _Admin(_connection(options)) as admin:
+            lines = list(admin.create(partitions, replication))
+    except SinkError as error:
+        lines = [Line("brokers", "missing", str(error))]
+    _show(lines, as_json)
+
+
+def _connection(options: Options) -> Connection:
+    from agent.core.errors import ConfigError, Fault
+
+    loaded = options.load()
+    if loaded.settings.kafka is None:
+        where = str(loaded.file) if loaded.file else "settings"
+        raise ConfigError(
+            Fault(where, 0, "kafka is not set", "add kafka: {servers: [kafka-1.example.net:9092]}")
+        )
+    return loaded.settings.kafka
+
+
+def _show(lines: list[Line], as_json: bool) -> None:
+    if as_json:
+        echo_json([asdict(line) for line in lines], indent=2)
+    else:
+        for line in lines:
+            tell(f"{_MARKS[line.state]}{line.what}: {line.detail}")
+            if line.mend:
+                tell(f"{' ' * len(_MARKS[line.state])}{line.mend}")
+    if any(line.state == "missing" for line in lines):
+        raise SystemExit(1)
+
+
+class _Admin:
+    """A connection that looks and makes. Raises :class:`agent.core.errors.SinkError` for what the client raises."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._topics = connection, connection.topics
+        self._client: Any = None
+
+    def __enter__(self) -> _Admin:
+        from kafka import KafkaAdminClient
+        from kafka.errors import KafkaError
+
+        from agent.core.kafka import hearing, in_words, refuse_slow_checksums
+
+        refuse_slow_checksums()
+        options = self._connection.options("sekisho-check")
+        options["bootstrap_timeout_ms"] = min(options["bootstrap_timeout_ms"], 10_000)
+        with hearing() as heard:
+            try:
+                self._client = KafkaAdminClient(**options)
+            except (KafkaError, OSError, ValueError) as error:
+                raise in_words(heard.cause(error), self._connection) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def look(self) -> Iterator[Line]:
+        """How brokers and topics stand."""
+        brokers = self._ask(lambda: self._client.describe_cluster()["brokers"])
+        yield Line("brokers", "ok", f"reached {many(len(brokers), 'broker')} {_way(self._connection)}")
+        named = _named(self._topics)
+        found = self._ask(lambda: self._client.describe_topics(list(named)))
+        configs = self._configs([t["name"] for t in found if t["error_code"] == 0])
+        for topic in found:
+            yield self._topic(named[topic["name"]], topic, len(brokers), configs.get(topic["name"], {}))
+
+    def create(self, partitions: int, replication: int | None) -> Iterator[Line]:
+        """Make what is missing."""
+        from kafka.errors import for_code
+
+        brokers = len(self._ask(lambda: self._client.describe_cluster()["brokers"]))
+        copies = replication or min(_OUR_OWN, brokers)
+        wanted: dict[str, dict[str, Any]] = {
+            name: {
+                "num_partitions": partitions if role == "flows" else 1,
+                "replication_factor": copies,
+                "configs": {**CONFIGS[role], **({"min.insync.replicas": "2"} if copies > 2 else {})},
+            }
+            for name, role in _named(self._topics).items()
+        }
+        made = self._ask(lambda: self._client.create_topics(wanted, raise_errors=False))
+        for topic in made["topics"]:
+            name, code = topic["name"], topic["error_code"]
+            if code == 0:
+                parts = many(wanted[name]["num_partitions"], "partition")
+                yield Line(f"topic {name}", "ok", f"made, {parts}, {_copies(copies)}")
+            elif code == _EXISTS:
+                yield Line(f"topic {name}", "ok", "was there")
+            else:
+                why = topic["error_message"] or for_code(code).__name__
+                mend = "this user needs an ACL with CREATE" if code in (_REFUSED, 31) else ""
+                yield Line(f"topic {name}", "missing", f"not made: {why}", mend)
+
+    def _topic(self, role: str, topic: dict[str, Any], brokers: int, config: Mapping[str, str]) -> Line:
+        what = f"topic {topic['name']}"
+        if topic["error_code"] == _REFUSED:
+            return Line(
+                what, "missing", "this user may not see it", "it needs an ACL with WRITE and DESCRIBE"
+            )
+        if topic["error_code"]:
+            state: State = "missing" if role in NEEDED else "poor"
+            return Line(what, state, "is not there", "sekisho kafka topics create")
+        allowed = topic.get("authorized_operations") or ["WRITE"]
+        if "WRITE" not in allowed and role in NEEDED:
+            return Line(what, "missing", "this user may not write to it", "it needs an ACL with WRITE")
+        parts = topic["partitions"]
+        if any(part["leader_id"] < 0 for part in parts):
+            return Line(what, "missing", "a partition has no leader", "start the brokers that are down")
+        copies = min(len(part["replica_nodes"]) for part in parts)
+        detail = f"{many(len(parts), 'partition')}, {_copies(copies)}"
+        return Line(what, *_poor(role, parts, copies, brokers, config, detail))
+
+    def _configs(self, names: list[str]) -> dict[str, dict[str, str]]:
+        """Settings of topics; none where this user may not read them."""
+        from kafka.admin import ConfigResource, ConfigResourceType
+        from kafka.errors import KafkaError
+
+        if not names:
+            return {}
+        try:
+            told = self._client.describe_configs(
+                [ConfigResource(ConfigResourceType.TOPIC, name) for name in names], config_filter="all"
+            )
+        except KafkaError:
+            return {}
+        return {n: {k: v["value"] for k, v in c.items()} for n, c in told.get("topic", {}).items()}
+
+    def _ask(self, question: Any) -> Any:
+        from kafka.errors import KafkaError
+
+        from agent.core.kafka import in_words
+
+        try:
+            return question()
+        except KafkaError as error:
+            raise in_words(error, self._connection) from error
+
+
+def _poor(
+    role: str, parts: list[dict[str, Any]], copies: int, brokers: int, config: Mapping[str, str], detail: str
+) -> tuple[State, str, str]:
+    """State, detail and mend of a topic that can be written to."""
+    largest = int(config.get("max.message.bytes", LARGEST_SEALED))
+    if role == "flows" and largest < LARGEST_SEALED:
+        return (
+            "missing",
+            f"{detail}, takes messages of {largest:,} octets",
+            (f"set its max.message.bytes to at least {LARGEST_SEALED:,}"),
+        )
+    insync = int(config.get("min.insync.replicas", 1))
+    if min(len(part["isr_nodes"]) for part in parts) < insync:
+        return (
+            "missing",
+            f"{detail}, fewer in sync than min.insync.replicas {insync}",
+            ("start the brokers that are down"),
+        )
+    if role == "agents" and "compact" not in config.get("cleanup.policy", "compact"):
+        return "poor", f"{detail}, not compacted", "set its cleanup.policy to compact"
+    if copies == 1 and brokers > 1:
+        return "poor", detail, "the loss of one broker loses rows: raise its replication factor"
+    if copies > 1 and insync == 1:
+        return (
+            "poor",
+            f"{detail}, min.insync.replicas 1",
+            "a record may stand on one broker alone: set it to 2",
+        )
+    return "ok", detail, ""
+
+
+def _named(topics_: Topics) -> dict[str, str]:
+    return {name: role for role, name in topics_.model_dump().items()}
+
+
+def _copies(number: int) -> str:
+    return "1 copy" if number == 1 else f"{number} copies"
+
+
+def _way(connection: Connection) -> str:
+    tls = "over TLS" if connection.tls else "without encryption"
+    return f"{tls} as {connection.sasl.user or 'the token'}" if connection.sasl else tls

@@ -1,0 +1,65 @@
+"""``sekisho kafka``: what it says of brokers and topics, against real ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from agent.core.kafka import Connection
+from tests.kafka.test_sending_kills import lay
+from tests.tools import topics
+from tests.tools.brokers import Cluster
+from tests.tools.program import sekisho
+
+
+def test_missing_topics_are_named_and_made(broker: Cluster, prefix: str, tmp_path: Path) -> None:
+    """check tells what is missing with exit code 1; topics create makes it; check is then content."""
+    made = topics.connection(broker.bootstrap, prefix)
+    lay(tmp_path, made)
+    config = ("-c", str(tmp_path / "sekisho.yaml"), "kafka")
+    before = sekisho(*config, "check", "--json", home=tmp_path)
+    lines = {line["what"]: line for line in json.loads(before.out)}
+    assert before.code == 1
+    assert lines["brokers"]["state"] == "ok"
+    assert lines[f"topic {prefix}.flows"] == {
+        "what": f"topic {prefix}.flows",
+        "state": "missing",
+        "detail": "is not there",
+        "mend": "sekisho kafka topics create",
+    }
+    done = sekisho(*config, "topics", "create", "--partitions", "3", home=tmp_path)
+    assert (done.code, f"topic {prefix}.flows: made, 3 partitions, 1 copy" in done.out) == (0, True), (
+        done.text
+    )
+    again = sekisho(*config, "topics", "create", home=tmp_path)
+    assert (again.code, again.out.count("was there")) == (0, 5)
+    after = sekisho(*config, "check", home=tmp_path)
+    assert (after.code, after.out.count("ok      ")) == (0, 6), after.text
+
+
+def test_a_topic_that_takes_too_little_is_named(broker: Cluster, prefix: str, tmp_path: Path) -> None:
+    """A limit below the largest batch, and an agents topic that is not compacted, are told with the setting to change."""
+    made = topics.connection(broker.bootstrap, prefix)
+    topics.make(broker.bootstrap, made.topics.flows, **{"max.message.bytes": "100000"})
+    topics.make(broker.bootstrap, made.topics.agents)
+    lay(tmp_path, made)
+    told = sekisho("-c", str(tmp_path / "sekisho.yaml"), "kafka", "check", home=tmp_path)
+    assert told.code == 1
+    assert "max.message.bytes" in told.out
+    assert "cleanup.policy to compact" in told.out
+
+
+def test_no_broker_is_said_in_one_sentence(kafka: Connection, tmp_path: Path) -> None:
+    """Nobody listens: the addresses and what happened, exit code 1, no trace."""
+    lay(tmp_path, kafka.model_copy(update={"servers": ("127.0.0.1:1",), "connect_s": 2.0}))
+    told = sekisho("-c", str(tmp_path / "sekisho.yaml"), "kafka", "check", home=tmp_path)
+    assert told.code == 1
+    assert "kafka 127.0.0.1:1: " in told.out
+    assert "Traceback" not in told.text
+
+
+def test_without_kafka_the_setting_is_named(tmp_path: Path) -> None:
+    """No kafka in the settings: the line that is missing is shown."""
+    told = sekisho("kafka", "check", home=tmp_path)
+    assert told.code == 1
+    assert "kafka is not set" in told.text
