@@ -30,7 +30,8 @@ _LOG: Final = Log(part="sending")
 HEARTBEAT_NS: Final = 10 * SECOND_NS
 NOTE_NS: Final = SECOND_NS
 FIRST_WAIT_S: Final = 0.5
-LONGEST_WAIT_S: Final = 30.0
+LEAVE_S: Final = 40.0
+"""How long the end of the thread may take beyond what it was given."""
 REFUSED_WAIT_S: Final = 60.0
 """Somebody has to change credentials or rights first; trying often would only fill logs, and lock accounts."""
 LIVE_OCTETS: Final = 4 * 2**20
@@ -65,6 +66,8 @@ class Pace:
     octets_per_s: int = 8 * 2**20
     after_s: float = 10.0
     """A backlog of other rows than stores' begins up to so long after the connection, at random."""
+    longest_wait_s: float = 30.0
+    """Between two tries to connect, at most."""
 
 
 @dataclass(slots=True)
@@ -113,6 +116,8 @@ class Carrying:
     """Read from the spool, but sent from memory."""
     _taken: dict[int, deque[Record]] = field(default_factory=lambda: {lane: deque() for lane in LANES})
     _flights: dict[_Key, _Flight] = field(default_factory=dict)
+    _suspects: set[_Key] = field(default_factory=set)
+    """Refused for good, but together with others: the client blames all that are in flight for one. Each is sent alone."""
     _in_flight: int = 0
     _old: dict[_Key, Record] = field(default_factory=dict)
     """Sent from the spool."""
@@ -161,7 +166,7 @@ class Carrying:
         self._stopping.set()
         self.wake()
         if self._thread is not None:
-            self._thread.join(deadline_s + LONGEST_WAIT_S)
+            self._thread.join(deadline_s + LEAVE_S)
 
     # of the thread
 
@@ -225,7 +230,8 @@ class Carrying:
             self._chores()
             if self._stopping.is_set():
                 self._end()
-            if not (self._in_flight < self.in_flight_octets and (self._send_live() or self._send_old())):
+            most = 1 if self._suspects else self.in_flight_octets
+            if not (self._in_flight < most and (self._send_live() or self._send_old())):
                 self._hear(self._idle_s())
 
     def _is_over(self) -> bool:
@@ -243,7 +249,7 @@ class Carrying:
 
     def _rest(self) -> None:
         """Wait after a failure; longer each time, and never all agents at once."""
-        most_s = min(FIRST_WAIT_S * 2 ** min(self._failures, 10), LONGEST_WAIT_S)
+        most_s = min(FIRST_WAIT_S * 2 ** min(self._failures, 10), self.pace.longest_wait_s)
         if self.last_refused:
             most_s = REFUSED_WAIT_S
         end_ns = self.clock.monotonic_ns() + int(most_s * (0.5 + self.jitter.random() / 2) * SECOND_NS)
@@ -253,7 +259,7 @@ class Carrying:
 
     def _failed(self, error: SinkError) -> None:
         text = str(error)
-        if text != self.last_error:
+        if text != self.last_error and error.retriable:
             tell = _LOG.error if error.refused else _LOG.warning
             tell("kafka_not_reached", reason=text, kept="in the spool")
         self.last_error, self.last_refused = text, error.refused
@@ -409,10 +415,16 @@ class Carrying:
         if error is None:
             faultpoint("send.after_ack")
             self._well()
+            self._suspects.discard(key)
             self._through(key, flight.amounts)
         elif error.retriable:
             self._failure = error
+        elif key not in self._suspects:
+            self._suspects.add(key)
+            self._failure = error
         else:
+            self._suspects.remove(key)
+            self._failure = error  # the client refuses everything from now on
             _LOG.error("message_refused", reason=str(error), octets_out=flight.amounts.octets_out)
             self._through(key, flight.amounts, NOT_TAKEN)
 

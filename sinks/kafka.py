@@ -18,7 +18,7 @@ from pydantic import Field
 from agent.core.errors import SinkError
 from agent.core.finding import Notice
 from agent.core.flow import FlowBatch
-from agent.core.kafka import Connection, hearing, in_words, quiet, refuse_slow_checksums
+from agent.core.kafka import Connection, in_words, made_by
 from agent.core.message import HEADER_KEY, LARGEST_VALUE, SIGNATURE_KEY, Message
 from agent.core.stages import Context, SinkSettings
 from sinks.ocsf_events.findings import Rendering, finding_event
@@ -128,29 +128,22 @@ class Producer:
         """Be connected. Blocks up to ``connect_s``. Raises :class:`~agent.core.errors.SinkError`."""
         if self._client is not None:
             return
-        refuse_slow_checksums()
         from kafka import KafkaProducer
-        from kafka.errors import KafkaError
 
-        options = self.connection.options(self._client_id)
-        with hearing() as heard:
-            try:
-                self._client = KafkaProducer(
-                    **options,
-                    acks="all",
-                    enable_idempotence=True,
-                    compression_type="zstd",
-                    batch_size=_BATCH_OCTETS,
-                    linger_ms=0,
-                    max_request_size=LARGEST_VALUE + 2**20,
-                    max_block_ms=int(_WAIT_FOR_TOPIC_S * 1000),
-                    delivery_timeout_ms=int(2 * self.connection.request_s * 1000),
-                    allow_auto_create_topics=False,
-                    metrics_enabled=False,
-                )
-            except (KafkaError, OSError, ValueError) as error:
-                raise in_words(heard.cause(error), self.connection) from error
-        quiet()
+        with made_by(self.connection, self._client_id) as options:
+            self._client = KafkaProducer(
+                **options,
+                acks="all",
+                enable_idempotence=True,
+                compression_type="zstd",
+                batch_size=_BATCH_OCTETS,
+                linger_ms=0,
+                max_request_size=LARGEST_VALUE + 2**20,
+                max_block_ms=int(_WAIT_FOR_TOPIC_S * 1000),
+                delivery_timeout_ms=int(2 * self.connection.request_s * 1000),
+                allow_auto_create_topics=False,
+                metrics_enabled=False,
+            )
 
     def send(
         self, topic: str, key: bytes, value: bytes, headers: list[tuple[str, bytes]], done: Done

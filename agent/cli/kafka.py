@@ -125,18 +125,12 @@ class _Admin:
 
     def __enter__(self) -> _Admin:
         from kafka import KafkaAdminClient
-        from kafka.errors import KafkaError
 
-        from agent.core.kafka import hearing, in_words, refuse_slow_checksums
+        from agent.core.kafka import made_by
 
-        refuse_slow_checksums()
-        options = self._connection.options("sekisho-check")
-        options["bootstrap_timeout_ms"] = min(options["bootstrap_timeout_ms"], 10_000)
-        with hearing() as heard:
-            try:
-                self._client = KafkaAdminClient(**options)
-            except (KafkaError, OSError, ValueError) as error:
-                raise in_words(heard.cause(error), self._connection) from error
+        quick = self._connection.model_copy(update={"connect_s": min(self._connection.connect_s, 10.0)})
+        with made_by(quick, "sekisho-check") as options:
+            self._client = KafkaAdminClient(**options)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -188,6 +189,51 @@ def refuse_slow_checksums() -> None:
             "without it; install it: pip install crc32c",
             retriable=False,
         )
+
+
+def somebody_listens(connection: Connection) -> None:
+    """Try the addresses before the client does, which would try in silence until its time is out, and says less.
+
+    Raises :class:`SinkError`.
+    """
+    why: dict[str, str] = {}
+    for server in connection.servers:
+        host, _, port = server.rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), min(connection.connect_s, 5.0)).close()
+        except OSError as error:
+            why[server] = error.strerror or str(error)
+        else:
+            return
+    told = "; ".join(f"{server}: {reason}" for server, reason in why.items())
+    raise SinkError(f"no broker answers: kafka {told}", retriable=True)
+
+
+@contextlib.contextmanager
+def made_by(connection: Connection, client_id: str) -> Iterator[dict[str, Any]]:
+    """Options for a client of kafka-python that is made inside; a fault comes in our words, and leaves nothing open.
+
+    Raises :class:`SinkError`.
+    """
+    from kafka.errors import KafkaError
+    from kafka.net.compat import KafkaNetClient
+
+    refuse_slow_checksums()
+    somebody_listens(connection)
+    opened: list[Any] = []
+
+    def client(**options: Any) -> Any:
+        opened.append(KafkaNetClient(**options))
+        return opened[-1]
+
+    with hearing() as heard:
+        try:
+            yield {**connection.options(client_id), "kafka_client": client}
+        except (KafkaError, OSError, ValueError) as error:
+            for each in opened:
+                with contextlib.suppress(KafkaError, OSError, RuntimeError):
+                    each.close()
+            raise in_words(heard.cause(error), connection) from error
 
 
 def in_words(error: BaseException, connection: Connection, topic: str = "") -> SinkError:
