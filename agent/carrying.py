@@ -167,6 +167,8 @@ class Carrying:
         self.wake()
         if self._thread is not None:
             self._thread.join(deadline_s + LEAVE_S)
+        if closing and self._closed is None:
+            self.heart.close()  # kept until the next run can tell it
 
     # of the thread
 
