@@ -200,12 +200,12 @@ class Send:
         """Keep sealed batches; on return a kill of the process loses none of them."""
         del received_ns  # the receiver has its own
         position = next((b.header.position for b in reversed(batches) if b.header.position), "")
-        with self.carrying.lock:
-            if position:
-                self._take_whole(batches, position)
-            else:
-                for batch in batches:
-                    self._keep(batch)
+        if position:
+            self._take_whole(batches, position)
+        else:
+            for batch in batches:
+                message = self._sealed(batch)
+                self._append(batch, message, message.pack())
         if self.sync == "always":
             self._sync()
         faultpoint("send.after_append")
@@ -218,7 +218,6 @@ class Send:
         for batch in batches:
             lane = batch.header.lane
             message = self._sealed(batch)
-            self._progress[lane].next_sequence = batch.header.sequence + 1
             entries.append((Entry(lane, numbers[lane], batch.amounts(), message.pack()), batch, message))
             numbers[lane] += 1
         try:
@@ -232,27 +231,26 @@ class Send:
         for entry, batch, message in entries:
             self._append(batch, message, entry.body)
 
-    def _keep(self, batch: FlowBatch) -> None:
-        message = self._sealed(batch)
-        self._append(batch, message, message.pack())
-
     def _sealed(self, batch: FlowBatch) -> Message:
         progress = self._progress[batch.header.lane]
+        with self.carrying.lock:
+            low_water, dropped = progress.low_water, progress.dropped
         whole = batch.with_header(account=self.accounts.read())
-        return seal(whole, self.identity.sign, low_water=progress.low_water, dropped=progress.dropped)
+        return seal(whole, self.identity.sign, low_water=low_water, dropped=dropped)
 
     def _append(self, batch: FlowBatch, message: Message, body: bytes) -> None:
         lane, sequence = batch.header.lane, batch.header.sequence
         amounts = batch.amounts()
-        number = self.spool.next_number(lane)
-        if self.spool.append(lane, amounts, body):
-            self.accounts.spool(amounts)
-            self._progress[lane].appended(sequence, number)
-            self.carrying.offer(lane, number, amounts, message)
-            self.carrying.hear_gone()
-        else:
-            self.carrying.hear_gone()
-            self._progress[lane].never_kept(sequence)
+        with self.carrying.lock:
+            number = self.spool.next_number(lane)
+            if self.spool.append(lane, amounts, body):
+                self.accounts.spool(amounts)
+                self._progress[lane].appended(sequence, number)
+                self.carrying.offer(lane, number, amounts, message)
+                self.carrying.hear_gone()
+            else:
+                self.carrying.hear_gone()
+                self._progress[lane].never_kept(sequence)
 
     def _sync(self) -> None:
         try:
