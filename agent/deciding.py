@@ -77,7 +77,8 @@ class LocalDecide:
         self._moved = True
         last = fresh[-1].header
         decision = self.detector.take_all(fresh, received_ns)
-        position = next((b.header.position for b in reversed(fresh) if b.header.position), "")
+        told = [b.header.position for b in fresh if b.header.position]
+        position = self.position = newest(self.position, told) if told else ""
         self._commit(decision, tuple((b.header.batch_id, None) for b in fresh), position, last.versions)
 
     def tick(self, now_ns: int) -> None:
@@ -197,6 +198,19 @@ class LocalDecide:
                 "lost_frames": sum(frames for frames, _ in account.lost_frames.values()),
             }
         )
+
+
+def newest(kept: str, told: Sequence[str]) -> str:
+    """The newest position of each collector, a line each: ``kept`` with those of ``told`` in their places.
+
+    Positions of collectors whose source keeps what it handed out (:class:`agent.core.stages.Keeping`) are three words,
+    the first of them the collector; of all others the last one stays.
+    """
+    lines = {}
+    for position in (*kept.splitlines(), *(" ".join(each.splitlines()) for each in told)):
+        words = position.split(" ")
+        lines[words[0] if len(words) == 3 and words[2].isdecimal() else ""] = position
+    return "\n".join(lines.values())
 
 
 def _matters(decision: Decision) -> bool:

@@ -20,7 +20,7 @@ from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import DAY_NS, SECOND_NS, STEP_NS, Clock
 from agent.core.errors import AccountError, SekishoError, SinkError
 from agent.core.flow import FlowBatch, Mark
-from agent.core.stages import Collector, Enricher, Keeping, Sink
+from agent.core.stages import Collector, Enricher, Keeping, Scoped, Sink
 from agent.seal import STOPPED, Sealer, in_order
 
 QUEUE_BATCHES = 32
@@ -75,6 +75,10 @@ class Pipeline:
     """Sink name -> rows that it did not take, and what it said last. They are decided all the same."""
     _pending: list[FlowBatch] = field(default_factory=list)
     _pending_amounts: Amounts = field(default_factory=Amounts)
+
+    def __post_init__(self) -> None:
+        scoped = [c for c in self.collectors.values() if isinstance(c, Scoped)]
+        self._scope = {name: text for collector in scoped for name, text in collector.scope().items()}
 
     @property
     def _live(self) -> bool:
@@ -217,7 +221,7 @@ class Pipeline:
         keeper.settled(batch.header.position)
 
     def _enriched(self, batch: FlowBatch) -> FlowBatch:
-        versions: dict[str, str] = dict(batch.header.versions)
+        versions: dict[str, str] = self._scope | dict(batch.header.versions)
         for enricher in self.enrichers:
             richer = enricher.enrich(batch)
             if len(richer) != len(batch) or richer.amounts() != batch.amounts():

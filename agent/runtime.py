@@ -25,7 +25,7 @@ from agent.core.decision import Decision
 from agent.core.errors import SekishoError, SinkError
 from agent.core.finding import Destination, Event, Severity
 from agent.core.flow import BatchHeader, FlowBatch
-from agent.core.stages import Collector, Context, Enricher, Keeping, Sink, Witness
+from agent.core.stages import Collector, Context, Enricher, Keeping, Scoped, Sink, Witness
 from agent.deciding import LocalDecide
 from agent.detection.detector import Detector
 from agent.pipeline import Pipeline
@@ -276,6 +276,11 @@ class Runtime:
 
     def _greet(self) -> None:
         log = logs.get("runtime")
+        for collector in self.collectors.values():
+            if isinstance(collector, Scoped):
+                self.decide.announce(
+                    Event(name="guests_watched", severity=Severity.LOW, detail=dict(collector.scope()))
+                )
         self._tell_troubles()
         log.info(
             "run_started",

@@ -7,11 +7,10 @@ process, pinned in the BPF file system: see docs/capture.md.
 
 from __future__ import annotations
 
-import errno
 import socket
 import struct
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import ClassVar, Final
@@ -21,36 +20,29 @@ import structlog
 from numpy.typing import NDArray
 from pydantic import Field
 
-from agent.core.accounts import Accounts, Amounts
-from agent.core.clock import MINUTE_NS, SECOND_NS, Clock
+from agent.core.accounts import Amounts
+from agent.core.clock import SECOND_NS
 from agent.core.errors import CaptureError
-from agent.core.flow import BatchHeader, FlowBatch, Text, concat
+from agent.core.flow import FlowBatch, Text
 from agent.core.stages import Collector, CollectorSettings, Context
 from collectors.bpf import libbpf, rows
-from collectors.bpf.epochs import Drained, Epochs
+from collectors.bpf.epochs import Drained
 from collectors.bpf.known import Known
 from collectors.bpf.merge import Flows, merge
 from collectors.bpf.owning import Owning
 from collectors.bpf.pins import LINK, Pins
 from collectors.bpf.programs import POLITE, Programs, Wish, at_work, back_fill, hooks_for, image
+from collectors.bpf.reading import HELD, Pace, Reading
+from collectors.bpf.refused import plain, require_libbpf
 from collectors.bpf.roots import Root, watched
 from collectors.flowtable.table import KeyHash
 from collectors.host.cgroups import Groups
 from collectors.host.interfaces import HostWatch
 
 _LOG: Final = structlog.get_logger("ebpf")
-_NO_ROWS: Final = FlowBatch.empty()
-_HELD: Final = "batches"
-"""Place name in the account of rows that were handed out."""
 _LOOPBACK_INDEX: Final = 1
 """``lo`` has this index in every network namespace (LOOPBACK_IFINDEX, include/net/flow.h)."""
 _TICK_S: Final = 0.7
-_SOON_S: Final = 0.05
-_FULL: Final = 0.7
-"""Share of the map at which an epoch is ended early."""
-_FAST: Final = 0.05
-"""Growth of that share within a tick from which on it is looked at more often."""
-_LAST_WAIT_S: Final = 30.0
 _SO_NETNS_COOKIE: Final = 71
 
 
@@ -97,7 +89,7 @@ class Settings(CollectorSettings):
         """Why it cannot run here; found by loading the programs."""
         try:
             with watched(self.cgroup):
-                _require_libbpf()
+                require_libbpf()
                 try:
                     libbpf.Object(image("flow")).close()
                 except OSError as error:
@@ -166,7 +158,7 @@ class Ebpf:
         Raises :class:`CaptureError` where the kernel or its rights do not allow it.
         """
         settings = self._settings
-        _require_libbpf()
+        require_libbpf()
         with ExitStack() as held:
             root = held.enter_context(watched(settings.cgroup))
             pins = self._open_pins(held)
@@ -204,7 +196,7 @@ class Ebpf:
         return pins
 
 
-class _Capture:
+class _Capture(Reading):
     """One run of the collector over programs at work."""
 
     def __init__(
@@ -216,155 +208,39 @@ class _Capture:
         back_filled: bool,
         watch: HostWatch,
     ) -> None:
-        self._stage, self._settings = stage, settings
-        self._accounts: Accounts = context.accounts
-        self._clock: Clock = context.clock
-        self._host = context.host
-        self._vantage = f"ebpf:{root.name}"
+        vantage = f"ebpf:{root.name}"
+        pace = Pace(settings.interval, settings.keep_on_stop, "ebpf", "ebpf", _TICK_S, SECOND_NS)
+        super().__init__(stage, pace, context, vantage)
+        self._settings = settings
         self._owning = Owning(Groups(root.mount), back_filled=back_filled)
         self._watch = watch
         self._names: dict[int, str] = {}
         self._netns = _netns_cookie()
         self._hasher, self._known = KeyHash(), Known()
-        self._sets: list[Epochs] = []
-        self._counted = Amounts()
-        """What the kernel has counted, as last told to the account."""
-        self._ended_ns = self._clock.monotonic_ns()
-        """When the last epoch ended, CLOCK_BOOTTIME."""
-        self._handed = Amounts()
-
-    def run(
-        self, stop: threading.Event, programs: Programs, older: Sequence[Programs], position: str
-    ) -> Iterator[FlowBatch]:
-        """See ``Ebpf.collect``."""
         self._look()
-        for one in (programs, *older):
-            epochs = Epochs(one)
-            epochs.resume(position)
-            self._sets.append(epochs)
-        self._account()
-        for one, epochs in zip(older, self._sets[1:], strict=True):
-            yield from self._read_out(one, epochs)
-        epochs = self._sets[0]
-        if epochs.pending is not None:
-            yield from self._hand_out(epochs, epochs.pending, forced=False)
-        yield from self._watch_traffic(epochs, stop)
-        if self._settings.keep_on_stop and programs.folder is not None:
-            yield from self._last(epochs, forced=False)
-        else:
-            yield from self._read_out(programs, epochs)
-        self._account()
 
-    def _watch_traffic(self, epochs: Epochs, stop: threading.Event) -> Iterator[FlowBatch]:
-        interval_ns = self._settings.interval * SECOND_NS
-        done = self._clock.now_ns() // interval_ns
-        told_ns, pause_s, before = 0, _TICK_S, 0.0
-        while not stop.is_set():
-            now_ns = self._clock.now_ns()
-            fill = epochs.fill()
-            pause_s = _SOON_S if epochs.pending is not None or fill - before > _FAST else _TICK_S
-            before = fill
-            if epochs.pending is not None and self._stage.is_settled(epochs.position(epochs.pending.number)):
-                epochs.settle()
-            if epochs.pending is None and (now_ns // interval_ns != done or fill >= _FULL):
-                done, before = now_ns // interval_ns, 0.0
-                yield from self._hand_out(epochs, epochs.swap(), forced=False)
-            elif self._clock.monotonic_ns() - told_ns >= _TICK_S * SECOND_NS:
-                told_ns = self._clock.monotonic_ns()
-                self._account()
-                yield _NO_ROWS
-            to_grid_s = (interval_ns - self._clock.now_ns() % interval_ns) / SECOND_NS
-            stop.wait(min(pause_s, to_grid_s + 0.001))
-
-    def _read_out(self, programs: Programs, epochs: Epochs) -> Iterator[FlowBatch]:
-        """Take programs off their hooks, hand out all they have counted, and forget them once that is durable."""
-        programs.detach()
-        # A packet that was under way when they came off may still reach the map that is then the active one.
-        if epochs.pending is not None and not (yield from self._settle(epochs)):
-            return
-        for _ in range(2):
-            if not (yield from self._last(epochs, forced=True)):
-                return
-        programs.remove()
-        if any(epochs.unread()):
-            _LOG.error("kernel_counts_differ", octets=epochs.unread())
-
-    def _last(self, epochs: Epochs, *, forced: bool) -> Generator[FlowBatch, None, bool]:
-        """One more epoch, waited for; gives whether it is durable."""
-        if epochs.pending is not None and not (yield from self._settle(epochs)):
-            return False
-        yield from self._hand_out(epochs, epochs.swap(), forced=forced)
-        return (yield from self._settle(epochs))
-
-    def _settle(self, epochs: Epochs) -> Generator[FlowBatch, None, bool]:
-        """Wait until the pending epoch is durable, and empty its map; gives whether it came to that."""
-        end_ns = self._clock.monotonic_ns() + int(_LAST_WAIT_S * SECOND_NS)
-        pause = threading.Event()
-        while epochs.pending is not None:
-            if self._stage.is_settled(epochs.position(epochs.pending.number)):
-                epochs.settle()
-                break
-            if self._clock.monotonic_ns() > end_ns:
-                _LOG.warning("epoch_not_settled", advice="it is read again at the next start, if pinned")
-                return False
-            pause.wait(_SOON_S / 5)
-            yield _NO_ROWS
-        return True
-
-    def _hand_out(self, epochs: Epochs, drained: Drained, *, forced: bool) -> Iterator[FlowBatch]:
-        batch, inside = self._rows(drained, forced)
-        self._account(batch.amounts())
-        batch = self._without_loopback(batch, inside)
-        if not len(batch):
-            epochs.settle()
-            yield _NO_ROWS
-            return
-        header = BatchHeader(
-            host=self._host, collector=self._stage.name, position=epochs.position(drained.number)
-        )
-        yield FlowBatch({column.name: data for column, data in batch.columns()}, header)
-        if not self._stage.durable:
-            epochs.settle()
-
-    def _rows(self, drained: Drained, forced: bool) -> tuple[FlowBatch, NDArray[np.bool_]]:
-        """An epoch's rows, and which of them stayed within the host."""
+    def capture(
+        self, drained: Drained, times: rows.Times, *, forced: bool
+    ) -> tuple[FlowBatch, NDArray[np.bool_]]:
+        """See :class:`Reading`; what stayed within the host is left out, unless asked for."""
         if self._watch.changed():
             self._look()
-        times = rows.Times(self._clock.now_ns(), self._clock.monotonic_ns())
-        parts, inside = [], np.zeros(0, bool)
-        if len(drained.keys):
-            flows = merge(drained.keys, drained.values, self._hasher)
-            inside = flows.owner["ifindex"] == _LOOPBACK_INDEX
-            parts.append(
-                rows.batch(
-                    flows,
-                    self._known.take(flows),
-                    times=times,
-                    vantage=self._vantage,
-                    interface=self._interface(flows),
-                    owners=self._owning.columns(flows, times.boot_ns),
-                    forced=forced,
-                )
-            )
-        if any(drained.over.values()):
-            parts.append(self._overflow(drained, times))
-            inside = np.append(inside, False)
-        self._ended_ns = times.boot_ns
-        return concat(parts), inside
-
-    def _overflow(self, drained: Drained, times: rows.Times) -> FlowBatch:
-        start_ns, end_ns = times.wall(np.array([self._ended_ns, times.boot_ns])).tolist()
-        # A row never spans a full minute, however long nobody read.
-        start_ns = max(start_ns, end_ns - MINUTE_NS + 1)
-        batch = rows.overflow(drained.over, start_ns=start_ns, end_ns=end_ns, vantage=self._vantage)
-        self._stage.overflowed += batch.amounts()
-        _LOG.warning(
-            "map_overflowed",
-            octets_out=drained.over["octets_out"],
-            octets_in=drained.over["octets_in"],
-            advice="raise ebpf.map_flows or lower ebpf.interval",
+        flows = merge(drained.keys, drained.values, self._hasher)
+        batch = rows.batch(
+            flows,
+            self._known.take(flows),
+            times=times,
+            vantage=self._vantage,
+            interface=self._interface(flows),
+            owners=self._owning.columns(flows, times.boot_ns),
+            forced=forced,
         )
-        return batch
+        return batch, (flows.owner["ifindex"] == _LOOPBACK_INDEX) & (not self._settings.loopback)
+
+    def leave_out(self, batch: FlowBatch, left_out: NDArray[np.bool_]) -> FlowBatch:
+        """Count what stayed within the host as excluded."""
+        self._accounts.exclude("loopback", batch.take(left_out), held_in=HELD)
+        return batch.take(~left_out)
 
     def _interface(self, flows: Flows) -> Text:
         """Names where the socket is in our own network namespace; an index means nothing elsewhere."""
@@ -379,41 +255,14 @@ class _Capture:
         self._names = {i.index: i.name for i in self._watch.read().interfaces.values()}
         self._names.setdefault(_LOOPBACK_INDEX, "lo")
 
-    def _account(self, drained: Amounts | None = None) -> None:
-        """Tell the account what the kernel has counted and still holds, and what was read from it just now."""
-        self._handed += drained or Amounts()
-        left = Amounts(0, *(sum(each) for each in zip(*(e.unread() for e in self._sets), strict=True)))
-        counted = left + self._handed
-        self._accounts.drain(counted - self._counted, left, drained=drained or Amounts(), held_in=_HELD)
-        self._counted = counted
-
-    def _without_loopback(self, batch: FlowBatch, inside: NDArray[np.bool_]) -> FlowBatch:
-        if self._settings.loopback or not inside.any():
-            return batch
-        self._accounts.exclude("loopback", batch.take(inside), held_in=_HELD)
-        return batch.take(~inside)
-
-
-def _require_libbpf() -> None:
-    if lacking := libbpf.missing():
-        raise CaptureError(
-            f"libbpf cannot be used: {lacking}. Install it (Debian, Ubuntu 24.04: libbpf1; Fedora, RHEL 9: libbpf), "
-            "version 1.0 or newer"
-        )
-
 
 def _plain(error: OSError) -> CaptureError:
-    """What a refusal of the kernel means."""
-    if error.errno in (errno.EPERM, errno.EACCES):
-        advice = (
-            "run as root (sudo), or give the service CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON "
-            "(AmbientCapabilities in its unit); a user namespace or lockdown may forbid it altogether"
-        )
-    elif error.errno in (errno.ENOMEM, errno.E2BIG):
-        advice = "the maps have no room: lower ebpf.map_flows, or raise the service's MemoryMax (or RLIMIT_MEMLOCK)"
-    else:
-        advice = "this kernel lacks a part: Linux 5.11 or newer with CONFIG_CGROUP_BPF has all of them"
-    return CaptureError(f"the kernel did not take the eBPF programs: {error.strerror}; {advice}")
+    return plain(
+        error,
+        collector="ebpf",
+        rights="CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
+        kernel="Linux 5.11 or newer with CONFIG_CGROUP_BPF",
+    )
 
 
 def _pinned_hooks(folder: Path) -> dict[str, int]:

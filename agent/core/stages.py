@@ -65,14 +65,23 @@ class Collector(Protocol):
 class Keeping(Protocol):
     """A collector whose source keeps what it handed out until that is durable, so that a crash loses and doubles nothing.
 
-    Its batches carry a position in their header; all rows of one position become durable in one step.
+    Its batches carry a position in their header; all rows of one position become durable in one step. A position is
+    three words with single spaces: the collector (each of a run its own), what it reads, and a number.
     """
 
     def resume(self, position: str) -> None:
-        """Called once, before ``collect``: the newest position that is durable, perhaps another collector's or empty."""
+        """Called once, before ``collect``: the newest position of each collector that is durable, a line each; perhaps empty."""
 
     def settled(self, position: str) -> None:
         """Called from another thread once a position is durable. Does not block."""
+
+
+@runtime_checkable
+class Scoped(Protocol):
+    """A collector that may watch only what somebody allowed."""
+
+    def scope(self) -> Mapping[str, str]:
+        """Name -> what was allowed, why, by whom and when: stands in the header of every batch of the run."""
 
 
 class Enricher(Protocol):

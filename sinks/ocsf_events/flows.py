@@ -43,6 +43,7 @@ _OWN = (
     "cgroup",
     "unit",
     "pod",
+    "vm",
     "store",
     "basis",
     "vantage",
