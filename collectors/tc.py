@@ -245,6 +245,7 @@ class Tc:
             except OSError as error:
                 raise _plain(error) from error
             watch = held.enter_context(HostWatch())
+            capture = _Capture(self, settings, self._context, programs, way, watch)
             _LOG.info(
                 "capture_started",
                 tier="tc",
@@ -252,7 +253,6 @@ class Tc:
                 pinned=pins is not None,
                 scope=json.loads(settings.scope()),
             )
-            capture = _Capture(self, settings, self._context, programs, way, watch)
             yield from capture.run(stop, programs, older, self._position)
 
     def _open_pins(self, held: ExitStack) -> Pins | None:
@@ -294,6 +294,7 @@ class _Capture(Reading):
         self._told: set[tuple[int, str]] = set()
         self._hasher, self._known = KeyHash(), Known()
         self._is_first_look = True
+        self.chores()
 
     def chores(self) -> None:
         """Take up interfaces that appeared, let go of those that are gone."""
@@ -317,7 +318,7 @@ class _Capture(Reading):
         self._names |= {index: interface.name for index, interface in wanted.items()}
         for index in wanted.keys() - self._programs.watched:
             self._take_up(wanted[index])
-        self._ask_who(wanted.values())
+        self._ask_who()
 
     def _take_up(self, interface: Interface) -> None:
         try:
@@ -341,7 +342,7 @@ class _Capture(Reading):
             self._accounts.lose_frames("before_watched", frames, missed.octets_in + missed.octets_out)
         _LOG.info("interface_watched", interface=interface.name, frames_before=frames)
 
-    def _ask_who(self, interfaces: object = None) -> None:
+    def _ask_who(self) -> None:
         unknown = [i for i in self._watched.values() if not self._guests.get(i.index, Guest()).known]
         if unknown:
             self._guests |= self._who.of(unknown)
