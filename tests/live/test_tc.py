@@ -21,6 +21,7 @@ from structlog.testing import capture_logs
 
 from collectors.bpf import libbpf
 from collectors.host.cgroups import mounted
+from collectors.tc import Settings
 from tests.tools import guests, hosting, netns
 from tests.tools.guests import POD4, VM4, VM6, Machine, capturing, ebpf, foreign
 from tests.tools.hosting import Group
@@ -406,6 +407,20 @@ def test_interfaces_that_lead_to_no_guest_are_not_watched(two: Pair) -> None:
     assert "lo" in _told(said, "interface_not_watched")
 
 
+def test_check_is_told_what_it_can_do_here(two: Pair, vm: Machine) -> None:
+    """Asked beforehand: it can run, and says what it would do without; it leaves nothing behind."""
+    settings = Settings.model_validate(guests.ALLOWED | {"interfaces": ["vnet*"], "pin": False})
+    absent = settings.model_copy(update={"interfaces": ("absent*",), "attach": "clsact"})
+    assert two.host.call(lambda: (settings.hindrance(), settings.shortcomings())) == ("", ())
+    hindered, without = two.host.call(lambda: (absent.hindrance(), absent.shortcomings()))
+    assert hindered == ""
+    assert [text.split(" (")[0] for text in without] == [
+        "no tap or veth here is named by absent* now; those that appear are watched",
+        "programs go into filters of a clsact qdisc",
+    ]
+    assert "clsact" not in two.host.run("tc", "qdisc", "show")
+
+
 def test_without_rights_it_says_what_is_missing(two: Pair) -> None:
     """Without capabilities the collector ends with a sentence that names them."""
     code = """
@@ -425,3 +440,33 @@ except CaptureError as error:
     line = (*NO_RIGHTS, sys.executable, "-c", code)
     done = subprocess.run(line, cwd=ROOT, env=environment(ROOT), capture_output=True, text=True, check=True)
     assert "CAP_BPF and CAP_NET_ADMIN" in done.stdout
+
+
+def test_frames_that_are_joined_for_a_machine_count_as_what_was_sent() -> None:
+    """What the peer sends to a machine arrives in large frames (TSO, GRO): packets are the segments its TCP counts."""
+    with netns.pair(offload=True) as two, guests.machine(two.host, offload=True) as vm:
+        guests.route(two, vm.space, vm.tap, "eth0", (VM4, VM6, guests.GATE4, guests.GATE6))
+        for address in (VM4, VM6):
+            # Once before, so that no SYN waits for a neighbour's address and is sent again.
+            with serving(vm.space, address):
+                two.peer.call(partial(_upload, address, 1))
+            with capturing(two.host) as capture:
+                with serving(vm.space, address):
+                    segments, again = two.peer.call(partial(_upload, address, 5_000_000))
+                two.settle()
+                frames = [entry for entry in capture.rows() if entry["remote_port"] != PORT]
+            assert sums(frames, "packets_in") == (segments,)
+            header = 32 + (40 if ":" in address else 20)
+            # The SYN has more options, 8 octets of them; what was sent again is known to the sender alone.
+            assert sums(frames, "octets_in") == (segments * header + 8 + 5_000_000 + again,)
+
+
+def _upload(address: str, size: int) -> tuple[int, int]:
+    """Send; (segments sent, octets sent again), as TCP_INFO has them (linux/tcp.h)."""
+    with socket.create_connection((address, PORT)) as link:
+        link.sendall(bytes(size))
+        link.shutdown(socket.SHUT_WR)
+        while link.recv(1 << 16):
+            pass
+        info = link.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    return int.from_bytes(info[136:140], "little"), int.from_bytes(info[208:216], "little")

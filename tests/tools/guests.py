@@ -126,7 +126,8 @@ def route(two: Pair, inside: Namespace, outer: str, inner: str, ends: tuple[str,
     prefix4, prefix6 = gate4.rsplit(".", 1)[0] + ".0/24", gate6.rsplit("::", 1)[0] + "::/64"
     two.peer.ip("route", "add", prefix4, "via", netns.HOST4)
     two.peer.ip("-6", "route", "add", prefix6, "via", netns.HOST6)
-    host.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+    for setting in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        host.run("sh", "-c", f"echo 1 > /proc/sys/net/{setting}")
 
 
 @contextlib.contextmanager

@@ -19,7 +19,9 @@ BUILT_FROM = (FOLDER / "built_from.txt").read_text().split()
 
 def test_the_objects_were_built_from_these_sources() -> None:
     """Whoever changes a source compiles it: the digest noted at the last build is that of the sources now."""
-    sources = b"".join((FOLDER / name).read_bytes() for name in ("sekisho.h", "flow.bpf.c", "iter.bpf.c", "tc.bpf.c"))
+    sources = b"".join(
+        (FOLDER / name).read_bytes() for name in ("sekisho.h", "flow.bpf.c", "iter.bpf.c", "tc.bpf.c")
+    )
     assert hashlib.sha256(sources).hexdigest() == BUILT_FROM[0], "make bpf"
 
 
