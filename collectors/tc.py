@@ -44,6 +44,8 @@ from collectors.host.processes import may_see_others
 _LOG: Final = structlog.get_logger("tc")
 _TICK_S: Final = 0.2
 """How soon an interface that appears is watched."""
+_MOST_TOLD: Final = 1000
+_MOST_PATIENCE_NS: Final = 300 * SECOND_NS
 _GUEST_KINDS: Final = ("tun", "veth", "netkit")
 _SHARED_KINDS: Final = ("veth", "netkit")
 """Their other end is in this kernel, and so are the sockets behind it."""
@@ -291,7 +293,8 @@ class _Capture(Reading):
         self._guests: dict[int, Guest] = {}
         self._who = Guests()
         self._watched: dict[int, Interface] = {}
-        self._told: set[tuple[int, str]] = set()
+        self._asked_ns, self._patience_ns = 0, 0
+        self._told: set[str] = set()
         self._hasher, self._known = KeyHash(), Known()
         self._is_first_look = True
         self.chores()
@@ -307,7 +310,7 @@ class _Capture(Reading):
         wanted: dict[int, Interface] = {}
         for interface, why_not in self._settings.chosen(host):
             if why_not:
-                self._tell(interface.index, "interface_not_watched", interface=interface.name, reason=why_not)
+                self._tell("interface_not_watched", why_not, interface=interface.name, reason=why_not)
             else:
                 wanted[interface.index] = interface
         for index in self._programs.watched - wanted.keys():
@@ -316,9 +319,10 @@ class _Capture(Reading):
             _LOG.info("interface_released", interface=self._names.get(index, str(index)), reason=reason)
         self._watched = wanted
         self._names |= {index: interface.name for index, interface in wanted.items()}
-        for index in wanted.keys() - self._programs.watched:
+        fresh = wanted.keys() - self._programs.watched
+        for index in fresh:
             self._take_up(wanted[index])
-        self._ask_who()
+        self._ask_who(now=bool(fresh) or self._is_first_look)
 
     def _take_up(self, interface: Interface) -> None:
         try:
@@ -329,8 +333,8 @@ class _Capture(Reading):
                 raise _plain(error) from error
             if error.errno != errno.ENODEV:
                 self._tell(
-                    interface.index,
                     "interface_not_watched",
+                    interface.name,
                     interface=interface.name,
                     reason=f"{error}; another tool's filter may be in the place of ours (tc filter show dev …)",
                 )
@@ -342,24 +346,30 @@ class _Capture(Reading):
             self._accounts.lose_frames("before_watched", frames, missed.octets_in + missed.octets_out)
         _LOG.info("interface_watched", interface=interface.name, frames_before=frames)
 
-    def _ask_who(self) -> None:
+    def _ask_who(self, *, now: bool = False) -> None:
+        """Ask who is behind interfaces of which that is not known; less and less often, for it costs a look at every process."""
         unknown = [i for i in self._watched.values() if not self._guests.get(i.index, Guest()).known]
-        if unknown:
+        if now:
+            self._patience_ns = 0
+        if unknown and (now or self._clock.monotonic_ns() - self._asked_ns >= self._patience_ns):
             self._guests |= self._who.of(unknown)
+            self._asked_ns = self._clock.monotonic_ns()
+            self._patience_ns = min(2 * self._patience_ns + SECOND_NS, _MOST_PATIENCE_NS)
 
-    def _tell(self, index: int, event: str, **detail: str) -> None:
-        """Warn once of each interface and fact."""
-        key = (index, f"{event} {sorted(detail.items())}")
-        if key not in self._told:
-            self._told.add(key)
+    def _tell(self, event: str, fact: str, **detail: str) -> None:
+        """Warn once of each fact: many interfaces may share one."""
+        if len(self._told) >= _MOST_TOLD:
+            self._told.clear()
+        if f"{event} {fact}" not in self._told:
+            self._told.add(f"{event} {fact}")
             _LOG.warning(event, **detail)
 
     def _look_for_others(self) -> None:
         for index, interface in self._watched.items():
             if names := self._programs.before(index):
                 self._tell(
-                    index,
                     "programs_before_ours",
+                    f"{index} {names}",
                     interface=interface.name,
                     programs=", ".join(names),
                     cost="what they drop or redirect is not counted; start the agent after that tool",

@@ -138,7 +138,11 @@ class OnDevices(Programs):
             else:
                 path.rmdir()
         for path in folder.glob(f"{_QDISC}*"):
-            self._at(int(path.name.removeprefix(_QDISC))).made_qdisc = True
+            at = self._hooked.get(int(path.name.removeprefix(_QDISC)))
+            if at is not None and at.filters:
+                at.made_qdisc = True
+            else:
+                path.rmdir()  # its interface is gone, or in another namespace than this one
 
     def fits(self, wish: Wish) -> bool:
         """Whether it is what would be loaded now."""
