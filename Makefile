@@ -56,10 +56,13 @@ lock: $(READY_DEV) ## renew the locked dependencies (hashes, no addresses)
 bpf: ## compile the eBPF programs anew (needs clang, llvm-strip and libbpf's headers)
 	@sh collectors/bpf/build.sh
 
+libbpf: ## copy this system's libbpf into the tree, for a wheel that needs none on the host
+	@sh collectors/bpf/bundle.sh
+
 wheel: $(READY_DEV) ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel --no-isolation -q
 
 tidy: ## remove what was made here
-	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) build dist collectors/bpf/lib .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup run test check demo bench bench-capture docs lock bpf wheel tidy
+.PHONY: help setup run test check demo bench bench-capture docs lock bpf libbpf wheel tidy

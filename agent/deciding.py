@@ -47,6 +47,8 @@ class LocalDecide:
     stop: threading.Event = field(default_factory=threading.Event)
     committed: Callable[[Decision], None] = lambda _decision: None
     """Called after each commit that changed something: wakes the outbox, feeds a live view."""
+    retrying: Callable[[str], None] = lambda _reason: None
+    """Called before a commit that was refused is tried again."""
     duplicates: Amounts = field(default_factory=Amounts)
     position: str = ""
     """Where in its input the last run stood at its last commit."""
@@ -168,6 +170,7 @@ class LocalDecide:
                 wait_s = RETRY_S[min(tries, len(RETRY_S) - 1)]
                 logs.get("state").error("commit_failed", reason=str(error), next_try_s=wait_s)
                 tries += 1
+                self.retrying(str(error))
                 self.stop.wait(wait_s)
 
     def _told_whole(self, decision: Decision) -> Decision:

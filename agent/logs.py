@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TextIO, cast
@@ -35,11 +36,22 @@ class _Unfailing:
             self._stream.flush()
 
 
-def configure(*, level: int = logging.INFO, file: Path | None = None) -> None:
-    """Set up logging for the process, from ``level`` up. ``file`` takes the lines instead of standard error (a live view owns the screen)."""
+_PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
+"""Of sd-daemon(3), in front of each line: the journal takes them off and sorts by them."""
+
+
+def configure(*, level: int = logging.INFO, file: Path | None = None, service: bool = False) -> None:
+    """Set up logging for the process, from ``level`` up. ``file`` takes the lines instead of standard error (a live view owns the screen).
+
+    ``service``: JSON lines whatever standard error is, with priorities where it is the journal.
+    """
     stream: TextIO = file.open("a", encoding="utf-8") if file else sys.stderr
     renderer: structlog.typing.Processor
-    if stream.isatty():
+    after: list[structlog.typing.Processor] = []
+    if service:
+        renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
+        after = [_with_priority(renderer)] if _is_journal(stream) else []
+    elif stream.isatty():
         renderer = structlog.dev.ConsoleRenderer(pad_event_to=0)
     else:
         renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
@@ -50,12 +62,29 @@ def configure(*, level: int = logging.INFO, file: Path | None = None) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             _harmless,
-            renderer,
+            *(after or [renderer]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Unfailing(stream))),
         cache_logger_on_first_use=False,
     )
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Whether the stream goes to the journal (``JOURNAL_STREAM``, systemd.exec(5))."""
+    try:
+        stat = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{stat.st_dev}:{stat.st_ino}"
+
+
+def _with_priority(renderer: structlog.typing.Processor) -> structlog.typing.Processor:
+    def render(logger: object, method: str, event: structlog.typing.EventDict) -> str:
+        priority = _PRIORITIES.get(str(event.get("level")), 6)
+        return f"<{priority}>" + str(renderer(logger, method, event))
+
+    return render
 
 
 def _harmless(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -64,6 +64,8 @@ class Pipeline:
     """Sees every sealed batch, for a live view."""
     between: Callable[[], None] = lambda: None
     """Called by the worker between two batches and while idle: reloads and other chores."""
+    turned: Callable[[str], None] = lambda _collector: None
+    """Called by the worker when it is through with what a collector brought (empty: nothing came)."""
     settle_rows: int = SETTLE_ROWS
     comes_again: bool = False
     """Whoever stops this run brings the same data again from the beginning: what is held is then let go, undecided, so
@@ -169,6 +171,7 @@ class Pipeline:
                     last_flush_ns = now_ns
                     self._flush()
             self.between()
+            self.turned(name)
         if self._is_cut:
             self._let_go()
         else:

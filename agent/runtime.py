@@ -32,6 +32,7 @@ from agent.pipeline import Pipeline
 from agent.policy import load as policy_files
 from agent.policy.ownership import Ownership
 from agent.seal import Sealer
+from agent.service import Attendant
 from agent.signals import Signals
 from agent.store.outbox import Outbox
 from agent.store.state import State
@@ -61,6 +62,8 @@ class Runtime:
     """See :attr:`agent.pipeline.Pipeline.comes_again`."""
     extra_sinks: Mapping[str, Sink] = field(default_factory=dict)
     on_decision: Callable[[Decision], None] = lambda _decision: None
+    attendant: Attendant = field(default_factory=Attendant)
+    """Is told how the run goes: the service manager's side."""
     stop: threading.Event = field(default_factory=threading.Event)
     _stack: ExitStack = field(default_factory=ExitStack)
     _told: set[str] = field(default_factory=set)
@@ -113,6 +116,8 @@ class Runtime:
         try:
             with Signals(self.stop, self._asked):
                 self._greet()
+                live = frozenset(name for name, one in self.collectors.items() if one.live)
+                self.attendant.begins(live, self.pipeline.failures, self.stop)
                 self.pipeline.run()
         finally:
             self.outbox.stop(deadline_s=OUTBOX_STOP_S)
@@ -174,6 +179,7 @@ class Runtime:
             replay=self.replay,
             stop=self.stop,
             committed=self._committed,
+            retrying=self.attendant.retrying,
             not_seen=tuple(dict.fromkeys(what for c in self.collectors.values() for what in c.not_seen)),
             witnessed=self._witnessed,
         )
@@ -194,6 +200,7 @@ class Runtime:
             self.clock,
             observe=self.view.observe,
             between=_nothing if self.replay else self._between,
+            turned=self.attendant.turned,
             settle_rows=settings.commit_rows,
             comes_again=self.comes_again,
             stop=self.stop,
@@ -215,8 +222,10 @@ class Runtime:
         """The worker's chores between two batches."""
         if self._asked.is_set():
             self._asked.clear()
+            self.attendant.reloading()
             self.reload(asked=True)
             self._tell_troubles()
+            self.attendant.reloaded()
         elif self.clock.monotonic_ns() - self._looked_ns >= LOOK_EVERY_NS:
             self._looked_ns = self.clock.monotonic_ns()
             self.reload()

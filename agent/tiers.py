@@ -6,11 +6,15 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from agent import plugins
-from agent.config import Loaded
+from agent.config import Loaded, bare_context
 from agent.core.stages import CollectorSettings
 
-TIERS: Final = ("ebpf", "af_packet")
-"""Collectors that watch the host, best first. The last is taken untried: it says itself what it lacks."""
+TIERS: Final = ("ebpf", "af_packet", "conntrack")
+"""Collectors that watch the host, best first."""
+BESIDE: Final = ("tc",)
+"""Collectors that see what the tiers cannot, beside one of them. Never chosen by themselves: what they see is others'."""
+UNTRIED: Final = "af_packet"
+"""Taken where none can run: it says itself what it lacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +23,19 @@ class Tier:
 
     name: str
     hindrance: str
-    """Why it cannot run here; empty if it can."""
+    """Why it cannot run here, and what to change; empty if it can."""
     shortcomings: tuple[str, ...] = ()
-    """What it does without here."""
+    """What it does without here, and what to change."""
+    misses: tuple[str, ...] = ()
+    """What it cannot see by its nature, as words keys of ``not_seen``."""
+    beside: bool = False
+    """Whether it stands beside another tier, and runs only where the settings name it."""
 
 
 def survey(loaded: Loaded) -> tuple[Tier, ...]:
-    """Every tier as it stands on this host, with the settings that are given for it."""
-    return tuple(_tried(name, _settings(loaded, name)) for name in TIERS)
+    """Every tier as it stands on this host, best first, with the settings that are given for it."""
+    beside = [name for name in BESIDE if name in plugins.names("collectors")]
+    return tuple(_tried(loaded, name) for name in (*TIERS, *beside))
 
 
 def hindrance(name: str) -> str:
@@ -43,12 +52,14 @@ def choose(loaded: Loaded) -> tuple[Loaded, str]:
     why: list[str] = []
     for name in TIERS:
         settings = _settings(loaded, name)
-        if name != TIERS[-1] and (hindered := settings.hindrance()):
-            why.append(f"{name} cannot run here: {hindered}")
-            continue
-        stages = replace(loaded.stages, collectors={name: settings})
-        return replace(loaded, stages=stages), "; ".join(why) or "the best there is"
-    raise AssertionError("the last tier is always taken")
+        if not (hindered := settings.hindrance()):
+            return _with(loaded, name, settings), "; ".join(why) or "the best there is"
+        why.append(f"{name} cannot run here: {hindered}")
+    return _with(loaded, UNTRIED, _settings(loaded, UNTRIED)), "; ".join(why)
+
+
+def _with(loaded: Loaded, name: str, settings: CollectorSettings) -> Loaded:
+    return replace(loaded, stages=replace(loaded.stages, collectors={name: settings}))
 
 
 def _settings(loaded: Loaded, name: str) -> CollectorSettings:
@@ -60,6 +71,13 @@ def _settings(loaded: Loaded, name: str) -> CollectorSettings:
     return made
 
 
-def _tried(name: str, settings: CollectorSettings) -> Tier:
+def _tried(loaded: Loaded, name: str) -> Tier:
+    settings = _settings(loaded, name)
     hindered = settings.hindrance()
-    return Tier(name, hindered, () if hindered else settings.shortcomings())
+    return Tier(
+        name,
+        hindered,
+        () if hindered else settings.shortcomings(),
+        settings.build(bare_context(loaded.settings)).not_seen,
+        name in BESIDE,
+    )

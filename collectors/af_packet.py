@@ -93,6 +93,14 @@ class Settings(CollectorSettings):
         """The collector; opens nothing yet."""
         return AfPacket(self, context.accounts, context.clock)
 
+    def hindrance(self) -> str:
+        """Why it cannot run here; found by opening a small ring."""
+        try:
+            with Ring(mib=1, snap=self.snap):
+                return ""
+        except CaptureError as error:
+            return str(error)
+
 
 class AfPacket:
     """The collector. ``collect`` works in the network namespace of the thread that runs it."""

@@ -33,7 +33,7 @@ from collectors.bpf.owning import Owning
 from collectors.bpf.pins import LINK, Pins
 from collectors.bpf.programs import POLITE, Programs, Wish, at_work, back_fill, hooks_for, image
 from collectors.bpf.reading import HELD, Pace, Reading
-from collectors.bpf.refused import plain, require_libbpf
+from collectors.bpf.refused import plain
 from collectors.bpf.roots import Root, watched
 from collectors.flowtable.table import KeyHash
 from collectors.host.cgroups import Groups
@@ -77,6 +77,10 @@ class Settings(CollectorSettings):
     instance: str = Field(
         "agent", pattern="^[a-z0-9_-]+$", description="Name below pin_dir; each agent of a host needs its own"
     )
+    libbpf: Path | None = Field(
+        None,
+        description="File of libbpf.so.1; none is the one in the package, if it has one, else the system's",
+    )
     keep_on_stop: bool = Field(
         False, description="Keep counting after an orderly stop too, for a restart that misses nothing"
     )
@@ -89,7 +93,7 @@ class Settings(CollectorSettings):
         """Why it cannot run here; found by loading the programs."""
         try:
             with watched(self.cgroup):
-                require_libbpf()
+                _require_libbpf(self.libbpf)
                 try:
                     libbpf.Object(image("flow")).close()
                 except OSError as error:
@@ -158,7 +162,7 @@ class Ebpf:
         Raises :class:`CaptureError` where the kernel or its rights do not allow it.
         """
         settings = self._settings
-        require_libbpf()
+        _require_libbpf(settings.libbpf)
         with ExitStack() as held:
             root = held.enter_context(watched(settings.cgroup))
             pins = self._open_pins(held)
@@ -185,9 +189,12 @@ class Ebpf:
         try:
             pins = Pins.open(settings.pin_dir / settings.instance)
         except OSError as error:
+            folder = settings.pin_dir / settings.instance
             _LOG.warning(
                 "maps_not_pinned",
-                reason=str(error),
+                reason=str(error)
+                if error.errno is None
+                else f"{folder}: {error.strerror}; another user's agent may have made it (sekisho agent --detach, as that user)",
                 cost="what is counted and not read is lost if the agent is killed",
             )
             return None
@@ -256,6 +263,19 @@ class _Capture(Reading):
         self._names.setdefault(_LOOPBACK_INDEX, "lo")
 
 
+def _require_libbpf(named: Path | None) -> None:
+    libbpf.use(named)
+    if not (lacking := libbpf.missing()):
+        return
+    advice = (
+        "correct or leave out ebpf.libbpf"
+        if named
+        else "install it (Debian, Ubuntu 24.04: libbpf1; Fedora, RHEL 9: libbpf), version 1.0 or newer; for hosts that "
+        "have none (Ubuntu 22.04, RHEL 8) build the package with `make libbpf wheel`, or name a file (ebpf.libbpf)"
+    )
+    raise CaptureError(f"libbpf cannot be used: {lacking}. To mend it: {advice}")
+
+
 def _plain(error: OSError) -> CaptureError:
     return plain(
         error,
@@ -267,7 +287,10 @@ def _plain(error: OSError) -> CaptureError:
 
 def _pinned_hooks(folder: Path) -> dict[str, int]:
     """How many programs of our own stand on each hook that other tools use too, kept from an earlier run."""
-    return {name: len(list(folder.glob(f"*/{LINK}{name}"))) if folder.is_dir() else 0 for name in POLITE}
+    try:
+        return {name: len(list(folder.glob(f"*/{LINK}{name}"))) for name in POLITE}
+    except PermissionError:
+        return dict.fromkeys(POLITE, 0)  # another user's folder: nothing in it is ours to take over
 
 
 def _back_filled(programs: Programs) -> bool:

@@ -10,9 +10,10 @@ say() { printf '\n== %s\n' "$*"; }
 say "system packages"
 needed=()
 need() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || needed+=("$2"); }
-need ip iproute2; need nft nftables; need ethtool ethtool; need iperf3 iperf3; need tshark tshark; need tmux tmux
+need ip iproute2; need nft nftables; need conntrack conntrack; need ethtool ethtool; need iperf3 iperf3; need tshark tshark; need tmux tmux
 need cc gcc; [ -f /usr/include/stdio.h ] || needed+=(libc6-dev)
 need clang clang; need llvm-strip llvm; [ -f /usr/include/bpf/bpf_helpers.h ] || needed+=(libbpf-dev)
+need systemd-analyze systemd; need systemd-nspawn systemd-container
 [ -d /usr/lib/postgresql ] || needed+=(postgresql)
 if [ ${#needed[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

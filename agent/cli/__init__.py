@@ -31,6 +31,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "Watch": {
         "up": "watch this host: capture, enrich, decide, alert, in one process",
+        "agent": "the same without a screen, as a service",
         "top": "where traffic goes right now, by owner and country",
         "replay": "run captures through the same road, with their own clock",
     },

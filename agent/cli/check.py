@@ -15,7 +15,7 @@ import click
 
 from agent.cli.common import Command, Options, console, echo_json, example, json_option
 from agent.core.errors import ConfigError, SekishoError
-from agent.words import shown
+from agent.words import shown, shown_lines
 
 if TYPE_CHECKING:
     from agent import config
@@ -24,17 +24,9 @@ State = Literal["ok", "missing", "note"]
 MARKS = {"ok": ("ok", ""), "missing": ("missing", "bold red"), "note": ("note", "magenta")}
 MIN_FREE_SHARE = 0.10
 CAP_NET_RAW = 13
-TIER_GAINS = {
-    "ebpf": "exact counts of every socket in every container, each with its process; survives a crash of the agent",
-    "af_packet": "exact counts of every packet on this host's interfaces, up to about 150,000 a second",
-}
-BLIND = (
-    "traffic that bypasses the kernel's network stack (DPDK, RDMA, AF_XDP, SR-IOV functions given to guests)",
-    "tier ebpf: frames that are routed through this host for others, or sent by packet sockets (AF_PACKET)",
-    "tier af_packet: which process opened a connection that lived less than a second or two",
-    "tier af_packet: which process sent what inside a container's own network namespace",
-    "what is inside a tunnel or behind a proxy, VPN or CDN: the outer end is what is seen",
-)
+LONGEST = 2000
+"""Characters of a sentence: each is ours, but holds names and errors of others."""
+OUTER_END = "what is inside a tunnel or behind a proxy, VPN or CDN: the outer end is what is seen"
 
 
 @dataclass(frozen=True)
@@ -52,37 +44,56 @@ class Line:
 @click.pass_obj
 def command(options: Options, as_json: bool) -> None:
     """Say what this host can do, what is missed, and how to mend it. Exit code 1 if `sekisho up` could not run."""
-    lines = survey(options)
+    lines, not_seen, found = _all(options)
     if as_json:
-        echo_json({"lines": [asdict(line) for line in lines], "not_seen": list(BLIND)}, indent=2)
+        echo_json(
+            {"lines": [asdict(line) for line in lines], "not_seen": not_seen, "bypass": found}, indent=2
+        )
     else:
-        from rich.text import Text
-
-        out = console()
-        for line in lines:
-            word, style = MARKS[line.state]
-            what = Text.assemble((f"{word:>7}", style), "  ", (shown(line.what), "bold"), ": ")
-            out.print(what.append("\n".join(map(shown, line.detail.splitlines()))), soft_wrap=True)
-            if line.mend:
-                out.print(f"         mend: {line.mend}", soft_wrap=True)
-        out.print("\nWhat capture on this host cannot see", style="bold")
-        for text in BLIND:
-            out.print(f"         {text}", soft_wrap=True)
+        _show(lines, not_seen, found)
     if any(line.state == "missing" for line in lines):
         raise SystemExit(1)
 
 
+def _show(lines: list[Line], not_seen: list[str], found: list[dict[str, str]]) -> None:
+    from rich.text import Text
+
+    out = console()
+    for line in lines:
+        word, style = MARKS[line.state]
+        what = Text.assemble((f"{word:>7}", style), "  ", (shown(line.what), "bold"), ": ")
+        out.print(what.append(shown_lines(line.detail, LONGEST)), soft_wrap=True)
+        if line.mend:
+            out.print(f"         mend: {line.mend}", soft_wrap=True)
+    out.print("\nWhat capture on this host cannot see", style="bold")
+    for text in not_seen:
+        out.print(f"         {text}", soft_wrap=True, markup=False)
+    out.print("\nWhat was found here that sends past it", style="bold")
+    for one in found:
+        text = f"         {one['what']}. Not seen: {one['why']}. Seen by: {one['seen_by']}"
+        out.print(shown(text, LONGEST), soft_wrap=True, markup=False)
+    if not found:
+        out.print("         nothing", soft_wrap=True)
+
+
 def survey(options: Options) -> list[Line]:
     """Every line of the check, in the order in which a person would mend them."""
+    return _all(options)[0]
+
+
+def _all(options: Options) -> tuple[list[Line], list[str], list[dict[str, str]]]:
+    """(lines, sentences of what is not seen by nature, what was found that sends past capture)."""
     lines = [_system(), _capture(), _processes()]
     try:
         loaded = options.load()
     except ConfigError as error:
-        return [*lines, Line("settings", "missing", str(error), "correct the lines named")]
+        fault = Line("settings", "missing", str(error), "correct the lines named")
+        return [*lines, fault], [OUTER_END], _found("en")
     settings = loaded.settings
     lines.append(Line("settings", "ok", str(loaded.file) if loaded.file else "defaults (no file)"))
-    lines += [_state_dir(settings), *_databases(settings), _policy(settings), *_tiers(loaded)]
-    return lines
+    tier_lines, not_seen = _tiers(loaded)
+    lines += [_state_dir(settings), *_databases(settings), _policy(settings), *tier_lines]
+    return lines, not_seen, _found(settings.language)
 
 
 def missing_rights() -> str:
@@ -90,7 +101,7 @@ def missing_rights() -> str:
     from agent import tiers
 
     lacking = _no_packet_sockets()
-    if lacking and any(not tiers.hindrance(name) for name in tiers.TIERS[:-1]):
+    if lacking and any(not tiers.hindrance(name) for name in tiers.TIERS):
         return ""
     return lacking
 
@@ -123,7 +134,7 @@ def _capture() -> Line:
         "missing",
         lacking,
         "run as root (sudo), or give the service CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON for tier ebpf, CAP_NET_RAW for "
-        "af_packet (AmbientCapabilities= in its unit)",
+        "af_packet, or CAP_NET_ADMIN for conntrack (AmbientCapabilities= in its unit)",
     )
 
 
@@ -207,20 +218,50 @@ def _policy(settings: config.Settings) -> Line:
     )
 
 
-def _tiers(loaded: config.Loaded) -> list[Line]:
-    """Each way of watching this host, tried, and which one runs."""
+def _tiers(loaded: config.Loaded) -> tuple[list[Line], list[str]]:
+    """Each way of watching this host, tried, and which one runs; what the one that runs does not see."""
     from agent import tiers
+    from agent.words import phrases
+    from collectors.host.processes import may_see_others
 
+    say = phrases(loaded.settings.language)
     lines = []
-    for tier in tiers.survey(loaded):
-        gains = TIER_GAINS[tier.name]
+    tried = tiers.survey(loaded)
+    for tier in tried:
+        what = f"tier {tier.name}"
+        gains = say(f"tier.{tier.name}")
         if tier.hindrance:
-            lines.append(
-                Line(f"tier {tier.name}", "note", f"cannot run here: {tier.hindrance}", f"(gives {gains})")
-            )
+            said = "not switched on" if tier.beside else "cannot run here"
+            lines.append(Line(what, "note", f"{said}: {tier.hindrance}"))
+            lines.append(Line(what, "note", f"would give {gains}"))
         else:
-            lines.append(Line(f"tier {tier.name}", "ok", f"can run here: {gains}"))
-        lines += [Line(f"tier {tier.name}", "note", text) for text in tier.shortcomings]
+            lines.append(Line(what, "ok", f"can run here: {gains}"))
+        lines += [Line(what, "note", text) for text in tier.shortcomings]
+        misses = "; ".join(say.named("not_seen", key) for key in tier.misses)
+        lines.append(Line(what, "note", f"does not see: {misses}"))
     chosen, why = tiers.choose(loaded)
-    lines.append(Line("watched by", "ok", f"{', '.join(chosen.stages.collectors)} ({why})"))
-    return lines
+    runs = chosen.stages.collectors
+    lines.append(Line("watched by", "ok", f"{', '.join(runs)} ({why})"))
+    # What one of them sees is seen.
+    each = [tier.misses for tier in tried if tier.name in runs]
+    keys = [key for key in (each[0] if each else ()) if all(key in misses for misses in each)]
+    if not may_see_others():
+        keys.append("others_devices")
+    return lines, [*(say.named("not_seen", key) for key in keys), OUTER_END]
+
+
+def _found(language: str) -> list[dict[str, str]]:
+    """What was found on this host that sends past capture: what, why it is not seen, who sees it."""
+    from agent.words import phrases
+    from collectors.host import bypass
+
+    say = phrases(language)
+    return [
+        {
+            "kind": one.kind,
+            "what": say(f"bypass.{one.kind}.what", **one.blanks),
+            "why": say(f"bypass.{one.kind}.why"),
+            "seen_by": say(f"bypass.{one.kind}.seen"),
+        }
+        for one in bypass.survey()
+    ]

@@ -27,7 +27,8 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         "one document",
         {
             "lines": "list of {what, state, detail, mend}; state is ok, note or missing",
-            "not_seen": "what capture on this host cannot see, as sentences",
+            "not_seen": "what capture on this host cannot see by its nature, as sentences",
+            "bypass": "list of {kind, what, why, seen_by}: what was found here that sends past capture",
         },
     ),
     "db status": Document(

@@ -16,6 +16,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sudo sekisho up --json >> alerts.jsonl",
         "sekisho up --or-replay",
     ),
+    "agent": ("sudo sekisho agent", "sudo sekisho agent --detach"),
     "replay": (
         "sekisho replay --sample",
         "sekisho replay capture.pcap",

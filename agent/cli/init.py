@@ -22,12 +22,15 @@ policy: [policy.yaml]
 # time_zone: Asia/Tokyo           # zone in which people read times; default: this host's
 # state_dir: {state_dir}
 
-collectors:
-  af_packet: {{}}
-  #  interfaces: [eth0]           # default: every interface that is up, but lo
-  #  ring_mib: 16
-  #  processes: true              # which process, unit and container: from the kernel's sockets and /proc
-  #  names: false                 # host names from DNS answers and TLS server names; the name alone is kept
+# How this host is watched: the best way that runs here (`sekisho check` tells), unless one is named.
+# collectors:
+#   ebpf:
+#     keep_on_stop: false         # keep counting while the agent is stopped, for a restart that misses nothing
+#   af_packet:
+#     interfaces: [eth0]          # default: every interface that is up, but lo
+#     ring_mib: 16
+#     processes: true             # which process, unit and container: from the kernel's sockets and /proc
+#     names: false                # host names from DNS answers and TLS server names; the name alone is kept
 
 # Flows are kept as Parquet in state_dir/archive.
 # archive: true

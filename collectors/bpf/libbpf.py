@@ -1,6 +1,8 @@
 """libbpf.so.1 by ctypes: the few calls that are needed, typed. No compiler, no headers and no C extension at run time.
 
-Every failure is an ``OSError`` with what libbpf said; whoever calls says what it means for people.
+The library is looked for in this order: the file that the settings name (:func:`use`), the one bundled in ``lib/`` beside
+this file (``make libbpf``), the system's. Every failure is an ``OSError`` with what libbpf said; whoever calls says what it
+means for people.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 _LIBRARY: Final = "libbpf.so.1"
+BUNDLED: Final = Path(__file__).parent / "lib" / _LIBRARY
+"""Where a wheel that was built with ``make libbpf wheel`` has it."""
 _P = ctypes.c_void_p
 _SIGNATURES: Final[Mapping[str, tuple[Any, ...]]] = {
     # name: result, arguments
@@ -72,8 +76,9 @@ class MapInfo(ctypes.Structure):
 
 
 class _Library:
-    def __init__(self) -> None:
-        self.loaded = ctypes.CDLL(_LIBRARY, use_errno=True)
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.loaded = ctypes.CDLL(file, use_errno=True)
         for name, (result, *arguments) in _SIGNATURES.items():
             function = getattr(self.loaded, name)
             function.restype, function.argtypes = result, arguments
@@ -98,9 +103,36 @@ class _Library:
         )
 
 
+_named: Path | None = None
+
+
+def use(file: Path | None) -> None:
+    """Take the library from that file alone; None: from where it is found. Only before anything is loaded with it."""
+    global _named
+    if file != _named:
+        _named = file
+        _library.cache_clear()
+
+
+def files() -> tuple[str, ...]:
+    """Where the library is looked for, in this order."""
+    if _named is not None:
+        return (str(_named),)
+    return (*((str(BUNDLED),) if BUNDLED.exists() else ()), _LIBRARY)
+
+
 @functools.cache
 def _library() -> _Library:
-    return _Library()
+    """The first that can be used. Raises ``OSError`` with what was wrong with each."""
+    faults = []
+    for file in files():
+        try:
+            return _Library(file)
+        except OSError as error:
+            faults.append(str(error))
+        except AttributeError as error:
+            faults.append(f"{file} is too old: {error}")
+    raise OSError("; ".join(faults))
 
 
 def missing() -> str:
@@ -109,9 +141,12 @@ def missing() -> str:
         _library()
     except OSError as error:
         return str(error)
-    except AttributeError as error:
-        return f"{_LIBRARY} is too old: {error}"
     return ""
+
+
+def where() -> str:
+    """The file that is used, as it was asked for. Raises ``OSError`` where :func:`missing` says something."""
+    return _library().file
 
 
 def call(name: str, *arguments: Any) -> int:

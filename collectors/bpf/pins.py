@@ -9,6 +9,7 @@ whose notes are missing holds nothing. Unlinking a link's pin takes its program 
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import shutil
@@ -51,6 +52,8 @@ class Pins:
         if not is_bpf_fs(folder):
             raise OSError(f"{folder} lies in no BPF file system (mount -t bpf bpf /sys/fs/bpf)")
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
         made = cls(folder)
         made._held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -67,10 +70,12 @@ class Pins:
         return sorted(path for path in self.folder.iterdir() if path.is_dir())
 
     def close(self) -> None:
-        """Let go; what is pinned stays. An empty folder is removed."""
+        """Let go; what is pinned stays. An empty folder is removed, unless somebody else made it."""
         if self._held >= 0:
             for folder in (self.folder, self.folder.parent):
                 try:
+                    if folder.stat().st_uid != os.geteuid():
+                        break  # made at boot for the agent's user, who could not make it again
                     folder.rmdir()
                 except OSError:
                     break

@@ -29,6 +29,7 @@ _GROUPS: Final = 0x1 | 0x10 | 0x100  # RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP
 _GETNSID, _NSID, _NSID_PID = 90, 1, 2  # linux/net_namespace.h
 _IFNAME, _LINK, _MASTER, _LINKINFO, _STATS64, _LINK_NETNSID = 3, 5, 10, 18, 23, 37
 _INFO_KIND, _INFO_DATA, _VLAN_ID = 1, 2, 1
+_XDP, _XDP_ATTACHED, _XDP_PROGRAM = 43, 2, 4
 _ADDRESS, _LOCAL = 1, 2
 _NESTED: Final = 0x3FFF
 _IFF_UP, _IFF_LOOPBACK = 0x1, 0x8
@@ -54,6 +55,8 @@ class Interface:
     """ARPHRD number of its link layer (linux/if_arp.h); 1 is Ethernet."""
     netns: int = -1
     """This namespace's own number for the network namespace that its other end lies in; -1 where that is none."""
+    xdp: int = 0
+    """Id of the XDP program on it, -1 where there are several; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +238,13 @@ def _interface(body: bytes) -> Interface:
         vlan=vlan,
         hardware=hardware,
         netns=_number(found.get(_LINK_NETNSID)) if _LINK_NETNSID in found else -1,
+        xdp=_program(_attributes(found.get(_XDP, b""))),
     )
+
+
+def _program(xdp: dict[int, bytes]) -> int:
+    """The XDP program in IFLA_XDP: its id, -1 for several, 0 for none."""
+    return (_number(xdp.get(_XDP_PROGRAM)) or -1) if _number(xdp.get(_XDP_ATTACHED)) else 0
 
 
 def _own(body: bytes) -> Network | None:

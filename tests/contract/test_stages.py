@@ -19,6 +19,8 @@ from tests.tools.rows import batch_of
 
 STAGES = [(room, name) for room in plugins.ROOMS for name in plugins.names(room)]
 COLLECTORS = [name for room, name in STAGES if room == "collectors"]
+LIVE = ("af_packet", "conntrack", "ebpf", "tc")
+"""They need a kernel to listen to: tests/live."""
 ENRICHERS = [name for room, name in STAGES if room == "enrichers"]
 SINKS = [name for room, name in STAGES if room == "sinks"]
 
@@ -79,7 +81,7 @@ def test_every_setting_says_what_it_does(room: str, name: str) -> None:
     assert [key for key, field in fields.items() if not field.description] == []
 
 
-@pytest.mark.parametrize("name", [c for c in COLLECTORS if c not in ("af_packet", "ebpf", "tc")])
+@pytest.mark.parametrize("name", [c for c in COLLECTORS if c not in LIVE])
 def test_a_collector_accounts_for_all_it_yields(name: str, context: Context) -> None:
     """What a collector counts as captured is what it yields, and nothing stays behind."""
     collector: Collector = _build("collectors", name, context)
@@ -91,7 +93,7 @@ def test_a_collector_accounts_for_all_it_yields(name: str, context: Context) -> 
     assert account.residue == Amounts()
 
 
-@pytest.mark.parametrize("name", [c for c in COLLECTORS if c not in ("af_packet", "ebpf", "tc")])
+@pytest.mark.parametrize("name", [c for c in COLLECTORS if c not in LIVE])
 def test_a_stopped_collector_yields_what_it_holds_and_ends(name: str, context: Context) -> None:
     """With stop set, collecting ends by itself and leaves no residue."""
     stop = threading.Event()

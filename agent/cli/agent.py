@@ -1,0 +1,126 @@
+"""``sekisho agent``: the long-running program on a host, under a service manager."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from agent.cli.common import Command, Options, echo, example
+
+if TYPE_CHECKING:
+    from agent import config
+    from agent.core.stages import Sink
+    from agent.runtime import Runtime
+
+
+@click.command(cls=Command, epilog=example("agent"))
+@click.option(
+    "--detach",
+    is_flag=True,
+    help="End what an agent that was killed left counting in the kernel: hand out what was counted, then remove it.",
+)
+@click.pass_obj
+def command(options: Options, detach: bool) -> None:
+    """Watch this host without a screen, as a service: deploy/systemd has its unit, docs/deploy.md the steps.
+
+    Captures, enriches, decides here (there is no Kafka stage yet), keeps the archive and sends to the sinks of the
+    settings. It prints nothing: logs are lines of JSON on standard error, for the journal, and where no sink takes alerts they
+    are logged too. HUP reloads policy and databases. The service manager is told when it counts, how it goes, and that it is
+    alive, which it says only while rows really move.
+    """
+    if detach:
+        _detach(options)
+    else:
+        _serve(options)
+
+
+def _serve(options: Options) -> None:
+    import faulthandler
+    import logging
+
+    from agent import logs, tiers
+    from agent.cli.up import with_archive
+    from agent.core.clock import SystemClock
+    from agent.core.errors import SekishoError
+    from agent.notify import Notifier, Watchdog
+    from agent.runtime import Runtime
+    from agent.service import Service
+
+    loaded = options.load()
+    logs.configure(level=options.level(logging.INFO), service=True)
+    # A watchdog ends a program that hangs with SIGABRT: the journal then shows where each thread stood.
+    faulthandler.enable()
+    loaded, why = tiers.choose(with_archive(loaded))
+    logs.get("agent").info("tier_chosen", tiers=sorted(loaded.stages.collectors), why=why)
+    runs: list[Runtime] = []
+    service = Service(
+        Notifier(os.environ.get("NOTIFY_SOCKET")),
+        Watchdog.of(os.environ, os.getpid()),
+        SystemClock(),
+        status=lambda: _status(runs[0]),
+    )
+    service.tell("starting: policy, databases, state")
+    with Runtime(loaded, extra_sinks=_logged_alerts(loaded), attendant=service) as run:
+        runs.append(run)
+        run.go()
+    failures = [f"{name}: {error}" for name, error in run.pipeline.failures.items()]
+    if failures or run.unwritten:
+        raise SekishoError("\n".join([*failures, *run.unwritten]))
+
+
+def _logged_alerts(loaded: config.Loaded) -> dict[str, Sink]:
+    """The sink that keeps alerts from going unheard: only where the settings name none that takes them."""
+    from agent import config
+    from agent.cli.logged import LoggedAlerts
+
+    context = config.bare_context(loaded.settings)
+    if any(settings.build(context).takes_notices for settings in loaded.stages.sinks.values()):
+        return {}
+    return {"log": LoggedAlerts(loaded.settings.language, loaded.settings.zone)}
+
+
+def _status(run: Runtime) -> str:
+    """How the run goes, for people who look at the service."""
+    from agent.cli.cases import OPEN
+    from agent.core.errors import StateError
+    from agent.core.finding import CaseState
+    from agent.words.units import size
+
+    account = run.accounts.read()
+    lost = sum(frames for frames, _ in account.lost_frames.values())
+    try:
+        cases = str(len(run.state.cases.list_cases([CaseState(state) for state in OPEN])))
+    except StateError:
+        cases = "unknown number of"
+    parts = [
+        f"watching by {', '.join(sorted(run.collectors))}",
+        f"{account.decided.flows:,} flows, {size(account.decided.octets_out)} out",
+        f"{cases} open cases",
+    ]
+    if lost:
+        parts.append(f"{lost:,} frames lost")
+    if run.unwritten:
+        parts.append("sinks failing: " + "; ".join(run.unwritten))
+    return ", ".join(parts)
+
+
+def _detach(options: Options) -> None:
+    import logging
+
+    from agent import detaching, logs
+    from agent.cli.up import with_archive
+
+    loaded = with_archive(options.load())
+    logs.configure(level=options.level(logging.WARNING), service=True)
+    found = detaching.left(loaded)
+    if not found:
+        echo("Nothing is left at work in the kernel.")
+        return
+    folders = ", ".join(str(one.folder) for one in found)
+    if kept := detaching.kept_for_a_successor(loaded, os.environ):
+        echo(f"Left at work in {folders}: {kept}. To end it: sekisho agent --detach")
+        return
+    detaching.detach(loaded, found)
+    echo(f"What was counted is decided and written; the programs of {folders} are removed.")
