@@ -43,7 +43,7 @@ demo: $(READY) ## move real data between network namespaces and watch it end in 
 bench: $(READY_DEV) ## every benchmark beside its peers; writes docs/performance.md
 	@$(BIN)/python -m tests.bench
 
-bench-capture: $(READY_DEV) ## what live capture counts and costs, written into docs/capture-accuracy.md (root, about half an hour)
+bench-capture: $(READY_DEV) ## what live capture counts and costs, written into docs/capture-accuracy.md (root, about 40 minutes)
 	@$(SUDO) $(CURDIR)/$(BIN)/python -m tests.bench.bench_capture
 	@$(SUDO) $(CURDIR)/$(BIN)/python -m tests.bench.bench_overhead
 

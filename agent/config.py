@@ -233,18 +233,31 @@ def _placed(
     out = []
     for fault, detail in zip(faults, error.errors(), strict=False):
         origin = _origin(origins, (*prefix, *(str(p) for p in detail["loc"])))
-        out.append(
-            Fault(origin, 0, fault.message, fault.advice) if origin.startswith((PREFIX, "--")) else fault
-        )
+        if origin.startswith((PREFIX, "--")):
+            message = _unprefixed(fault.message, origin, ".".join(str(p) for p in detail["loc"]))
+            fault = Fault(origin, 0, message, fault.advice)
+        out.append(fault)
     return out
 
 
+def _unprefixed(message: str, origin: str, name: str) -> str:
+    """A message that begins with the setting's name, without it where the origin says it already."""
+    said = origin.removeprefix("--set ").removeprefix(PREFIX).removeprefix("--")
+    said = said.lower().replace("__", ".").replace("-", "_")
+    if said == name or said.startswith(f"{name}.") or said.endswith(f".{name}"):
+        return message.removeprefix(f"{name}: ")
+    return message
+
+
 def _origin(origins: Mapping[str, str], path: Sequence[str]) -> str:
+    """Where a value was said; of one that is missing, where its neighbours were."""
     for length in range(len(path), 0, -1):
-        if found := origins.get(".".join(path[:length])):
+        name = ".".join(path[:length])
+        if found := origins.get(name):
             return found
-    below = ".".join(path) + "."
-    return next((origin for key, origin in origins.items() if key.startswith(below)), "")
+        if found := next((origin for key, origin in origins.items() if key.startswith(name + ".")), ""):
+            return found
+    return ""
 
 
 def _is_there(file: Path) -> bool:

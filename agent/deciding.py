@@ -15,8 +15,9 @@ from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import MINUTE_NS, Clock
 from agent.core.decision import Decision
 from agent.core.errors import StateError
-from agent.core.finding import Case, Destination, Event, Notice, NoticeKind
+from agent.core.finding import WAITING, Case, Destination, Event, Notice, NoticeKind
 from agent.core.flow import FlowBatch
+from agent.detection.claims import Claims
 from agent.detection.detector import Detector
 from agent.store.cases import ActionKind
 from agent.store.state import Commit, State
@@ -44,6 +45,8 @@ class LocalDecide:
     """What the collectors of this run cannot see; stands in every case."""
     witnessed: Callable[[Destination], Destination] = lambda destination: destination
     """Adds what each source says of a destination when people are told of it."""
+    claims: Claims = field(default_factory=Claims)
+    """Host names of the other ends of stores."""
     stop: threading.Event = field(default_factory=threading.Event)
     committed: Callable[[Decision], None] = lambda _decision: None
     """Called after each commit that changed something: wakes the outbox, feeds a live view."""
@@ -63,6 +66,7 @@ class LocalDecide:
         self.detector.restore(restored.snapshot, restored.deltas)
         self._action = restored.last_action
         self.position = restored.position
+        self.claims.recall(case.destination for case in self.state.cases.list_cases(WAITING))
         self._hear_people()
 
     def take(self, batches: Sequence[FlowBatch], received_ns: int) -> None:
@@ -77,6 +81,8 @@ class LocalDecide:
         if not fresh:
             return
         self._moved = True
+        for batch in fresh:
+            self.claims.hear(batch)
         last = fresh[-1].header
         decision = self.detector.take_all(fresh, received_ns)
         told = [b.header.position for b in fresh if b.header.position]
@@ -182,7 +188,7 @@ class LocalDecide:
         )
 
     def _with_blind_spots(self, case: Case) -> Case:
-        told = self.witnessed(case.destination)
+        told = self.claims.told(self.witnessed(case.destination))
         return case.model_copy(update={"not_seen": self.not_seen, "destination": told})
 
     def _with_account(self, notice: Notice) -> Notice:

@@ -16,6 +16,10 @@ BESIDE: Final = ("tc",)
 UNTRIED: Final = "af_packet"
 """Taken where none can run: it says itself what it lacks."""
 
+AS_SET: Final = "as the settings say"
+BEST: Final = "the best there is"
+"""Why a tier was taken, beside what hinders better ones."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tier:
@@ -48,12 +52,12 @@ def hindrance(name: str) -> str:
 def choose(loaded: Loaded) -> tuple[Loaded, str]:
     """The settings with the best tier as their collector, and a sentence why. Collectors that somebody set stay."""
     if any(origin.split(".")[0] == "collectors" for origin in loaded.origins):
-        return loaded, "as the settings say"
+        return loaded, AS_SET
     why: list[str] = []
     for name in TIERS:
         settings = _settings(loaded, name)
         if not (hindered := settings.hindrance()):
-            return _with(loaded, name, settings), "; ".join(why) or "the best there is"
+            return _with(loaded, name, settings), "; ".join(why) or BEST
         why.append(f"{name} cannot run here: {hindered}")
     return _with(loaded, UNTRIED, _settings(loaded, UNTRIED)), "; ".join(why)
 
@@ -78,6 +82,6 @@ def _tried(loaded: Loaded, name: str) -> Tier:
         name,
         hindered,
         () if hindered else settings.shortcomings(),
-        settings.build(bare_context(loaded.settings)).not_seen,
+        settings.ending().build(bare_context(loaded.settings)).not_seen,
         name in BESIDE,
     )

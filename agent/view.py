@@ -15,7 +15,13 @@ from agent.core.flow import FlowBatch
 from agent.core.grouping import groups
 
 MAX_DESTINATIONS = 5_000
+OTHERS: Final = "(all others)"
+"""In place of a network: the line of all destinations past the limit."""
+NAMES: Final = 4
+"""Names of one line; the newest stay."""
 SERIES_S = 60
+UNKNOWN: Final = "?"
+"""In place of a network that no source knows, for people; in JSON it is null."""
 
 
 @dataclass(slots=True)
@@ -32,6 +38,8 @@ class DestinationLine:
     octets_in: int = 0
     flows: int = 0
     stores: set[str] = field(default_factory=set)
+    names: tuple[str, ...] = ()
+    """Host names that were claimed for its addresses, newest first; where names are switched on."""
     recent: Counter[int] = field(default_factory=Counter)
     """Second -> octets out, of the last minute."""
 
@@ -108,7 +116,8 @@ class View:
             "store",
         )
         texts = [batch.text(name) for name in names]
-        columns = [*(text.codes for text in texts), batch["remote_asn"]]
+        claimed = batch.text("remote_name")
+        columns = [*(text.codes for text in texts), claimed.codes, batch["remote_asn"]]
         order, starts = groups(columns)
         first = order[starts]
         sums = {
@@ -124,7 +133,7 @@ class View:
         distinct = zip(*(column[first].tolist() for column in columns), strict=True)
         for i, codes in enumerate(distinct):
             country, as_org, provider, owner, owner_country, scope, store = (
-                text.values[code] if code >= 0 else None for text, code in zip(texts, codes[:-1], strict=True)
+                text.values[code] if code >= 0 else None for text, code in zip(texts, codes[:-2], strict=True)
             )
             out = sums["octets_out"][i]
             _spread(self._series, begins[i], ends[i], out, now_s)
@@ -132,13 +141,16 @@ class View:
                 self._internal += out
                 continue
             asn = codes[-1]
-            network = f"AS{asn} {as_org or ''}".strip() if asn >= 0 else as_org or "?"
+            network = f"AS{asn} {as_org or ''}".strip() if asn >= 0 else as_org or UNKNOWN
             line = self._line(country, network, provider, owner, owner_country, scope)
             line.octets_out += out
             line.octets_in += sums["octets_in"][i]
             line.flows += sums["flows"][i]
             if store:
                 line.stores.add(store)
+            if codes[-2] >= 0:
+                name = claimed.values[codes[-2]]
+                line.names = (name, *(known for known in line.names if known != name))[:NAMES]
             _spread(line.recent, begins[i], ends[i], out, now_s)
 
     def _line(
@@ -155,7 +167,7 @@ class View:
         if line is None:
             if len(self._lines) >= MAX_DESTINATIONS:
                 key = ("*",)
-                country, network, provider, owner, owner_country = None, "(all others)", None, None, None
+                country, network, provider, owner, owner_country = None, OTHERS, None, None, None
             line = self._lines.setdefault(
                 key, DestinationLine(country, network, provider, owner, owner_country, scope)
             )

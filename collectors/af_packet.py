@@ -18,7 +18,6 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import ClassVar, Final, Literal
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -27,6 +26,7 @@ from agent.core.address import NetworkSet
 from agent.core.clock import SECOND_NS, Clock
 from agent.core.errors import CaptureError
 from agent.core.flow import FlowBatch
+from agent.core.log import Log
 from agent.core.stages import Collector, CollectorSettings, Context
 from collectors.flowtable.flows import FlowTable
 from collectors.host.interfaces import Host, HostWatch
@@ -38,7 +38,7 @@ from collectors.packets.names import Names, NameTap
 from collectors.packets.packet import Packets, concat
 from collectors.packets.ring import OUTGOING, Frames, Ring
 
-_LOG: Final = structlog.get_logger("af_packet")
+_LOG: Final = Log(part="af_packet")
 
 _LATE_NS: Final = SECOND_NS
 """A packet may reach the ring this long after its time stamp: flows are called idle this much later."""

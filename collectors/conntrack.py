@@ -17,7 +17,6 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import ClassVar, Final, Literal
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -26,6 +25,7 @@ from agent.core.address import NetworkSet, parse
 from agent.core.clock import MINUTE_NS, SECOND_NS, Clock
 from agent.core.errors import CaptureError
 from agent.core.flow import FlowBatch
+from agent.core.log import Log
 from agent.core.stages import Collector, CollectorSettings, Context
 from collectors.flowtable.counters import Counters, Growth
 from collectors.host.ctnetlink import Endings, Table, sysctl
@@ -34,7 +34,7 @@ from collectors.host.owners import Owners
 from collectors.host.tracked import OFFLOADED, Tracked
 from collectors.host.tracked_rows import INSIDE, MIDSTREAM, STRANGE, Here, Span, batch
 
-_LOG: Final = structlog.get_logger("conntrack")
+_LOG: Final = Log(part="conntrack")
 _NO_ROWS: Final = FlowBatch.empty()
 _HELD: Final = "batches"
 _TICK_S: Final = 0.2

@@ -10,11 +10,11 @@ import functools
 import stat
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 from pydantic import Field
@@ -24,10 +24,12 @@ from agent.core.address import SPECIAL_SCOPES, Network, NetworkSet
 from agent.core.clock import SECOND_NS
 from agent.core.errors import CaptureError, SekishoError
 from agent.core.flow import BatchHeader, FlowBatch, concat
+from agent.core.grouping import distinct
+from agent.core.log import Log
 from agent.core.stages import CollectorSettings, Context
 from agent.policy.networks import NetworkField
 from collectors.captures.files import CHUNK, STDIN, CaptureFile
-from collectors.captures.folders import choose
+from collectors.captures.folders import GONE, choose
 from collectors.captures.frames import Frames
 from collectors.flowtable.flows import FlowTable
 from collectors.packets.decode import Decoded
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from agent.policy.model import Policy
     from collectors.packets.names import Names
 
+_LOG: Final = Log(part="pcap")
 _LONG_AGO = -(1 << 62)
 _PEEK = 1 << 16
 _OWN_SCOPES = ("loopback", "link_local", "private", "shared")
@@ -79,14 +82,8 @@ class Settings(CollectorSettings):
         )
 
 
-# Loaded where they are needed: together they are a fifth of the start.
-def _log() -> Any:
-    import structlog
-
-    return structlog.get_logger("pcap")
-
-
 def _names() -> Names:
+    # Loaded where it is needed.
     from collectors.packets.names import Names
 
     return Names()
@@ -150,8 +147,9 @@ class Pcap:
         self._decode = (
             functools.partial(decode_inner, decode_any) if settings.tunnels == "inner" else decode_any
         )
-        self.left_out: Mapping[Path, str] = {}
-        """What lies in the folders given and is not read, and why; known once ``collect`` has begun."""
+        self.left_out: dict[Path, str] = {}
+        """What lies in the folders given and is not read, and why; known once ``collect`` has ended."""
+        self._found: frozenset[Path] = frozenset()
         self.seen = Seen()
 
     def collect(self, stop: threading.Event) -> Iterator[FlowBatch]:
@@ -166,9 +164,10 @@ class Pcap:
         faults: list[SekishoError] = []
         chosen = choose(self._settings.files)
         faults += chosen.faults
-        self.left_out = chosen.left_out
+        self.left_out |= chosen.left_out
+        self._found = chosen.found
         for path, reason in chosen.left_out.items():
-            _log().info("left_out", file=str(path), reason=reason)
+            _LOG.info("left_out", file=str(path), reason=reason)
         self._total = _total(chosen.files)
         waiting = deque(_by_beginning(chosen.files))
         held: list[FlowBatch] = []
@@ -224,7 +223,12 @@ class Pcap:
                     if stop.is_set():
                         break
         except SekishoError as fault:
-            faults.append(fault)
+            if file.path in self._found and not file.read_octets and not file.path.exists():
+                # A ring of files lives on: its writer removes the oldest, and that is no fault of the rest.
+                self.left_out[file.path] = GONE
+                _LOG.info("left_out", file=str(file.path), reason=GONE)
+            else:
+                faults.append(fault)
         yield self._named(table.flush())
         if file.torn != (0, 0):
             self._accounts.lose_frames("torn_tail", *file.torn)
@@ -250,9 +254,8 @@ class Pcap:
     def _packets(self, frames: Frames) -> Packets:
         """Packets of a chunk; what is lost in it is counted."""
         found = _decode(frames, self._decode)
-        if self._names is not None and isinstance(frames.link, int):
-            where = (frames.data, frames.starts, frames.captured, frames.time_ns)
-            self._names.hear_frames(*where, frames.link, found.packets, found.order)
+        if self._names is not None:
+            _hear(self._names, frames, found)
         for reason, (lost, octets) in (*frames.lost.items(), *found.skipped.items()):
             if reason not in NO_LOSS:
                 self._accounts.lose_frames(reason, lost, octets)
@@ -265,11 +268,25 @@ class Pcap:
         return found.packets
 
 
+def _hear(names: Names, frames: Frames, found: Decoded) -> None:
+    """Hand the frames to ``names``, those of one link type at a time."""
+    if isinstance(frames.link, int):
+        where = (frames.data, frames.starts, frames.captured, frames.time_ns)
+        names.hear_frames(*where, frames.link, found.packets, found.order)
+        return
+    for link in np.unique(frames.link).tolist():
+        rows = np.flatnonzero(frames.link == link)
+        some = np.flatnonzero(frames.link[found.order] == link)
+        order = np.searchsorted(rows, found.order[some])
+        parts = (frames.starts[rows], frames.captured[rows], frames.time_ns[rows])
+        names.hear_frames(frames.data, *parts, link, found.packets.take(some), order)
+
+
 def _decode(frames: Frames, decode: Decode) -> Decoded:
     if isinstance(frames.link, int):
         return _decode_link(frames, decode, frames.link, slice(None))
     parts = []
-    for link in np.unique(frames.link).tolist():
+    for link in distinct(frames.link).tolist():
         rows = np.flatnonzero(frames.link == link)
         part = _decode_link(frames, decode, link, rows)
         parts.append(replace(part, order=rows[part.order], odd=rows[part.odd]))

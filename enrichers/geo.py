@@ -26,7 +26,6 @@ from agent.core.flow import FlowBatch, Text
 from agent.core.stages import Context, EnricherSettings
 from agent.policy.model import Override
 from enrichers.ranges import Database, RangeTable, cached, from_networks, merge, open_database
-from enrichers.ranges.clouds import FLAGS
 from enrichers.ranges.facts import (
     KINDS,
     NEEDED,
@@ -34,7 +33,7 @@ from enrichers.ranges.facts import (
     Placeless,
     table_of,
 )
-from enrichers.ranges.lists import AddressList
+from enrichers.ranges.lists import FLAGS, AddressList
 from enrichers.ranges.places import CONFIDENCES, placed, worth
 from enrichers.ranges.sources import PROVIDERS, BadSourceError, ListFile, Sources
 

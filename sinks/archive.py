@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -30,6 +29,8 @@ from agent.core.faults import faultpoint
 from agent.core.finding import Notice
 from agent.core.flow import FlowBatch
 from agent.core.frames import claim
+from agent.core.grouping import distinct
+from agent.core.log import Log
 from agent.core.stages import Context, SinkSettings
 from sinks.parquet import BatchId, Part, Shape, day_folder, held_by, pack, seal_leftover
 
@@ -96,7 +97,7 @@ class Archive:
         self._held_octets = 0
         self._opened = False
         self._synced_ns = 0
-        self._log = structlog.get_logger(part="archive")
+        self._log = Log(part="archive")
 
     def write_flows(self, batch: FlowBatch) -> None:
         """Journal a batch. While the volume takes nothing, hold it in memory.
@@ -184,8 +185,8 @@ class Archive:
         host, batch_id = batch.header.host or self._host, batch.header.batch_id
         tomorrow = self._clock.now_ns() // DAY_NS + 1
         days = batch["end_ns"] // DAY_NS
-        distinct = np.unique(days)
-        known = distinct[(distinct >= 0) & (distinct <= tomorrow)][-MOST_OPEN:]
+        seen = distinct(days)
+        known = seen[(seen >= 0) & (seen <= tomorrow)][-MOST_OPEN:]
         masks: dict[str | None, NDArray[np.bool_]] = {
             iso(day * DAY_NS)[:10]: days == day for day in known.tolist()
         }

@@ -1,15 +1,18 @@
 """Flows and notices as JSON lines, to a file or to standard output (``-``).
 
-Each line is one object with ``record`` ``flow`` or ``notice``. Of flows every column stands under its own name, beside
-``versions``, which says what the facts are from (each database and list with its version and hash): null
-as null, addresses as text, times as RFC 3339 in UTC to the nanosecond. Notices are every field of
+Each line is one object with ``record`` ``flow``, ``versions`` or ``notice``. Of flows every column stands under its own
+name: null as null, addresses as text, times as RFC 3339 in UTC to the nanosecond. What the facts of a flow are from (each
+database and list with its version and hash) would be a quarter of its line, so ``versions`` of a flow is the ``id`` of a
+``versions`` line, which each file holds before the first flow that names it. Notices are every field of
 :class:`agent.core.finding.Notice` and its ``id``. Lines are made a column at a time; a column with one value in the
 whole batch costs nothing per row.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +25,7 @@ from agent.core.finding import Notice
 from agent.core.flow import Column, ColumnData, FlowBatch, Kind, Text
 from agent.core.stages import Context, SinkSettings
 from agent.policy.model import Octets
+from agent.words.escape import harmless_json
 from sinks.lines import Lines
 
 
@@ -56,7 +60,9 @@ class JsonLines:
 
     def write_flows(self, batch: FlowBatch) -> None:
         """Append a line for each row. Raises :class:`~agent.core.errors.SinkError`."""
-        self._lines.write(flow_lines(batch, community_id=self._community_id))
+        self._lines.write(
+            flow_lines(batch, community_id=self._community_id), versions_line(batch.header.versions)
+        )
 
     def write_notice(self, notice: Notice) -> None:
         """Append the notice and make it durable. Raises :class:`~agent.core.errors.SinkError`."""
@@ -77,6 +83,19 @@ def notice_line(notice: Notice) -> bytes:
     return _dumps({"record": "notice", "id": notice.id} | notice.model_dump(mode="json")).encode() + b"\n"
 
 
+def versions_line(versions: Mapping[str, str]) -> bytes:
+    """What facts are from, as one JSON object and a line feed; empty for none."""
+    if not versions:
+        return b""
+    named = {"record": "versions", "id": _versions_id(versions), "versions": dict(versions)}
+    return _dumps(named).encode() + b"\n"
+
+
+def _versions_id(versions: Mapping[str, str]) -> str:
+    """The same for the same versions, whichever run or host writes it: 16 hex digits of SHA-256."""
+    return hashlib.sha256(_dumps(dict(sorted(versions.items()))).encode()).hexdigest()[:16]
+
+
 def flow_lines(batch: FlowBatch, *, community_id: bool = False) -> bytes:
     """The rows as JSON objects, a line each; empty for no rows. ``community_id`` is a field of its own, last."""
     n = len(batch)
@@ -88,7 +107,7 @@ def flow_lines(batch: FlowBatch, *, community_id: bool = False) -> bytes:
         "run_id": batch.header.run_id,
     }
     if batch.header.versions:
-        header["versions"] = dict(batch.header.versions)
+        header["versions"] = _versions_id(batch.header.versions)
     template = _dumps(header)[:-1].replace("%", "%%")
     varying: list[list[str]] = []
     for column, data in batch.columns():
@@ -144,4 +163,4 @@ def _number(column: Column, data: NDArray[Any]) -> list[str]:
 
 
 def _dumps(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return harmless_json(json.dumps(value, ensure_ascii=False, separators=(",", ":")))

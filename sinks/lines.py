@@ -34,22 +34,32 @@ class Lines:
         self.path = str(path)
         self._rotate_octets, self._keep = rotate_octets, keep
         self._fd: int | None = None
+        self._heads: set[bytes] = set()
+        """Written into the file that is open."""
 
-    def write(self, data: bytes) -> None:
-        """Append whole lines (``data`` ends with a line feed). Raises :class:`~agent.core.errors.SinkError`."""
+    def write(self, data: bytes, head: bytes = b"") -> None:
+        """Append whole lines (``data`` ends with a line feed). Raises :class:`~agent.core.errors.SinkError`.
+
+        ``head``: lines to which ``data`` refers; each file gets them once, before it.
+        """
         if not data:
             return
         with self._faults():
             if self.path == STDOUT:
-                _write_stdout(data)
+                _write_stdout(self._after(head, data))
+                self._heads.add(head)
                 return
-            self._open(len(data))
+            self._open(len(head) + len(data))
             assert self._fd is not None
             fcntl.flock(self._fd, fcntl.LOCK_EX)
             try:
-                _append(self._fd, data)
+                _append(self._fd, self._after(head, data))
             finally:
                 fcntl.flock(self._fd, fcntl.LOCK_UN)
+            self._heads.add(head)
+
+    def _after(self, head: bytes, data: bytes) -> bytes:
+        return data if head in self._heads else head + data
 
     def flush(self) -> None:
         """Make what was written durable. Raises :class:`~agent.core.errors.SinkError`."""
@@ -76,6 +86,7 @@ class Lines:
             self._rotate()
 
     def _opened(self) -> int:
+        self._heads.clear()
         fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         status = os.fstat(fd)
         if stat.S_ISREG(status.st_mode) and status.st_size and os.pread(fd, 1, status.st_size - 1) != b"\n":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from datetime import tzinfo
 from typing import Literal, TextIO
@@ -54,7 +55,13 @@ class Stdout:
         from agent.words import render  # here: the templates' engine costs a start that tells nobody anything
 
         stream = sys.stdout
-        text = render(notice, language=self._language, zone=self._zone, detail=self._settings.format)
+        text = render(
+            notice,
+            language=self._language,
+            zone=self._zone,
+            detail=self._settings.format,
+            width=_width(stream),
+        )
         if _coloured(self._settings.colour, stream):
             first, _, rest = text.partition("\n")
             first = click.style(first, fg=_COLOURS.get(notice.severity), bold=True)
@@ -73,6 +80,12 @@ class Stdout:
 
     def close(self) -> None:
         """Standard output belongs to the program."""
+
+
+def _width(stream: TextIO) -> int | None:
+    """Columns of the terminal, or of COLUMNS; None where nobody says: tools read a fact as one line."""
+    told = os.environ.get("COLUMNS", "")
+    return shutil.get_terminal_size().columns if stream.isatty() or told.isdecimal() else None
 
 
 def _coloured(choice: str, stream: TextIO) -> bool:

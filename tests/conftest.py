@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Generator
@@ -9,6 +10,7 @@ from collections.abc import Generator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from agent.core import log
 from tests.tools.places import DATABASES, ROOT, TESTDATA
 
 if str(ROOT) not in sys.path:
@@ -18,6 +20,14 @@ settings.register_profile(
     "house", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("house")
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_come() -> Generator[None]:
+    """What a command set up for its logs does not reach the next test."""
+    yield
+    log.before_first(logging.NOTSET, lambda: None)
+
 
 NO_SKIP = bool(os.environ.get("TESTS_NO_SKIP"))
 

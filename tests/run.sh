@@ -11,13 +11,22 @@ say "system packages"
 needed=()
 need() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || needed+=("$2"); }
 need ip iproute2; need nft nftables; need conntrack conntrack; need ethtool ethtool; need iperf3 iperf3; need tshark tshark; need tmux tmux
+need zsh zsh; need fish fish; need mandoc mandoc
 need cc gcc; [ -f /usr/include/stdio.h ] || needed+=(libc6-dev)
 need clang clang; need llvm-strip llvm; [ -f /usr/include/bpf/bpf_helpers.h ] || needed+=(libbpf-dev)
 need systemd-analyze systemd; need systemd-nspawn systemd-container
-[ -d /usr/lib/postgresql ] || needed+=(postgresql)
+compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || needed+=(postgresql)
+need nginx nginx-light
 if [ ${#needed[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        # Servers are for the tests to start, in namespaces of their own: none shall begin to listen on this machine.
+        policy=/usr/sbin/policy-rc.d
+        if [ -e "$policy" ]; then policy=; else
+            trap 'rm -f "$policy"' EXIT
+            printf '#!/bin/sh\nexit 101\n' > "$policy"; chmod 755 "$policy"
+        fi
         apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${needed[@]}" >/dev/null
+        rm -f "$policy"; trap - EXIT
     else
         echo "not installed, so the tests that need them skip: ${needed[*]} (sudo apt-get install ${needed[*]})"
     fi
@@ -43,6 +52,9 @@ import pathlib, sys
 wheel = pathlib.Path(sys.argv[1])
 missing = [str(p) for room in ("agent", "collectors", "enrichers", "sinks") for p in pathlib.Path(room).rglob("*")
            if p.is_file() and "__pycache__" not in p.parts and not (wheel / p).is_file()]
+shared = ("man/man1/sekisho.1", "bash-completion/completions/sekisho", "zsh/site-functions/_sekisho",
+          "fish/vendor_completions.d/sekisho.fish")
+missing += [f"share/{name}" for name in shared if not (wheel / "share" / name).is_file()]
 sys.exit(f"not in the wheel: {missing}" if missing else 0)
 PY
 

@@ -124,7 +124,7 @@ def _settings_names(_ctx: click.Context, _parameter: click.Parameter, begun: str
 \b
 Exit codes:
   0    done
-  1    an error, said on standard error; or something is missing (check, db status)
+  1    an error; or something is missing (check, db)
   2    wrong usage
   3    findings, where --fail-on asked for it
   130  interrupted with Ctrl-C
@@ -184,6 +184,8 @@ def main(arguments: list[str] | None = None) -> Any:
     process.prepare()
     _ready_streams()
     try:
+        if arguments is None and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         code = cli.main(args=arguments, prog_name="sekisho", standalone_mode=False)
         sys.stdout.flush()
     except SystemExit as asked:
@@ -193,13 +195,22 @@ def main(arguments: list[str] | None = None) -> Any:
             # From here on a further Ctrl-C ends the process without a word, not with a traceback.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         code = _said(error)
+        if arguments is None and code == EXIT_INTERRUPTED:
+            # Not sys.exit: a Ctrl-C that came while a library ran made-up code (as every dataclass does when it is
+            # made) is remembered by the interpreter, which then ends by signal 2, whatever code it is given.
+            code = _flushed(code)
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.flush()
+            os._exit(code)
     sys.exit(_flushed(code if isinstance(code, int) else 0))
 
 
 def _said(error: BaseException) -> int:
     """Tell the user what went wrong; the exit code for it."""
     if _is_interrupted(error):
-        _say("interrupted")
+        # Nothing is loaded for it: the Ctrl-C may have come in the middle of loading just that.
+        with contextlib.suppress(OSError):
+            click.echo("sekisho: interrupted", err=True)
         return EXIT_INTERRUPTED
     if isinstance(error, click.ClickException):
         _show(error)
@@ -241,10 +252,14 @@ def _is_interrupted(error: BaseException | None) -> bool:
 
 def _say(text: str) -> None:
     from agent.words.escape import shown
+    from agent.words.folding import fold
 
     with contextlib.suppress(OSError):
+        width = os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else 0
         for line in text.splitlines():
-            click.echo(f"sekisho: {shown(line, 2000)}", err=True)
+            said = f"sekisho: {shown(line, 2000)}"
+            for part in fold(said, width, 2) if width else [said]:
+                click.echo(part, err=True)
 
 
 def _kept(error: BaseException) -> str:

@@ -20,12 +20,10 @@ class Bar:
     """
 
     def __init__(self, what: str, *, octets: bool = False, show: bool = True) -> None:
-        from agent.cli.screen import is_terminal
-
         self._what, self._octets = what, octets
         self._done: float = 0
         self._total: float | None = None
-        self._show = show and is_terminal(sys.stderr) and not _wants_json()
+        self._show = show and sys.stderr.isatty() and not _wants_json() and _can_draw()
         self._over = threading.Event()
         self._painter = threading.Thread(target=self._paint, name="progress", daemon=True)
 
@@ -59,6 +57,12 @@ class Bar:
             task = progress.add_task(self._what, total=self._total)
             while not self._over.wait(0.1):
                 progress.update(task, description=self._what, completed=self._done, total=self._total)
+
+
+def _can_draw() -> bool:
+    from agent.cli.screen import is_terminal
+
+    return is_terminal(sys.stderr)
 
 
 def _wants_json() -> bool:

@@ -18,20 +18,21 @@ from agent.cli.common import (
     example,
     json_option,
     moment,
+    paper,
     size,
     span_ns,
     table,
+    words,
 )
 
 if TYPE_CHECKING:
     from agent.config import Settings
     from agent.core.finding import Case, Notice
+    from agent.store.cases import Action
     from agent.store.state import State
 
 VERDICTS: Final = ("expected", "unexpected", "mistaken", "exercise", "unknown")
 """Those of :class:`agent.store.cases.Verdict`."""
-OPEN: Final = ("open", "acknowledged", "stopped")
-"""States of :class:`agent.core.finding.CaseState` that still wait for a person."""
 
 
 def _ids(ctx: click.Context, parameter: click.Parameter, begun: str) -> list[Any]:
@@ -77,11 +78,11 @@ def list_cases(
 ) -> None:
     """List cases, last changed first."""
     from agent.core.clock import SystemClock
-    from agent.core.finding import CaseState
+    from agent.core.finding import WAITING
 
     settings = options.load().settings
     since_ns = SystemClock().now_ns() - span_ns(since, "--since") if since else None
-    states = [CaseState(state) for state in OPEN] if open_only else []
+    states = WAITING if open_only else ()
     with _state(settings) as state:
         found = state.cases.list_cases(states, store=store, since_ns=since_ns, limit=limit)
     if as_json:
@@ -90,34 +91,36 @@ def list_cases(
         return
     from rich.text import Text
 
-    from agent.cli.live import STYLE
+    from agent.cli.live import STYLE, destination_of, severity_of
     from agent.cli.screen import WHOLE, Column
 
+    say = words(settings.language)
     rows = table(
         [
             Column("case", least=WHOLE),
             Column("severity", rank=1),
             Column("state", rank=2),
-            "store",
-            "destination",
-            ("observed", "right"),
+            Column("store"),
+            Column("destination"),
+            Column("observed", right=True),
             Column("opened", rank=3, least=WHOLE),
-        ]
+        ],
+        say,
     )
     for case in found:
         rows.add_row(
             case.id,
-            Text(case.severity.name.lower(), style=STYLE[case.severity]),
-            case.state.value,
+            Text(severity_of(case, say), style=STYLE[case.severity]),
+            say(f"case_state.{case.state}"),
             case.store.id,
-            case.destination.label,
+            destination_of(case, say),
             size(case.traffic.content_octets_out),
             moment(case.opened_ns, settings.zone),
         )
     if found:
         console().print(rows)
     else:
-        echo("no case" + (" is open" if open_only else " on record"))
+        echo(say("cases.none_open" if open_only else "cases.none"))
 
 
 @command.command(epilog=example("cases show"))
@@ -127,8 +130,6 @@ def list_cases(
 @click.pass_obj
 def show(options: Options, case_id: str, as_json: bool, language: str | None) -> None:
     """Show one case whole. CASE_ID may be its beginning, if that is unique."""
-    from dataclasses import asdict
-
     from agent.words.alert import render
 
     settings = options.load().settings
@@ -140,7 +141,7 @@ def show(options: Options, case_id: str, as_json: bool, language: str | None) ->
         echo_json(
             {
                 "case": case.model_dump(mode="json"),
-                "actions": [asdict(a) for a in actions],
+                "actions": [_document(a) for a in actions],
                 "deliveries": [
                     {"sink": d.sink, "state": str(d.state), "error": d.error or None} for d in deliveries
                 ],
@@ -148,26 +149,37 @@ def show(options: Options, case_id: str, as_json: bool, language: str | None) ->
             indent=2,
         )
         return
-    echo(render(_as_notice(case), language=language or settings.language, zone=settings.zone, detail="full"))
+    language = language or settings.language
+    echo(render(_as_notice(case), language=language, zone=settings.zone, detail="full", width=paper()))
+    say = words(language)
     for action in actions:
-        echo(
-            f"{moment(action.time_ns, settings.zone)}  {action.kind} by {action.who}"
-            + (f": {action.note}" if action.note else "")
-        )
+        done = say(f"cases.{action.kind}")
+        if action.verdict:
+            done = say("cases.closed_as", verdict=say(f"verdict.{action.verdict}"))
+        time = moment(action.time_ns, settings.zone)
+        key = "cases.acted_note" if action.note else "cases.acted"
+        echo(say(key, time=time, action=done, who=action.who, note=action.note))
     for delivery in deliveries:
-        echo(f"to {delivery.sink}: {delivery.state}" + (f" ({delivery.error})" if delivery.error else ""))
+        key = "cases.sent_error" if delivery.error else "cases.sent"
+        state_of = say.named("delivery", str(delivery.state))
+        echo(say(key, sink=delivery.sink, state=state_of, error=delivery.error))
 
 
 @command.command(epilog=example("cases ack"))
 @_case
 @click.option("--note", default="", show_default=False, help="What you are doing about it.")
 @_person
+@json_option("The action as one JSON document.")
 @click.pass_obj
-def ack(options: Options, case_id: str, note: str, who: str) -> None:
+def ack(options: Options, case_id: str, note: str, who: str, as_json: bool) -> None:
     """Acknowledge a case: a person has it."""
-    with _state(options.load().settings, acting=True) as state:
+    settings = options.load().settings
+    with _state(settings, acting=True) as state:
         action = state.cases.acknowledge(case_id, who, note)
-    echo(f"{action.case_id} acknowledged by {who}")
+    if as_json:
+        echo_json(_document(action), indent=2)
+    else:
+        echo(words(settings.language)("cases.acknowledged_by", id=action.case_id, who=who))
 
 
 @command.command(epilog=example("cases close"))
@@ -175,14 +187,26 @@ def ack(options: Options, case_id: str, note: str, who: str) -> None:
 @click.option("--verdict", type=click.Choice(VERDICTS), required=True, help="What it turned out to be.")
 @click.option("--note", required=True, help="Why, for whoever reads this in a year.")
 @_person
+@json_option("The action as one JSON document.")
 @click.pass_obj
-def close(options: Options, case_id: str, verdict: str, note: str, who: str) -> None:
+def close(options: Options, case_id: str, verdict: str, note: str, who: str, as_json: bool) -> None:
     """Close a case. Traffic that goes on, or begins again, opens a new one."""
     from agent.store.cases import Verdict
 
-    with _state(options.load().settings, acting=True) as state:
+    settings = options.load().settings
+    with _state(settings, acting=True) as state:
         action = state.cases.close(case_id, who, note, Verdict(verdict))
-    echo(f"{action.case_id} closed by {who}: {verdict}")
+    if as_json:
+        echo_json(_document(action), indent=2)
+        return
+    say = words(settings.language)
+    echo(say("cases.closed_by", id=action.case_id, who=who, verdict=say(f"verdict.{verdict}")))
+
+
+def _document(action: Action) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(action)
 
 
 def _state(settings: Settings, *, acting: bool = False) -> AbstractContextManager[State]:

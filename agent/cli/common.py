@@ -16,6 +16,7 @@ from agent.cli.times import moment, point_ns, span_ns
 if TYPE_CHECKING:
     from agent import config
     from agent.cli.screen import Column, Rows, Screen
+    from agent.words import Phrases
 
 __all__ = [
     "Command",
@@ -26,12 +27,17 @@ __all__ = [
     "echo_json",
     "example",
     "json_option",
+    "language_of",
+    "many",
     "moment",
+    "paper",
     "place",
     "point_ns",
     "size",
     "span_ns",
     "table",
+    "tell",
+    "words",
 ]
 
 
@@ -70,7 +76,9 @@ class Options:
 
         logs.configure(level=self.level(logging.WARNING))
         folder = () if self.state_dir is None else (("state_dir", self.state_dir),)
-        return config.load(self.config_file, flags=self.flags, given=(*folder, *more))
+        loaded = config.load(self.config_file, flags=self.flags, given=(*folder, *more))
+        logs.configure(level=self.level(logging.WARNING), language=loaded.settings.language)
+        return loaded
 
 
 class Command(click.Command):
@@ -121,11 +129,36 @@ def console(*, err: bool = False) -> Screen:
     return screen.console(err=err)
 
 
-def table(columns: Iterable[str | tuple[str, str] | Column], *, title: str | None = None) -> Rows:
+def table(columns: Iterable[Column], say: Phrases) -> Rows:
     """A table: see :func:`agent.cli.screen.table`."""
     from agent.cli import screen
 
-    return screen.table(columns, title=title)
+    return screen.table(columns, say)
+
+
+def language_of(options: Options) -> str:
+    """That of the settings; English where they have a fault that the command need not mind."""
+    from agent.core.errors import ConfigError
+
+    try:
+        return options.load().settings.language
+    except ConfigError:
+        return "en"
+
+
+def words(language: str) -> Phrases:
+    """The phrases of the screens in the language of the settings."""
+    from agent.words import screen_phrases
+
+    return screen_phrases(language)
+
+
+def paper() -> int | None:
+    """Columns of the terminal or of COLUMNS; None where nobody says how wide the paper is, and lines stay whole."""
+    from agent.cli import screen
+
+    made = screen.console()
+    return made.width if screen.is_measured(made) else None
 
 
 def echo(text: str = "", *, err: bool = False) -> None:
@@ -133,6 +166,16 @@ def echo(text: str = "", *, err: bool = False) -> None:
     from agent.words.escape import shown_lines
 
     click.echo(shown_lines(text), err=err)
+
+
+def tell(text: str) -> None:
+    """Print a sentence in which names of others may stand, folded to the terminal."""
+    from agent.words.folding import fold
+
+    width = paper()
+    for line in text.split("\n"):
+        for part in fold(line, width, 2) if width else [line]:
+            echo(part)
 
 
 def echo_json(value: Any, *, indent: int | None = None) -> None:
@@ -147,6 +190,11 @@ def size(octets: float) -> str:
     from agent.words.units import size as in_units
 
     return in_units(int(octets))
+
+
+def many(number: int, what: str) -> str:
+    """``1 flow``, ``1,204 flows``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def place(country: str | None) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from agent.cli.common import Group, Options, console, echo_json, example, json_option, table
+from agent.cli.common import Group, Options, console, echo_json, example, json_option, table, words
 
 SECRET = ("secret", "password", "token")
 
@@ -42,9 +42,11 @@ def show(options: Options, origin: bool, as_json: bool) -> None:
         )
         echo_json(document, indent=2)
         return
+    from agent.cli.screen import Column
     from agent.words import json_text
 
-    rows = table(["setting", "value", *(["from"] if origin else [])])
+    columns = [Column("setting"), Column("value"), *([Column("from")] if origin else [])]
+    rows = table(columns, words(loaded.settings.language))
     for key, value in values.items():
         shown = json_text(value) if not isinstance(value, str) else value
         rows.add_row(key, shown, *([where[key]] if origin else []))

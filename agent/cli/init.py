@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.common import Command, Options, echo, example
+from agent.cli.common import Command, Options, echo, echo_json, example, json_option, language_of, tell, words
 from agent.cli.writing import written
 from agent.core.errors import ConfigError, Fault
+
+if TYPE_CHECKING:
+    from agent.policy.starter import Listening
 
 SETTINGS = """\
 # Settings of sekisho on this host. Every value shown is the default unless it stands without `#`.
@@ -55,24 +60,38 @@ sinks: {{}}
 )
 @click.option("--force", is_flag=True, help="Write over files that are there.")
 @click.option("--print", "only_print", is_flag=True, help="Print the policy and write nothing.")
+@json_option("One JSON document: the files, the policy's text, what listens.")
 @click.pass_obj
-def command(options: Options, directory: Path | None, force: bool, only_print: bool) -> None:
+def command(options: Options, directory: Path | None, force: bool, only_print: bool, as_json: bool) -> None:
     """Look at what listens on this host and write commented settings and a policy to start from.
 
     What looks like a data store becomes a store of the policy; you say what it holds. Nothing is sent anywhere.
     """
-    from datetime import UTC, datetime
+    from dataclasses import asdict
 
-    from agent import config
     from agent.listening import listening
     from agent.policy import load as policy_files
 
     found = listening()
     text = policy_files.starter(found)
-    if only_print:
+    files = () if only_print else _written(directory or _default_dir(), text, force)
+    if as_json:
+        document = {
+            "files": [str(file) for file in files],
+            "policy": text,
+            "listening": [asdict(fact) for fact in found],
+        }
+        echo_json(document, indent=2)
+    elif only_print:
         echo(text.rstrip("\n"))
-        return
-    target = directory or _default_dir()
+    else:
+        _tell(options, found, directory, files)
+
+
+def _written(target: Path, text: str, force: bool) -> tuple[Path, ...]:
+    """Write settings and policy into a folder; the files."""
+    from agent import config
+
     files = {
         target / "sekisho.yaml": SETTINGS.format(state_dir=config.default_state_dir()),
         target / "policy.yaml": text,
@@ -91,15 +110,27 @@ def command(options: Options, directory: Path | None, force: bool, only_print: b
         raise ConfigError(
             Fault(str(target), 0, f"cannot be written: {error.strerror}", "choose another folder with --dir")
         ) from None
-    policy = policy_files.load([target / "policy.yaml"], today=datetime.now(UTC).date())
+    return tuple(files)
+
+
+def _tell(
+    options: Options, found: Sequence[Listening], directory: Path | None, files: tuple[Path, ...]
+) -> None:
+    from datetime import UTC, datetime
+
+    from agent.policy import load as policy_files
+
+    settings_file, policy_file = files
+    policy = policy_files.load([policy_file], today=datetime.now(UTC).date())
+    say = words(language_of(options))
     for file in files:
-        echo(f"wrote {file}")
-    likely = [f"{fact.guess} on port {fact.port}" for fact in found if fact.guess]
-    echo(f"{len(found)} ports listen here; taken for data stores: {', '.join(likely) or 'none'}")
-    where = "" if directory is None else f" -c {target / 'sekisho.yaml'}"
-    echo(
-        f"next: say in {target / 'policy.yaml'} what your {len(policy.stores) or ''} stores hold; then `sekisho policy check`; then `sekisho{where} up`"
-    )
+        tell(say("init.wrote", file=file))
+    likely = [say("init.port", guess=fact.guess, port=fact.port) for fact in found if fact.guess]
+    tell(say("init.listens", n=len(found), stores=say.join(likely) or say("init.none")))
+    where = "" if directory is None else f" -c {settings_file}"
+    next_ = {"policy": policy_file, "up": f"sekisho{where} up"}
+    n = len(policy.stores)
+    tell(say("init.next", n=n, **next_) if n else say("init.next_no_store", **next_))
 
 
 def _default_dir() -> Path:

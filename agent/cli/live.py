@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Final
 
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -22,8 +23,8 @@ from agent.cli.screen import ALARM, BAD, WARN, Column, Screen, is_plain, sparkli
 from agent.core.accounts import Account, Amounts
 from agent.core.clock import SECOND_NS
 from agent.core.finding import Case, Notice, NoticeKind, Severity
-from agent.view import SERIES_S, DestinationLine, Reading
-from agent.words import shown
+from agent.view import OTHERS, SERIES_S, DestinationLine, Reading
+from agent.words import Phrases, shown
 
 STYLE = {
     Severity.INFORMATIONAL: "dim",
@@ -44,7 +45,6 @@ KEYS: Final = {
     "s": "store",
 }
 """Key -> what it sorts by."""
-HELP: Final = "r rate  m minute  o out  i in  f flows  c place  n network  w owner  s store"
 SPARK = 20
 """Bars of a row: three seconds each."""
 
@@ -58,6 +58,7 @@ class LiveView:
     """Asked for so many lines, sorted so: :meth:`agent.view.View.read`."""
     account: Callable[[], Account]
     console: Console
+    say: Phrases
     notes: tuple[str, ...] = ()
     cases: dict[str, Case] = field(default_factory=dict)
     events: deque[str] = field(default_factory=lambda: deque(maxlen=4))
@@ -73,8 +74,9 @@ class LiveView:
         if notice.case is not None:
             self.cases[notice.case.id] = notice.case
         elif notice.event is not None and notice.kind is NoticeKind.EVENT:
+            named = self.say.named("event", notice.event.name)
             detail = ", ".join(f"{k} {shown(str(v))}" for k, v in notice.event.detail.items())
-            self.events.append(f"{notice.event.name}: {detail}")
+            self.events.append(self.say("event_detail", key=named, value=detail) if detail else named)
 
     def update(self, cases: tuple[Case, ...]) -> None:
         """Take up changed cases."""
@@ -104,10 +106,18 @@ class LiveView:
             for note in (*self.notes, *self.events)
         ]
         if self.keyed:
-            by = "place" if self.sort == "country" else self.sort
-            said = f"{'q quit' if self.leaves else 'Ctrl-C stop'}  sorted by {by}  {HELP}"
-            parts.append(Text(said, style="dim", overflow="ellipsis", no_wrap=True))
+            parts.append(Text(self._keys(width), style="dim", overflow="ellipsis", no_wrap=True))
         return Group(*parts)
+
+    def _keys(self, width: int) -> str:
+        """Which keys there are, in brackets the one that it is sorted by; on a narrow screen without their words."""
+        end = self.say("live.quit" if self.leaves else "live.stop")
+        words = {key: f"{key} {self.say(f'key.{by}')}" for key, by in KEYS.items()}
+        said = f"{end}  {self._marked(words)}"
+        return said if cell_len(said) <= width else f"{end}  {self._marked({key: key for key in KEYS})}"
+
+    def _marked(self, words: dict[str, str]) -> str:
+        return "  ".join(f"[{said}]" if KEYS[key] == self.sort else said for key, said in words.items())
 
     def _head(self, reading: Reading, width: int) -> RenderableType:
         seconds = max((reading.now_ns - reading.since_ns) // SECOND_NS, 0)
@@ -115,12 +125,14 @@ class LiveView:
         first = Text(no_wrap=True, overflow="ellipsis")
         first.append(shown(self.title), "bold")
         first.append(f"  {seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}  ", "dim")
-        first.append(f"out {size(last)}/s", "bold" if last else "dim")
-        first.append(
-            f"  total out {size(reading.octets_out)}, in {size(reading.octets_in)}, {reading.flows:,} flows"
-        )
+        first.append(self.say("live.rate", size=size(last)), "bold" if last else "dim")
+        out, in_ = size(reading.octets_out), size(reading.octets_in)
+        totals = "  " + self.say("live.totals", out=out, in_=in_, flows=f"{reading.flows:,}")
+        if first.cell_len + cell_len(totals) <= width:
+            first.append(totals)
         bars = sparkline(reading.series_out, plain=is_plain(self.console))
-        said = f"{bars}  last {SERIES_S} s" if width >= SERIES_S + 11 else bars[-width:]
+        last_minute = "  " + self.say("live.last", seconds=SERIES_S)
+        said = bars + last_minute if width >= SERIES_S + cell_len(last_minute) else bars[-width:]
         return Group(first, Text(said, no_wrap=True, overflow="crop"))
 
     def _account_line(self) -> Text:
@@ -128,49 +140,53 @@ class LiveView:
         gone = sum(account.dropped.values(), Amounts())
         frames = sum(f for f, _ in account.lost_frames.values())
         line = Text(no_wrap=True, overflow="ellipsis")
-        line.append(f"captured {size(account.captured.octets_out)} out", "dim")
+        line.append(self.say("live.captured", size=size(account.captured.octets_out)) + "  ", "dim")
         if gone or frames:
-            reasons = ", ".join([*account.dropped, *account.lost_frames])
-            line.append(f"  lost: {size(gone.octets_out)} and {frames:,} frames ({shown(reasons)})", BAD)
+            reasons = shown(", ".join([*account.dropped, *account.lost_frames]))
+            lost = self.say("live.lost", size=size(gone.octets_out), frames=f"{frames:,}", reasons=reasons)
+            line.append(lost, BAD)
         else:
-            line.append("  lost: nothing", "dim")
+            line.append(self.say("live.lost_nothing"), "dim")
+        if account.unobserved:
+            seconds = sum(gap.seconds for gap in account.unobserved.values())
+            line.append("  " + self.say("live.unobserved", seconds=f"{seconds:,.0f}"), BAD)
+        if account.reconciled is not None and (share := account.reconciled.unexplained_share_out) is not None:
+            line.append(
+                "  " + self.say("live.in_no_row", share=f"{share:.1%}"), BAD if share > 0.01 else "dim"
+            )
         if account.residue:
-            line.append(f"  NOT EXPLAINED: {account.residue}", BAD)
+            line.append("  " + self.say("live.not_explained", amounts=account.residue), BAD)
         return line
 
     def _destinations(self, reading: Reading, rows: int) -> RenderableType:
+        is_named = any(line.names for line in reading.destinations[:rows])
         made = table(
             [
-                Column("place", least=5),
-                Column("network", least=10),
-                Column("owner on record", rank=2),
-                Column("store", rank=1),
-                Column("out/s 10s", right=True),
-                Column("1 min", right=True, rank=3),
-                Column("out", right=True),
-                Column("in", right=True, rank=4),
+                *columns_of_end(is_named=is_named),
+                Column("rate", right=True),
+                Column("last_minute_rate", right=True, rank=3),
+                Column("octets_out", right=True),
+                Column("octets_in", right=True, rank=4),
                 Column("flows", right=True, rank=6),
-                Column("last minute", rank=5, least=SPARK),
-            ]
+                Column("last_minute", rank=5, least=SPARK),
+            ],
+            self.say,
         )
         made.quiet = True
         now_s = reading.now_ns // SECOND_NS
         for line in reading.destinations[:rows]:
-            made.add_row(*self._cells(line, now_s))
+            made.add_row(*self._cells(line, now_s, is_named=is_named))
         if not reading.destinations:
-            return Group(made, Text("nothing has left this host for an external address yet", style="dim"))
+            return Group(made, Text(self.say("live.nothing_yet"), style="dim"))
         return made
 
-    def _cells(self, line: DestinationLine, now_s: int) -> list[str]:
+    def _cells(self, line: DestinationLine, now_s: int, *, is_named: bool) -> list[str]:
         rate, minute = line.rate(now_s), line.rate(now_s, SERIES_S)
         series = line.series(now_s)
         step = SERIES_S // SPARK
         bars = [sum(series[i : i + step]) for i in range(0, SERIES_S, step)]
         return [
-            place(line.country),
-            line.network,
-            owner_of(line),
-            ", ".join(sorted(line.stores)) or "-",
+            *cells_of_end(line, self.say, is_named=is_named),
             size(rate) if rate else "",
             size(minute) if minute else "",
             size(line.octets_out),
@@ -181,33 +197,57 @@ class LiveView:
 
     def _cases(self, width: int) -> RenderableType:
         if not self.cases:
-            return Text("no case is open", style="dim")
+            return Text(self.say("live.no_case"), style="dim")
         made = Table.grid(padding=(0, 1))
         for case in sorted(self.cases.values(), key=lambda c: (-c.severity, -c.updated_ns))[:5]:
             made.add_row(
-                Text(case.severity.name.lower(), style=STYLE[case.severity], no_wrap=True),
+                Text(severity_of(case, self.say), style=STYLE[case.severity], no_wrap=True),
                 Text(shown(case.id), no_wrap=True),
-                Text(summary_of(case), overflow="ellipsis", no_wrap=True),
-                Text(case.state.value, style="dim", no_wrap=True),
+                Text(summary_of(case, self.say), overflow="ellipsis", no_wrap=True),
+                Text(self.say(f"case_state.{case.state}"), style="dim", no_wrap=True),
             )
         return Panel(
             made,
-            title="cases (sekisho cases show ID)",
+            title=self.say("live.cases"),
             title_align="left",
             width=width,
             border_style=max((c.severity, STYLE[c.severity]) for c in self.cases.values())[1] or "dim",
         )
 
 
-def owner_of(line: DestinationLine) -> str:
-    """The owner on record with its country, else who runs the network."""
-    return f"{line.owner} ({place(line.owner_country)})" if line.owner else line.provider or "-"
+def columns_of_end(*, is_named: bool) -> list[Column]:
+    """The columns that say who the other end is, and which stores send there."""
+    name = [Column("remote_name", rank=5, least=14)] if is_named else []
+    where = [Column("remote_country", least=5), Column("network", least=16)]
+    return [*where, *name, Column("remote_owner", rank=2), Column("store", rank=1)]
 
 
-def summary_of(case: Case) -> str:
+def cells_of_end(line: DestinationLine, say: Phrases, *, is_named: bool) -> list[str]:
+    """What stands in them: of the owner on record its country too, without one who runs the network."""
+    owner = f"{line.owner} ({place(line.owner_country)})" if line.owner else line.provider or "-"
+    return [
+        place(line.country),
+        say("live.others") if line.network == OTHERS else line.network,
+        *([", ".join(line.names) or "-"] if is_named else []),
+        owner,
+        ", ".join(sorted(line.stores)) or "-",
+    ]
+
+
+def severity_of(case: Case, say: Phrases) -> str:
+    """The severity in a word."""
+    return say(f"severity.{case.severity.name.lower()}").lower()
+
+
+def destination_of(case: Case, say: Phrases) -> str:
+    """What the other end is called."""
+    return say("unknown_network") if case.destination.entity == "unknown" else shown(case.destination.label)
+
+
+def summary_of(case: Case, say: Phrases) -> str:
     """What was observed, in half a line."""
     amount = size(case.traffic.content_octets_out)
-    return f"{amount} observed from {shown(case.store.id)} to {shown(case.destination.label)}"
+    return say("observed", size=amount, store=shown(case.store.id), destination=destination_of(case, say))
 
 
 @contextlib.contextmanager

@@ -15,12 +15,16 @@ from agent.cli.common import (
     echo_json,
     example,
     json_option,
+    language_of,
     size,
     table,
+    tell,
+    words,
 )
 
 if TYPE_CHECKING:
     from agent.policy.model import Policy
+    from agent.words import Phrases
 
 
 @click.group(cls=Group, epilog=example("policy"))
@@ -54,34 +58,48 @@ def check(options: Options, files: tuple[Path, ...], overrides: tuple[Path, ...]
     if as_json:
         echo_json(_document(policy), indent=2)
     else:
-        _print(policy)
+        _print(policy, words(language_of(options)))
 
 
-def _print(policy: Policy) -> None:
+def _print(policy: Policy, say: Phrases) -> None:
+    from agent.cli.screen import Column
+
     out = console()
-    stores = table(["store", "categories", "recognised by"])
+    stores = table([Column("store"), Column("categories"), Column("recognised_by")], say)
     for store in policy.stores:
         given = store.recognise.model_dump(mode="json", exclude_defaults=True)
-        how = "; ".join(f"{name} {', '.join(map(str, values))}" for name, values in given.items())
-        stores.add_row(store.id, ", ".join(store.categories), how)
-    rules = table(["rule", "pack", ("over", "right"), "window", "to", "severity"])
+        how = say("who.also").join(
+            f"{say.named('recognition', name)} {say.join([str(value) for value in values])}"
+            for name, values in given.items()
+        )
+        stores.add_row(store.id, say.join([say(f"category.{c}") for c in store.categories]), how)
+    rules = table(
+        [
+            Column("rule"),
+            Column("pack", rank=2),
+            Column("over", right=True),
+            Column("window"),
+            Column("to"),
+            Column("severity", rank=1),
+        ],
+        say,
+    )
     for pack, rule in policy.rules:
         rules.add_row(
             f"{rule.id} v{rule.version}",
             pack,
             size(rule.over),
-            rule.window,
-            ", ".join(rule.destinations) or "every external end",
-            rule.severity.name.lower(),
+            say.named("window", rule.window),
+            say.join(rule.destinations) or say("policy.everywhere"),
+            say(f"severity.{rule.severity.name.lower()}").lower(),
         )
-    out.print(stores if policy.stores else "no store is registered, so no rule can find anything")
+    out.print(stores if policy.stores else say("policy.no_store"))
     out.print()
     out.print(rules)
     asleep = [pack.pack for pack in policy.packs if pack.pack not in policy.awake]
-    out.print(
-        f"\npolicy {policy.version}: no fault; awake: {', '.join(policy.awake)}; asleep: {', '.join(asleep) or 'none'}",
-        soft_wrap=True,
-    )
+    names = {"awake": say.join(policy.awake), "asleep": say.join(asleep) or say("policy.none_asleep")}
+    out.print()
+    tell(say("policy.in_force", version=policy.version, **names))
 
 
 def _document(policy: Policy) -> dict[str, Any]:
@@ -98,7 +116,8 @@ def _document(policy: Policy) -> dict[str, Any]:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write into this file instead."
 )
-def schema(output: Path | None) -> None:
+@click.pass_obj
+def schema(options: Options, output: Path | None) -> None:
     """Print the JSON Schema of a policy file, for editors."""
     from agent.policy import load as policy_files
 
@@ -110,4 +129,4 @@ def schema(output: Path | None) -> None:
 
     with written(output) as file:
         file.write(json_text(policy_files.schema(), indent=2) + "\n")
-    echo(f"wrote {output}")
+    echo(words(language_of(options))("init.wrote", file=output))

@@ -39,6 +39,16 @@ from agent.cli.common import Command, Options, example, json_option
     help="Networks whose addresses are local. Default: private ranges and the policy's sites.",
 )
 @click.option(
+    "--tunnels",
+    type=click.Choice(["outer", "inner"]),
+    help="Of tunnels (GRE, VXLAN, GTP-U, …) count the outer packets, or those inside. Default: outer, or the setting.",
+)
+@click.option(
+    "--names",
+    is_flag=True,
+    help="Name the other ends from DNS answers and TLS server names in the capture; the host name alone is kept.",
+)
+@click.option(
     "--host", help="Host name under which the rows are booked. Default: this host's, or the setting."
 )
 @click.option(
@@ -65,6 +75,8 @@ def command(
     policies: tuple[Path, ...],
     overrides: tuple[Path, ...],
     local: tuple[str, ...],
+    tunnels: str | None,
+    names: bool,
     host: str | None,
     state: Path | None,
     fail_on: str | None,
@@ -79,7 +91,7 @@ def command(
     often they are replayed. No rights are needed.
     """
     if sample:
-        if files or policies or overrides or local or host:
+        if files or policies or overrides or local or host or tunnels or names:
             raise click.UsageError(
                 "--sample brings its own capture, policy, overrides and host; name no others"
             )
@@ -88,7 +100,21 @@ def command(
         raise click.UsageError("name at least one capture, or --sample")
     from agent.cli.replaying import Replay
 
-    request = Replay(options, files, policies, overrides, local, host, state, fail_on, as_json, quiet, send)
+    request = Replay(
+        options,
+        files,
+        policies,
+        overrides,
+        local,
+        host,
+        state,
+        fail_on,
+        as_json,
+        quiet,
+        send,
+        tunnels=tunnels,
+        names=names,
+    )
     raise SystemExit(request.run())
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,21 +21,20 @@ from pydantic import ValidationError
 from agent import config
 from agent.cli import EXIT_ERROR, EXIT_FINDINGS, EXIT_INTERRUPTED
 from agent.cli.bars import Bar
-from agent.cli.common import Options, console, echo, echo_json, place, size, table
-from agent.cli.live import owner_of, summary_of
-from agent.cli.screen import Column, colour
+from agent.cli.common import Options, console, echo, echo_json, size, table, tell, words
+from agent.cli.top import destination
 from agent.core.decision import Decision
 from agent.core.errors import StateError
 from agent.core.finding import Case, Severity
-from agent.core.stages import Collector, Sink, SinkSettings
+from agent.core.stages import Collector, Context, Sink, SinkSettings
 from agent.policy import load as policy_files
 from agent.policy.faults import faults_of
 from agent.runtime import Runtime
-from agent.words import shown
+from agent.words import Phrases, shown
+from agent.words.units import Number
 from collectors.captures.folders import choose
 from collectors.pcap import Settings as PcapSettings
 from sinks.archive import Settings as ArchiveSettings
-from sinks.stdout import Settings as StdoutSettings
 
 
 @dataclass
@@ -52,7 +52,10 @@ class Replay:
     as_json: bool
     quiet: bool
     send: bool = False
+    tunnels: str | None = None
+    names: bool = False
     cases: dict[str, Case] = field(default_factory=dict)
+    _left_out: dict[Path, str] = field(default_factory=dict)
 
     def run(self) -> int:
         """Replay, print, and say how it went as an exit code."""
@@ -62,7 +65,7 @@ class Replay:
             if state_dir is None:
                 state_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sekisho-replay-")))
             state_dir.mkdir(parents=True, exist_ok=True)
-            with Bar("starting: policy, databases, state", show=not self.quiet):
+            with Bar(words(loaded.settings.language)("starting"), show=not self.quiet):
                 run = stack.enter_context(self._runtime(loaded, state_dir))
             self._refuse_another_view(run)
             for case in run.state.cases.list_cases():
@@ -96,36 +99,58 @@ class Replay:
     def _runtime(self, loaded: config.Loaded, state_dir: Path) -> Runtime:
         sinks: dict[str, Sink] = {}
         if not self.as_json and not self.quiet:
+            # What draws is loaded where something is drawn: it is a tenth of the start.
+            from agent.cli.screen import colour
+            from sinks.stdout import Settings as StdoutSettings
+
             context = config.bare_context(loaded.settings)
             sinks["stdout"] = StdoutSettings(language=loaded.settings.language, colour=colour()).build(
                 context
             )
+        settings = self._collector(loaded)
         run = Runtime(
             loaded,
             state_path=state_dir / "state.db",
-            run_id=self._run_id(loaded),
+            run_id=self._run_id(loaded, settings),
             replay=True,
             comes_again=self.state is not None,
             extra_sinks=sinks,
             on_decision=self._hear,
         )
-        settings = self._collector()
-        run.build_collectors = lambda context: _one(settings.build(context))
+        run.build_collectors = lambda context: self._built(settings, context)
         return run
 
-    def _collector(self) -> PcapSettings:
-        try:
-            return PcapSettings.model_validate({"files": self.files, "local": self.local})
-        except ValidationError as error:
-            said = "; ".join(fault.message for fault in faults_of(error, None, PcapSettings))
-            raise click.UsageError(f"--local: {said}") from None
+    def _built(self, settings: PcapSettings, context: Context) -> dict[str, Collector]:
+        collector = settings.build(context)
+        self._left_out = collector.left_out
+        return {collector.name: collector}
 
-    def _run_id(self, loaded: config.Loaded) -> str:
+    def _collector(self, loaded: config.Loaded) -> PcapSettings:
+        """How the files are read: as ``collectors: pcap`` of the settings says, but for what the command line says."""
+        kept = loaded.stages.collectors.get("pcap")
+        asked: dict[str, Any] = kept.model_dump() if isinstance(kept, PcapSettings) else {}
+        asked |= {"files": self.files}
+        if self.local:
+            asked["local"] = self.local
+        if self.tunnels:
+            asked["tunnels"] = self.tunnels
+        if self.names:
+            asked["names"] = True
+        try:
+            return PcapSettings.model_validate(asked)
+        except ValidationError as error:
+            faults = faults_of(error, None, PcapSettings)
+            said = (f.message.partition("]: ")[2] + (f" ({f.advice})" if f.advice else "") for f in faults)
+            raise click.UsageError(f"--local: {'; '.join(said)}") from None
+
+    def _run_id(self, loaded: config.Loaded, settings: PcapSettings) -> str:
         """Equal for equal input seen in the same way, so that a replay that was cut off goes on where it stopped.
 
         ``replay-<input>-<view>``: the view is what decides which row goes into which batch.
         """
-        view = hashlib.sha256("\0".join((*self.local, loaded.settings.host)).encode())
+        view = hashlib.sha256("\0".join((*map(str, settings.local), loaded.settings.host)).encode())
+        reading = settings.model_dump(mode="json", exclude={"files", "local"}, exclude_defaults=True)
+        view.update(json.dumps(reading, sort_keys=True).encode())
         for path in (*loaded.settings.policy, *loaded.settings.overrides):
             with contextlib.suppress(OSError):  # reading the policy says it better
                 for file in policy_files.files_of(path):
@@ -137,7 +162,7 @@ class Replay:
         told = run.run_id.rsplit("-", 1)[0] + "-"
         if any(other.startswith(told) and other != run.run_id for _, other, _ in run.state.streams()):
             raise StateError(
-                f"{self.state}: holds a replay of the same files under another policy, host or --local; "
+                f"{self.state}: holds a replay of the same files under another policy, host, --local, --tunnels or --names; "
                 "name another folder with --state"
             )
 
@@ -148,7 +173,9 @@ class Replay:
     def _go(self, run: Runtime) -> None:
         collector = next(iter(run.collectors.values()))
         done = threading.Event()
-        with Bar("reading", octets=True, show=not self.quiet and not self.as_json) as bar:
+        with Bar(
+            self._say(run)("replay.reading"), octets=True, show=not self.quiet and not self.as_json
+        ) as bar:
 
             def follow() -> None:
                 while not done.wait(0.2):
@@ -186,46 +213,31 @@ class Replay:
         return {
             "account": run.accounts.read().as_dict(),
             "cases": [case.model_dump(mode="json") for case in self.cases.values()],
-            "destinations": [
-                {
-                    "country": line.country,
-                    "network": line.network,
-                    "provider": line.provider,
-                    "owner": line.owner,
-                    "owner_country": line.owner_country,
-                    "octets_out": line.octets_out,
-                    "octets_in": line.octets_in,
-                    "flows": line.flows,
-                    "stores": sorted(line.stores),
-                }
-                for line in reading.destinations
-            ],
+            "destinations": [destination(line) for line in reading.destinations],
             "policy": run.policy.version,
             "complete": not run.stop.is_set(),
             "faults": failures,
-            "left_out": {str(path): reason for path, reason in choose(self.files).left_out.items()},
+            "left_out": {str(path): reason for path, reason in self._left_out.items()},
         }
 
     def _summary(self, run: Runtime, took_s: float) -> None:
-        out = console()
-        reading, account = run.view.read(top=15), run.accounts.read()
+        from agent.cli.live import cells_of_end, columns_of_end
+        from agent.cli.screen import Column
+
+        out, say, reading = console(), self._say(run), run.view.read(top=15)
+        is_named = any(line.names for line in reading.destinations)
         rows = table(
             [
-                Column("place", least=5),
-                Column("network", least=10),
-                Column("owner on record", rank=2),
-                Column("store", rank=1),
-                Column("out", right=True),
-                Column("in", right=True, rank=3),
+                *columns_of_end(is_named=is_named),
+                Column("octets_out", right=True),
+                Column("octets_in", right=True, rank=3),
                 Column("flows", right=True, rank=4),
-            ]
+            ],
+            say,
         )
         for line in reading.destinations:
             rows.add_row(
-                place(line.country),
-                line.network,
-                owner_of(line),
-                ", ".join(sorted(line.stores)) or "-",
+                *cells_of_end(line, say, is_named=is_named),
                 size(line.octets_out),
                 size(line.octets_in),
                 f"{line.flows:,}",
@@ -233,39 +245,44 @@ class Replay:
         if reading.destinations:
             out.print(rows)
         else:
-            out.print("no flow to an external address")
-        lost = sum(frames for frames, _ in account.lost_frames.values())
-        out.print(
-            f"\n{account.captured.flows:,} flows, {account.captured.octets_out:,} octets out, {account.captured.octets_in:,} in, "
-            f"read in {took_s:.1f} s; lost {lost:,} frame{'' if lost == 1 else 's'}"
-            + (f" ({', '.join(account.lost_frames)})" if lost else "")
-            + f"; not explained {account.residue.octets_out:,} octets",
-            soft_wrap=True,
+            out.print(say("replay.no_external"))
+        out.print()
+        for said in self._told(run, say, took_s):
+            tell(said)
+        if run.stop.is_set():
+            kept = self.state is not None
+            echo(f"sekisho: {say('replay.stopped_kept' if kept else 'replay.stopped')}", err=True)
+
+    def _told(self, run: Runtime, say: Phrases, took_s: float) -> Iterator[str]:
+        """What was read, what became of it, and what was found."""
+        from agent.cli.live import severity_of, summary_of
+
+        account = run.accounts.read()
+        lost = Number(sum(frames for frames, _ in account.lost_frames.values()))
+        yield say(
+            "replay.totals",
+            n=Number(account.captured.flows),
+            out=f"{account.captured.octets_out:,}",
+            in_=f"{account.captured.octets_in:,}",
+            seconds=f"{took_s:.1f}",
+            lost=say("replay.lost", n=lost, reasons=say.join(list(account.lost_frames)))
+            if lost
+            else say("replay.lost_nothing"),
+            residue=f"{account.residue.octets_out:,}",
         )
         if run.decide.duplicates:
-            out.print(
-                f"{run.decide.duplicates.octets_out:,} octets were already known from an earlier replay into this state",
-                soft_wrap=True,
-            )
+            yield say("replay.duplicates", octets=f"{run.decide.duplicates.octets_out:,}")
         for case in sorted(self.cases.values(), key=lambda c: -c.severity):
-            out.print(
-                f"[{case.severity.name.lower()}] case {case.id}: {summary_of(case)}",
-                soft_wrap=True,
-            )
+            severity, summary = severity_of(case, say), summary_of(case, say)
+            yield say("replay.case", severity=severity, id=case.id, summary=summary)
         if not self.cases:
-            out.print(
-                "no case"
-                + ("" if run.policy.stores else ": no store is registered (--policy FILE names them)")
-            )
-        for path, reason in choose(self.files).left_out.items():
-            out.print(f"left out: {shown(str(path))} {reason}", soft_wrap=True, markup=False, highlight=False)
-        if run.stop.is_set():
-            on = "; the same command goes on there" if self.state is not None else ""
-            echo(f"sekisho: stopped before the end of the data{on}", err=True)
+            yield say("replay.no_case" if run.policy.stores else "replay.no_case_no_store")
+        for path, reason in self._left_out.items():
+            yield say("replay.left_out", file=shown(str(path)), reason=reason)
 
-
-def _one(collector: Collector) -> dict[str, Collector]:
-    return {collector.name: collector}
+    @staticmethod
+    def _say(run: Runtime) -> Phrases:
+        return words(run.settings.language)
 
 
 _EDGE = 1 << 16

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, TextIO
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, TextIO
 
 import click
 from rich.cells import cell_len, set_cell_size
@@ -19,6 +19,9 @@ from rich.segment import Segment
 from rich.text import Text
 
 from agent.words.escape import shown, shown_lines
+
+if TYPE_CHECKING:
+    from agent.words import Phrases
 
 PIPED_WIDTH = 200
 """Columns for running text where nobody says how wide the paper is."""
@@ -132,11 +135,13 @@ class Rows:
     room is named below."""
 
     columns: list[Column]
-    title: str = ""
     body: list[list[Text]] = field(default_factory=list)
     styles: list[str] = field(default_factory=list)
     quiet: bool = False
     """Name no left-out columns, as in a live view."""
+    left_out: str = "not at this width: {columns}"
+    """The words that name them."""
+    comma: str = ", "
 
     def add_row(self, *cells: str | Text | None, style: str = "") -> None:
         """Names come from databases, traffic and other people: whatever they hold, they are shown as text."""
@@ -150,8 +155,6 @@ class Rows:
         room = options.max_width if is_measured(console) else 1_000_000
         kept, widths = self._fit(room)
         dots = "..." if is_plain(console) else "…"
-        if self.title:
-            yield Text(shown(self.title), style="bold", no_wrap=True)
         head = [Text(self.columns[i].name, style="bold") for i in kept]
         for row, style in [
             (head, ""),
@@ -168,7 +171,7 @@ class Rows:
             yield Segment("\n")
         gone = [c.name for i, c in enumerate(self.columns) if i not in kept]
         if gone and not self.quiet:
-            yield Text(f"not at this width: {', '.join(gone)}", style="dim")
+            yield Text(self.left_out.format(columns=self.comma.join(gone)), style="dim")
 
     def _fit(self, room: int) -> tuple[list[int], list[int]]:
         """Which columns there is room for, and the width of each."""
@@ -218,13 +221,7 @@ def _set(cell: Text, width: int, right: bool, *, last: bool, dots: str) -> Text:
     return cell
 
 
-def table(columns: Iterable[str | tuple[str, str] | Column], *, title: str | None = None) -> Rows:
-    """An unframed table; a column given as (name, "right") is aligned to the right and never cut."""
-    made = []
-    for column in columns:
-        if isinstance(column, str):
-            column = Column(column)
-        elif isinstance(column, tuple):
-            column = Column(column[0], right=column[1] == "right")
-        made.append(column)
-    return Rows(made, title or "")
+def table(columns: Iterable[Column], say: Phrases) -> Rows:
+    """An unframed table. A column is named by the phrase ``column.<its name>``, where there is one."""
+    made = [replace(column, name=say.named("column", column.name)) for column in columns]
+    return Rows(made, left_out=say.named("table", "left_out"), comma=say("comma"))

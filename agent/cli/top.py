@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from agent.cli.common import Command, Options, console, echo_json, example, json_option, span_ns
+from agent.cli.common import Command, Options, console, echo_json, example, json_option, span_ns, words
 
 if TYPE_CHECKING:
     from agent.look import Look
-    from agent.view import Reading
+    from agent.view import DestinationLine, Reading
+    from agent.words import Phrases
 
 ONCE_S = 10.0
 """How long a single look takes unless --for says otherwise."""
@@ -62,13 +63,33 @@ def command(options: Options, span: str | None, once: bool, sort: str, every: st
         if as_json:
             _lines(look, stop, sort, None if once else every_s)
         else:
-            _show(look, stop, f"sekisho top · {loaded.settings.host}", sort, drawn=drawn)
+            say = words(loaded.settings.language)
+            _show(look, stop, f"sekisho top · {loaded.settings.host}", say, sort, drawn=drawn)
     if look.failures:
         raise SekishoError("; ".join(f"{name}: {error}" for name, error in look.failures.items()))
 
 
+def destination(line: DestinationLine) -> dict[str, Any]:
+    """What is told of one destination as plain values for JSON."""
+    from agent.view import UNKNOWN
+
+    return {
+        "country": line.country,
+        "network": None if line.network == UNKNOWN else line.network,
+        "names": list(line.names),
+        "provider": line.provider,
+        "owner": line.owner,
+        "owner_country": line.owner_country,
+        "stores": sorted(line.stores),
+        "octets_out": line.octets_out,
+        "octets_in": line.octets_in,
+        "flows": line.flows,
+    }
+
+
 def document(reading: Reading, account: dict[str, Any]) -> dict[str, Any]:
     """A reading as plain values for JSON. Keys stand in docs/cli.md."""
+
     now_s = reading.now_ns // 10**9
     return {
         "since_ns": reading.since_ns,
@@ -79,15 +100,7 @@ def document(reading: Reading, account: dict[str, Any]) -> dict[str, Any]:
         "internal_octets_out": reading.internal_out,
         "destinations": [
             {
-                "country": line.country,
-                "network": line.network,
-                "provider": line.provider,
-                "owner": line.owner,
-                "owner_country": line.owner_country,
-                "stores": sorted(line.stores),
-                "octets_out": line.octets_out,
-                "octets_in": line.octets_in,
-                "flows": line.flows,
+                **destination(line),
                 "octets_out_per_s_10s": round(line.rate(now_s), 1),
                 "octets_out_per_s_60s": round(line.rate(now_s, 60), 1),
             }
@@ -121,12 +134,12 @@ def _lines(look: Look, stop: threading.Event, sort: str, every_s: float | None) 
     say()
 
 
-def _show(look: Look, stop: threading.Event, title: str, sort: str, *, drawn: bool) -> None:
+def _show(look: Look, stop: threading.Event, title: str, say: Phrases, sort: str, *, drawn: bool) -> None:
     from agent.cli.live import LiveView, live
 
     screen = console()
     view = LiveView(
-        title, look.view.read, look.accounts.read, screen, show_cases=False, sort=sort, keyed=drawn
+        title, look.view.read, look.accounts.read, screen, say, show_cases=False, sort=sort, keyed=drawn
     )
     if drawn:
         with live(view, screen, stop):

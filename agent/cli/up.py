@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.bars import Bar
-from agent.cli.common import Command, Options, console, echo, echo_json, example
+from agent.cli.common import (
+    Command,
+    Options,
+    console,
+    echo,
+    echo_json,
+    example,
+    json_option,
+    language_of,
+    words,
+)
 
 if TYPE_CHECKING:
     from agent import config
@@ -19,11 +29,12 @@ if TYPE_CHECKING:
     from agent.core.flow import FlowBatch
     from agent.core.stages import Sink
     from agent.runtime import Runtime
+    from agent.words import Phrases
 
 
 @click.command(cls=Command, epilog=example("up"))
 @click.option("--plain", is_flag=True, help="Lines instead of the live view, as when piped.")
-@click.option("--json", "as_json", is_flag=True, help="Alerts and events as JSON lines instead of text.")
+@json_option("Alerts and events as JSON lines instead of text.")
 @click.option(
     "--or-replay", is_flag=True, help="Without the right to capture, show the bundled capture instead."
 )
@@ -35,12 +46,10 @@ def command(options: Options, plain: bool, as_json: bool, or_replay: bool) -> No
     """
     from agent.cli.check import missing_rights
 
-    lacking = missing_rights()
+    say = words(language_of(options))
+    lacking = missing_rights(say)
     if lacking and or_replay:
-        echo(
-            f"This host cannot be watched without privilege ({lacking}); here is the bundled capture instead.",
-            err=as_json,
-        )
+        echo(say("up.without_rights", lacking=lacking), err=as_json)
         from agent.cli.replay import replay_sample
 
         raise SystemExit(replay_sample(options, as_json=as_json))
@@ -57,24 +66,29 @@ def _watch(options: Options, *, plain: bool, as_json: bool) -> None:
 
     live_view = is_terminal(sys.stdout) and not plain and not as_json
     loaded = options.load()
-    logs.configure(level=options.level(logging.INFO), file=_log_file(loaded) if live_view else None)
+    logs.configure(
+        level=options.level(logging.INFO),
+        file=_log_file(loaded) if live_view else None,
+        language=loaded.settings.language,
+    )
     from agent import tiers
 
     loaded, why = tiers.choose(with_archive(loaded))
     logs.get("up").info("tier_chosen", tiers=sorted(loaded.stages.collectors), why=why)
+    say = words(loaded.settings.language)
     extra = {} if live_view or "stdout" in loaded.settings.sinks else {"stdout": _told(loaded, as_json)}
     with ExitStack() as stack:
-        with Bar("starting: policy, databases, state", show=live_view):
+        with Bar(say("starting"), show=live_view):
             run = stack.enter_context(Runtime(loaded, extra_sinks=extra))
         if not live_view:
             run.go()
         else:
-            _with_live_view(run, loaded)
+            _with_live_view(run, loaded, say)
     failures = [f"{name}: {error}" for name, error in run.pipeline.failures.items()]
     if failures or run.unwritten:
         raise SekishoError("\n".join([*failures, *run.unwritten]))
     if live_view:
-        echo(f"stopped; account: {_account_in_words(run)}")
+        echo(_account_in_words(run, say))
 
 
 def _told(loaded: config.Loaded, as_json: bool) -> Sink:
@@ -116,10 +130,9 @@ class JsonAlerts:
         """Standard output belongs to the program."""
 
 
-def _with_live_view(run: Runtime, loaded: config.Loaded) -> None:
-    from agent.cli.cases import OPEN
+def _with_live_view(run: Runtime, loaded: config.Loaded, say: Phrases) -> None:
     from agent.cli.live import LiveView, live
-    from agent.core.finding import CaseState
+    from agent.core.finding import WAITING
 
     screen = console()
     tiers = ", ".join(sorted(run.collectors))
@@ -128,10 +141,11 @@ def _with_live_view(run: Runtime, loaded: config.Loaded) -> None:
         run.view.read,
         run.accounts.read,
         screen,
-        notes=tuple(_notes(run)),
+        say,
+        notes=() if run.policy.stores else (say("up.no_store"),),
         leaves=False,
     )
-    view.update(tuple(run.state.cases.list_cases([CaseState(state) for state in OPEN])))
+    view.update(tuple(run.state.cases.list_cases(WAITING)))
 
     def hear(decision: Decision) -> None:
         view.update(decision.cases)
@@ -141,15 +155,6 @@ def _with_live_view(run: Runtime, loaded: config.Loaded) -> None:
     run.on_decision = hear
     with live(view, screen, run.stop):
         run.go()
-
-
-def _notes(run: Runtime) -> list[str]:
-    notes = []
-    if not run.policy.stores:
-        notes.append(
-            "No store is registered, so no alert can come: run `sekisho init`, then name your stores in the policy."
-        )
-    return notes
 
 
 def with_archive(loaded: config.Loaded) -> config.Loaded:
@@ -169,10 +174,20 @@ def _log_file(loaded: config.Loaded) -> Path:
     return loaded.settings.state_dir / "sekisho.log"
 
 
-def _account_in_words(run: Runtime) -> str:
+def _account_in_words(run: Runtime, say: Phrases) -> str:
     account = run.accounts.read()
-    lost = sum(f for f, _ in account.lost_frames.values())
-    return (
-        f"captured {account.captured.octets_out:,} octets out, {account.captured.octets_in:,} in; "
-        f"decided {account.decided.octets_out:,} out; frames lost {lost:,}; not explained {account.residue.octets_out:,}"
+    gaps = sum(gap.seconds for gap in account.unobserved.values())
+    share = account.reconciled.unexplained_share_out if account.reconciled else None
+    said = say(
+        "up.stopped",
+        out=f"{account.captured.octets_out:,}",
+        in_=f"{account.captured.octets_in:,}",
+        decided=f"{account.decided.octets_out:,}",
+        lost=f"{sum(frames for frames, _ in account.lost_frames.values()):,}",
+        residue=f"{account.residue.octets_out:,}",
     )
+    if gaps:
+        said += say("up.unobserved", seconds=f"{gaps:,.0f}")
+    if share is not None:
+        said += say("up.in_no_row", share=f"{share:.1%}")
+    return said

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Protocol, Self
 
 from agent.core.errors import AccountError
@@ -44,6 +44,66 @@ class Amounts:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
+@dataclass(frozen=True, slots=True)
+class Unobserved:
+    """Time in which nothing was counted, and what can have passed in it at most."""
+
+    seconds: float = 0.0
+    octets_out_at_most: int | None = 0
+    """IP layer; None: no counter bounds it."""
+    octets_in_at_most: int | None = 0
+
+    def __add__(self, other: Unobserved) -> Unobserved:
+        both = (
+            (self.octets_out_at_most, other.octets_out_at_most),
+            (self.octets_in_at_most, other.octets_in_at_most),
+        )
+        out, in_ = (None if a is None or b is None else a + b for a, b in both)
+        return Unobserved(self.seconds + other.seconds, out, in_)
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Plain numbers by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """Rows beside the counters of the interfaces by which packets leave: octets at the IP layer, of the same time."""
+
+    seconds: float = 0.0
+    interfaces_out: int = 0
+    rows_out: int = 0
+    not_ip_out: int = 0
+    """Of the interfaces' octets: frames that are no IP packets, such as ARP."""
+    interfaces_in: int = 0
+    rows_in: int = 0
+    not_ip_in: int = 0
+
+    def __add__(self, other: Reconciled) -> Reconciled:
+        return Reconciled(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    @property
+    def unexplained_out(self) -> int:
+        """What left by the interfaces and is in no row; 0 where rows have more (frames cut by the card, containers)."""
+        return max(self.interfaces_out - self.not_ip_out - self.rows_out, 0)
+
+    @property
+    def unexplained_in(self) -> int:
+        """As :attr:`unexplained_out`, of what came."""
+        return max(self.interfaces_in - self.not_ip_in - self.rows_in, 0)
+
+    @property
+    def unexplained_share_out(self) -> float | None:
+        """Of all that left, 0 to 1; None where nothing did."""
+        return self.unexplained_out / self.interfaces_out if self.interfaces_out else None
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """Plain numbers by name."""
+        table: dict[str, float | int | None] = {f.name: getattr(self, f.name) for f in fields(self)}
+        told = ("unexplained_out", "unexplained_in", "unexplained_share_out")
+        return table | {name: getattr(self, name) for name in told}
+
+
 class Counted(Protocol):
     """Anything that knows its own amounts, such as a batch."""
 
@@ -66,6 +126,10 @@ class Account:
     waiting: Amounts
     lost_frames: Mapping[str, tuple[int, int]]
     """Frames that were lost before a flow was known: reason -> (frames, octets at the frame layer, 0 if unknown)."""
+    unobserved: Mapping[str, Unobserved] = field(default_factory=dict)
+    """Time in which nothing was counted, by reason."""
+    reconciled: Reconciled | None = None
+    """Rows beside interface counters, of this run; None where no collector compares them."""
 
     @property
     def residue(self) -> Amounts:
@@ -99,6 +163,8 @@ class Account:
         """Plain values for JSON and batch headers."""
         table: dict[str, object] = {name: amounts.as_dict() for name, amounts in self.rows()}
         table["lost_frames"] = {k: {"frames": f, "octets": o} for k, (f, o) in self.lost_frames.items()}
+        table["unobserved"] = {k: u.as_dict() for k, u in self.unobserved.items()}
+        table["reconciled"] = None if self.reconciled is None else self.reconciled.as_dict()
         return table
 
 
@@ -117,6 +183,8 @@ class Accounts:
         self._dead: dict[str, Amounts] = {}
         self._waiting = Amounts()
         self._frames: dict[str, tuple[int, int]] = {}
+        self._unobserved: dict[str, Unobserved] = {}
+        self._reconciled: Reconciled | None = None
 
     def capture(self, amounts: Amounts, *, held_in: str | None = None) -> None:
         """Count what a collector has decoded, at the moment it did; ``held_in`` is where it is from that moment on."""
@@ -182,6 +250,16 @@ class Accounts:
             had_frames, had_octets = self._frames.get(reason, (0, 0))
             self._frames[reason] = (had_frames + frames, had_octets + octets)
 
+    def unobserve(self, reason: str, what: Unobserved) -> None:
+        """State that nothing was counted for a time; ``reason`` is snake case and bounded in number."""
+        with self._lock:
+            self._unobserved[reason] = self._unobserved.get(reason, Unobserved()) + what
+
+    def reconcile(self, what: Reconciled) -> None:
+        """Add a comparison of rows with interface counters."""
+        with self._lock:
+            self._reconciled = what if self._reconciled is None else self._reconciled + what
+
     def seal(self, amounts: Amounts, *, held_in: str | None = None) -> None:
         """Count rows that got their number and may no longer change."""
         with self._lock:
@@ -218,6 +296,8 @@ class Accounts:
                 dead=dict(self._dead),
                 waiting=self._waiting,
                 lost_frames=dict(self._frames),
+                unobserved=dict(self._unobserved),
+                reconciled=self._reconciled,
             )
 
     def check(self) -> Self:

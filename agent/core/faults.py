@@ -33,10 +33,14 @@ FAULT_POINTS: Final = (
     "ebpf.after_link",
     "ebpf.after_note",
     "ebpf.after_swap",
+    "ebpf.in_read",
     "ebpf.after_read",
     "ebpf.before_clear",
     "ebpf.in_clear",
     "ebpf.after_clear",
+    "ebpf.in_resume",
+    "ebpf.after_detach",
+    "ebpf.before_removal",
 )
 """Every name, in the order in which the program passes them."""
 

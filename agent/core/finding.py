@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from enum import IntEnum, StrEnum
-from typing import Self
+from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -87,6 +87,13 @@ class Witnessed(_Fact):
     """``JP``, ``AS64500``, ``aws us-east-1 EC2``; several joined by a comma."""
 
 
+class Named(_Fact):
+    """A host name that a DNS answer or a TLS client gave an address: a claim, no proof of who the other end is."""
+
+    address: str
+    name: str
+
+
 class Destination(_Fact):
     """The entity at the other end, and the four facts that are kept apart: place, network, operator, owner."""
 
@@ -102,6 +109,8 @@ class Destination(_Fact):
     """The addresses that took most, most first; at most 20."""
     address_count: int = 0
     """Distinct addresses seen; counted up to 1,000, then a lower bound."""
+    names: tuple[Named, ...] = ()
+    """Of those in ``addresses``, newest first for each; empty where names are not switched on."""
     location_confidence: Confidence = Confidence.NONE
     owner_confidence: Confidence = Confidence.NONE
     location_sources: tuple[str, ...] = ()
@@ -219,6 +228,10 @@ class CaseState(StrEnum):
     ACKNOWLEDGED = "acknowledged"
     STOPPED = "stopped"
     CLOSED = "closed"
+
+
+WAITING: Final = (CaseState.OPEN, CaseState.ACKNOWLEDGED, CaseState.STOPPED)
+"""States of a case that still wait for a person."""
 
 
 class Case(_Fact):

@@ -36,6 +36,14 @@ def groups(columns: Sequence[NDArray[Any]]) -> tuple[NDArray[np.intp], NDArray[n
     return order, np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
 
 
+def distinct(values: NDArray[Any]) -> NDArray[Any]:
+    """The values that occur, sorted. (``np.unique`` loads numpy's masked arrays for it, 20 ms at the start.)"""
+    ordered = np.sort(values, axis=None)
+    new = np.ones(len(ordered), bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    return ordered[new]
+
+
 def _dense(column: NDArray[Any]) -> tuple[NDArray[np.int64], int]:
     """The column as numbers from 0 on in the same order, and one more than the largest."""
     low, high = int(column.min()), int(column.max())

@@ -1,10 +1,11 @@
-"""How this process uses memory and threads; to be settled once, before numpy is loaded for the first time.
+"""How this process uses memory, threads and plugins; to be settled once, before numpy is loaded for the first time.
 
 Needs nothing but the standard library, and changes no result: what cannot be set is left as it is.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Final
 
@@ -17,14 +18,21 @@ FREE_KEPT: Final = 64 << 20
 """Octets of free memory at the top of the heap above which the rest goes back to the kernel."""
 
 
+OBJECTS_BETWEEN: Final = 20_000
+"""New objects between two searches for cycles. Columns are few objects; loading modules makes many that stay."""
+
+
 def prepare() -> None:
     """Keep freed arrays for the next chunk (glibc only), and let numpy's algebra start no threads.
 
     A column of a chunk is some hundred kilobytes: by default glibc takes each from the kernel, which clears it page by page,
     and gives it back. OpenBLAS starts one thread per core when numpy is loaded; nothing here multiplies matrices. The
-    user's own OPENBLAS_NUM_THREADS and MALLOC_ settings stay as they are.
+    user's own OPENBLAS_NUM_THREADS and MALLOC_ settings stay as they are. Pydantic is to load no plugins: what else is
+    installed beside this program must not change how it reads its settings (and searching for them takes time).
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    gc.set_threshold(OBJECTS_BETWEEN, 10, 10)
     if any(
         name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
     ):

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -152,6 +152,10 @@ class CollectorSettings(_StageSettings, abc.ABC):
     def hindrance(self) -> str:
         """Why it cannot run on this host, in a sentence that says how to mend it; empty if it can. Found by trying."""
         return ""
+
+    def ending(self) -> Self:
+        """The same, to hand out and end what an earlier run left at work; nothing more is watched, nothing is refused."""
+        return self
 
     def shortcomings(self) -> tuple[str, ...]:
         """What it would do without on this host, a sentence each, with what that costs. Found by looking."""

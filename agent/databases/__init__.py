@@ -3,19 +3,24 @@
 ``sekisho db`` calls :func:`install`, :func:`status` and :func:`verify`; ``sekisho who`` asks an :class:`AddressBook`.
 """
 
-from agent.databases.book import AddressBook, AddressFacts, Line, Witness
+from agent.databases.book import AddressBook, AddressFacts, Witness
+from agent.databases.in_force import InForce, in_force
 from agent.databases.installing import Status, Verified, install, status, verify
 from agent.databases.shelf import Installed
+from agent.databases.told import Line, told
 
 __all__ = [
     "AddressBook",
     "AddressFacts",
+    "InForce",
     "Installed",
     "Line",
     "Status",
     "Verified",
     "Witness",
+    "in_force",
     "install",
     "status",
+    "told",
     "verify",
 ]

@@ -5,8 +5,6 @@ The same rules as the enrichers', asked of single records instead of flattened t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import date
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
@@ -29,15 +27,6 @@ from enrichers.ranges.lists import AddressList
 from enrichers.ranges.places import location_confidence, placed
 from enrichers.ranges.sources import Sources
 
-_MARKS = {
-    "V": "original document read",
-    "V2": "secondary source",
-    "N": "news or other text",
-    "S": "set of state-owned networks, 2021",
-    "K": "not verified",
-    "O": "override",
-}
-
 
 class Witness(BaseModel):
     """What one database says of the address, before any override."""
@@ -46,21 +35,14 @@ class Witness(BaseModel):
 
     source: str
     """Name, day and hash."""
+    lineage: str | None = None
+    """Who first gathered what it says, as the settings or our record have it: two of one lineage are one witness."""
     prefix: str
     """The network that its record stands for."""
     country: str | None = None
     registered_country: str | None = None
     asn: int | None = None
     as_org: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One fact as a person reads it."""
-
-    what: str
-    value: str
-    source: str = ""
 
 
 class Listing(BaseModel):
@@ -76,11 +58,6 @@ class Listing(BaseModel):
     region: str | None = None
     service: str | None = None
     flags: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        place = " ".join(v for v in (self.provider, self.region, self.service) if v)
-        said = "; ".join(v for v in (place, ", ".join(self.flags)) if v)
-        return f"{self.source} says {said}" + (f" ({self.origin})" if self.origin else "")
 
 
 class AddressFacts(BaseModel):
@@ -114,98 +91,6 @@ class AddressFacts(BaseModel):
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return self.model_dump(mode="json")
-
-    def lines(self) -> Iterator[Line]:
-        """The facts in the order in which a person asks for them."""
-        if self.special:
-            yield Line("special", self.special, self.special_source)
-        if self.override:
-            yield Line(
-                "override", _stated(self.override), _dated(self.override.source, self.override.checked)
-            )
-        if self.flags:
-            yield Line("kind", ", ".join(self.flags), self._flagged_by())
-        if doubt := self._doubt():
-            yield Line("doubt", doubt)
-        yield self._place()
-        yield self._network()
-        if self.cloud:
-            said = "; ".join(str(g) for g in self.listings if g.provider)
-            named = " ".join(v for v in (self.cloud, self.cloud_region, self.cloud_service) if v)
-            yield Line("listed as", named, said)
-        yield self._operator()
-        yield self._owner()
-
-    def _flagged_by(self) -> str:
-        by = [str(g) for g in self.listings if g.flags]
-        if self.special and self.special.startswith("anycast"):
-            by.append(self.special_source)
-        if self.override and self.override.anycast:
-            by.append(_dated(self.override.source, self.override.checked))
-        return "; ".join(by)
-
-    def _doubt(self) -> str:
-        """What the kind of address says about where the data goes."""
-        if hidden := [f for f in self.flags if f in ("vpn", "tor", "relay")]:
-            return f"it passes traffic on ({', '.join(hidden)}): the true destination is not known"
-        if "cdn" in self.flags:
-            return "a CDN answers in many places: where the data goes from there is not known"
-        return ""
-
-    def _place(self) -> Line:
-        witness = self.witnesses.get("country")
-        said = _said(witness, witness.country or "nothing") if witness else "no country database"
-        if witness and witness.registered_country and witness.registered_country != witness.country:
-            said += f"; its network's holder is registered in {witness.registered_country}"
-        if second := self.witnesses.get("country_witness"):
-            said += f"; {_said(second, second.country or 'nothing')}"
-        if self.override and self.override.country and self.country:
-            said = f"{_dated(self.override.source, self.override.checked)}; {said}"
-        value = f"{self.country} (confidence {self.location_confidence.value})" if self.country else "unknown"
-        if not self.country and self.special:
-            value = f"none: {self.special}"
-        elif not self.country and (moving := [f for f in self.flags if f in ("anycast", "cdn")]):
-            value = f"none: {', '.join(moving)}"
-        return Line("place", value, said)
-
-    def _network(self) -> Line:
-        witness = self.witnesses.get("network")
-        told = None if witness is None else f"AS{witness.asn}" if witness.asn else "nothing"
-        said = _said(witness, told) if witness and told else "no network database"
-        if second := self.witnesses.get("network_witness"):
-            said += f"; {_said(second, f'AS{second.asn}' if second.asn else 'nothing')}"
-        if self.override and (self.override.asn or self.override.as_org):
-            said = f"{_dated(self.override.source, self.override.checked)}; {said}"
-        if self.asn is None:
-            return Line("network", self.as_org or "unknown", said)
-        return Line("network", f"AS{self.asn} {self.as_org or ''}".rstrip(), said)
-
-    def _operator(self) -> Line:
-        fact = self.owner
-        if not fact.provider:
-            return Line("operator", "not on record", self.ownership)
-        value = fact.provider_name or fact.provider
-        if fact.organisation:
-            value += f" ({fact.organisation})"
-        if fact.organised_in:
-            value += f", organised in {fact.organised_in}"
-        return Line("operator", value, self.ownership)
-
-    def _owner(self) -> Line:
-        fact = self.owner
-        if not fact.owner and not fact.owner_country:
-            return Line("owner", "not on record", self.ownership)
-        value = f"{fact.owner or 'unnamed'}, {fact.owner_country or 'country not on record'}"
-        value += f", {fact.share}" if fact.share else ""
-        flags = [name for name in ("disputed", "review", "stale") if getattr(fact, name)]
-        value += f" (confidence {self.owner_confidence.value}{''.join(f', {flag}' for flag in flags)})"
-        parts = [fact.source, f"checked {fact.checked}" if fact.checked else ""]
-        parts += [
-            f"mark {fact.mark}: {_MARKS.get(fact.mark, '')}" if fact.mark else "",
-            *fact.designations,
-            fact.note,
-        ]
-        return Line("owner", value, "; ".join(p for p in parts if p))
 
 
 class AddressBook:
@@ -331,7 +216,9 @@ class AddressBook:
         names = ("asn", "as_org") if kind.startswith("network") else ("country", "registered_country")
         facts = dict(zip(names, READINGS[kind].read(record), strict=True))
         prefix = str(ip_network((address, length), strict=False))
-        return Witness.model_validate({"source": database.version, "prefix": prefix, **facts})
+        known = self._sources.lineage(kind, database)
+        told = {"source": database.version, "lineage": known.name if known else None, "prefix": prefix}
+        return Witness.model_validate({**told, **facts})
 
     def _source_of(self, scope: int) -> str:
         if scope < 0:
@@ -372,20 +259,3 @@ def _value(column: Any) -> Any:
         return column.decode()[0]
     number = int(column[0])
     return number if number >= 0 else None
-
-
-def _said(witness: Witness, what: str) -> str:
-    return f"{witness.source} says {what} for {witness.prefix}"
-
-
-def _dated(source: str, checked: date | None) -> str:
-    return f"{source}, checked {checked}" if checked else source
-
-
-def _stated(override: Override) -> str:
-    skip = {"network", "source", "checked", "note"}
-    stated = override.model_dump(mode="json", exclude=skip, exclude_none=True, exclude_defaults=True)
-    parts = [f"{name.replace('_', ' ')} {value}" for name, value in stated.items()]
-    return f"{override.network}: {', '.join(parts) or 'nothing'}" + (
-        f"; {override.note}" if override.note else ""
-    )

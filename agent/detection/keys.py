@@ -94,7 +94,8 @@ class Keys:
         hashes = _hash(key)
         place = self._first_place(hashes)
         out = self._slot_id[place].astype(np.int64)
-        known = self._slot_hash[place] == hashes
+        # An id whose key is the row's is the right one, whatever led to it. (A free place leads to the first.)
+        known = np.full(len(out), self.count > 0)
         for stored, column in zip(self._columns, key, strict=True):
             known &= stored[out] == column
         todo = np.flatnonzero(~known)

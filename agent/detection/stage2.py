@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from agent.core.grouping import distinct
 from agent.detection.admit import Step, seen_ns
 from agent.detection.cube import Cube, Placed
 from agent.detection.episodes import Emit, Episode, Feed, Track
@@ -39,7 +40,7 @@ class Stage2:
         """Take the rows of a step; ``watermark_ns`` holds after them. ``known_paths``: how many there were before."""
         if step.rows:
             self._learn(range(known_paths, self._cube.paths.count))
-            touched = np.unique(placed.pair)
+            touched = distinct(placed.pair)
             base = _base_parts(step, placed)
             for name, ring in self.rings.items():
                 parts = self._parts(step, placed, ring, base)
@@ -144,7 +145,7 @@ class Stage2:
         pairs = set(touched.tolist())
         stores = self._stores()
         of_rows = stores[placed.pair]
-        touched_stores = set(np.unique(of_rows).tolist())
+        touched_stores = set(distinct(of_rows).tolist())
         for track in list(self.tracks.values()):
             if track.watch.rule.any_of.share_of_store is not None:
                 store = int(stores[track.pair])

@@ -168,8 +168,8 @@ class Bucket:
 
     __slots__ = ("_dense", "_pieces")
 
-    def __init__(self) -> None:
-        self._pieces: list[tuple[NDArray[np.int32], Ints]] = []
+    def __init__(self, paths: NDArray[np.int32], amounts: Ints) -> None:
+        self._pieces = [(paths, amounts)]
         self._dense: Ints | None = None
 
     def add(self, paths: NDArray[np.int32], amounts: Ints) -> None:
@@ -250,8 +250,9 @@ class Ring:
         for number, low, high in zip(parts.numbers, edges, edges[1:], strict=False):
             bucket = buckets.get(number)
             if bucket is None:
-                bucket = buckets[number] = Bucket()
-            bucket.add(paths[low:high], amounts[low:high])
+                buckets[number] = Bucket(paths[low:high], amounts[low:high])
+            else:
+                bucket.add(paths[low:high], amounts[low:high])
         counts = 0 if self.due is None else bisect_left(parts.numbers, self.due - self.window.n)
         self._counted.update(parts.numbers[counts:])
 

@@ -88,7 +88,10 @@ def shipped_packs() -> tuple[tuple[Document, Pack], ...]:
     """The packs that come with sekisho, by file name. Raises :class:`PolicyError`: a defect of ours."""
     folder = resources.files("agent.policy") / "packs"
     files = sorted((f for f in folder.iterdir() if f.name.endswith(ENDINGS)), key=lambda f: f.name)
-    documents = [read(f.read_text(encoding="utf-8"), name=f"packs/{f.name}", kind=PolicyError) for f in files]
+    documents = [
+        read(f.read_text(encoding="utf-8"), name=f"packs/{f.name}", kind=PolicyError, ours=True)
+        for f in files
+    ]
     return tuple((d, validate(Pack, d, kind=PolicyError)) for d in documents)
 
 

@@ -293,7 +293,7 @@ def _either(a: OwnerRow, b: OwnerRow) -> OwnerRow:
 @cache
 def _shipped() -> Ownership:
     text = (resources.files("agent.policy") / "ownership.yaml").read_text(encoding="utf-8")
-    return _build(read(text, name="ownership.yaml", kind=PolicyError))
+    return _build(read(text, name="ownership.yaml", kind=PolicyError, ours=True))
 
 
 def _build(document: Document) -> Ownership:

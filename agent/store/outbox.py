@@ -15,11 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-import structlog
-
 from agent.core.clock import DAY_NS, MINUTE_NS, SECOND_NS, Clock
 from agent.core.errors import SinkError, StateError
 from agent.core.faults import faultpoint
+from agent.core.log import Log
 from agent.core.stages import Sink
 from agent.store.deliveries import Delivery, Waiting
 from agent.store.state import State
@@ -82,7 +81,7 @@ class Outbox:
         self._jitter = jitter
         self._lanes = {name: _Lane(name, sink) for name, sink in sinks.items()}
         self._stop = threading.Event()
-        self._log = structlog.get_logger(part="outbox")
+        self._log = Log(part="outbox")
 
     def start(self) -> None:
         """Begin to send. Each sink has its thread."""

@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.words.escape import csv_text, json_text, shown, shown_lines
-from agent.words.phrases import LANGUAGES, Language, Phrases, phrases
+from agent.words.phrases import LANGUAGES, Language, Phrases, phrases, screen_phrases
 
 if TYPE_CHECKING:
     from agent.words.alert import Detail, render
@@ -30,6 +30,7 @@ __all__ = [
     "json_text",
     "phrases",
     "render",
+    "screen_phrases",
     "shown",
     "shown_lines",
     "span",

@@ -63,7 +63,11 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
 
     Letters stay as they are; control, bidirectional and invisible characters become ``\\uXXXX``, keys included.
     """
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return harmless_json(json.dumps(value, ensure_ascii=False, indent=indent))
+
+
+def harmless_json(text: str) -> str:
+    """JSON as :func:`json.dumps` made it, with what is hidden in it as ``\\uXXXX``: the same value, fit for a terminal."""
     if text.isascii() and "\x7f" not in text:
         return text
     return "".join(

@@ -1,4 +1,6 @@
-"""Phrases by key, from ``en.yaml`` and ``ja.yaml``; both files hold the same keys with the same blanks."""
+"""Phrases by key: of alerts from ``en.yaml`` and ``ja.yaml``, of screens from ``screen.en.yaml`` and
+``screen.ja.yaml`` besides; both files of a pair hold the same keys with the same blanks.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Final, Literal, get_args
 
-import yaml
+from agent.policy.yamlfile import shipped
 
 Language = Literal["en", "ja"]
 LANGUAGES: Final[tuple[Language, ...]] = get_args(Language)
@@ -20,9 +22,11 @@ class Phrases:
     text must have passed :func:`agent.words.escape.shown`. Raises ``KeyError`` for an unknown key or a blank left empty.
     """
 
-    def __init__(self, language: Language) -> None:
+    def __init__(self, language: Language, *, screens: bool = False) -> None:
         self.language = language
         self._table: dict[str, str] = dict(_flat("", _read(f"{language}.yaml")))
+        if screens:
+            self._table.update(_flat("", _read(f"screen.{language}.yaml")))
         self._country = 0 if language == "en" else 1
 
     def __call__(self, key: str, /, **values: Any) -> str:
@@ -57,10 +61,20 @@ class Phrases:
 @cache
 def phrases(language: str) -> Phrases:
     """The phrases of ``en`` or ``ja``, read once. Raises ``ValueError`` for another language."""
+    return Phrases(_known(language))
+
+
+@cache
+def screen_phrases(language: str) -> Phrases:
+    """The phrases of alerts and of the command line's screens, read once. Raises ``ValueError`` as :func:`phrases`."""
+    return Phrases(_known(language), screens=True)
+
+
+def _known(language: str) -> Language:
     known = next((known for known in LANGUAGES if known == language), None)
     if known is None:
         raise ValueError(f"no words in language {language!r}: expected one of {', '.join(LANGUAGES)}")
-    return Phrases(known)
+    return known
 
 
 @cache
@@ -69,7 +83,7 @@ def _countries() -> dict[str, tuple[str, str]]:
 
 
 def _read(name: str) -> Any:
-    return yaml.safe_load(files("agent.words").joinpath(name).read_text("utf-8"))
+    return shipped(files("agent.words").joinpath(name).read_text("utf-8"))
 
 
 def _flat(prefix: str, node: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -208,6 +208,14 @@ class CaseView:
         )
 
     @property
+    def names(self) -> str:
+        """The host names that were claimed for the addresses, each once."""
+        names = list(dict.fromkeys(named.name for named in self.to.names))
+        items = self._say.join(names[:TOP])
+        more = len(names) - TOP
+        return self._say("items_more", items=items, n=more) if more > 0 else items
+
+    @property
     def relayed(self) -> bool:
         """Whether some of the addresses only pass traffic on, so that the true destination is not known."""
         return any(flag in self.to.flags for flag in ("vpn", "tor", "relay"))

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -60,8 +59,6 @@ class Epochs:
         self._name = name
         self._flows = (programs.maps["sekisho_flows_a"], programs.maps["sekisho_flows_b"])
         self._notes = programs.notes()
-        self._keys: NDArray[np.void] = np.zeros(_CHUNK, KEY)
-        self._values: NDArray[np.void] = np.zeros(_CHUNK, VALUE)
         self._token = np.zeros(libbpf.BATCH_TOKEN_OCTETS, np.uint8)
         self._cpus = libbpf.cpus()
         self._swapped_at_inserts = 0
@@ -89,9 +86,11 @@ class Epochs:
             # Perhaps it is emptied in part already: what it held is as noted then.
             keys, values = self._rows(self._flows[1 - self._active()])
             self.pending = Drained(number, keys, values)
+            faultpoint("ebpf.in_resume")
             self.settle()
             return
         self.pending = self._read(number)
+        faultpoint("ebpf.in_resume")
         if not len(self.pending.keys) and not any(self.pending.over.values()):
             self.pending = None
 
@@ -111,6 +110,11 @@ class Epochs:
         faultpoint("ebpf.after_swap")
         self.pending = self._read(number)
         return self.pending
+
+    def let_go(self) -> None:
+        """The pending epoch's rows are handed out: what they were made of is needed no more, but for the keys."""
+        if self.pending is not None:
+            self.pending = replace(self.pending, values=self.pending.values[:0].copy())
 
     def settle(self) -> None:
         """Empty the map that was read: its rows are durable."""
@@ -172,41 +176,28 @@ class Epochs:
         return drained
 
     def _rows(self, fd: int) -> tuple[NDArray[np.void], NDArray[np.void]]:
-        keys, values = [], []
+        """All of a map, read a chunk at a time to where it stays: no octet is copied, and room is touched as it is filled."""
+        keys: NDArray[np.void] = np.empty(self.entries + _CHUNK, KEY)
+        values: NDArray[np.void] = np.empty(self.entries + _CHUNK, VALUE)
         token = self._token.ctypes.data
-        first, count = True, ctypes.c_uint32(0)
-        while True:
-            count.value = _CHUNK
+        at, more, count = 0, True, ctypes.c_uint32(0)
+        while more:
+            count.value = min(_CHUNK, len(keys) - at)
             try:
                 libbpf.call(
                     "bpf_map_lookup_batch",
                     fd,
-                    None if first else token,
+                    token if at else None,
                     token,
-                    self._keys.ctypes.data,
-                    self._values.ctypes.data,
+                    keys.ctypes.data + at * KEY.itemsize,
+                    values.ctypes.data + at * VALUE.itemsize,
                     ctypes.addressof(count),
                     None,
                 )
-                more = True
             except OSError as error:
                 if error.errno != errno.ENOENT:
                     raise
                 more = False
-            keys.append(self._keys[: count.value].copy())
-            values.append(self._values[: count.value].copy())
-            first = False
-            if not more:
-                return _whole(keys), _whole(values)
-
-
-def _whole(parts: Sequence[NDArray[np.void]]) -> NDArray[np.void]:
-    """The parts one after another. Not ``np.concatenate``: that would turn fields in network order into native ones."""
-    if len(parts) == 1:
-        return parts[0]
-    out: NDArray[np.void] = np.empty(sum(map(len, parts)), parts[0].dtype)
-    at = 0
-    for part in parts:
-        out[at : at + len(part)] = part
-        at += len(part)
-    return out
+            at += count.value
+            faultpoint("ebpf.in_read")
+        return keys[:at], values[:at]

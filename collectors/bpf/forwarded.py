@@ -56,7 +56,7 @@ def flows(keys: NDArray[np.void], values: NDArray[np.void], hasher: KeyHash) -> 
 
 
 def owners(found: Flows, guests: Mapping[int, Guest]) -> dict[str, ColumnData]:
-    """vm, process, pid, executable, uid, cgroup, unit, container, pod, attribution: of whoever is behind the interface."""
+    """vm, process, pid, executable, uid, cgroup, unit, container, pod, pod_uid, attribution: of whoever is behind the interface."""
     indexes, which = np.unique(found.owner["ifindex"], return_inverse=True)
     codes = which.astype(np.int32)
     behind = [guests.get(index, Guest()) for index in indexes.tolist()]
@@ -68,7 +68,7 @@ def owners(found: Flows, guests: Mapping[int, Guest]) -> dict[str, ColumnData]:
         "executable": _text([g.process.executable if g.process else None for g in behind], codes),
         "attribution": Text.full(len(found), BASES[0]),
     }
-    for name in ("cgroup", "unit", "container", "pod"):
+    for name in ("cgroup", "unit", "container", "pod", "pod_uid"):
         out[name] = _text([getattr(g.place, name) for g in behind], codes)
     return out
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import socket
 import struct
 from enum import StrEnum
 from typing import Final
@@ -129,6 +130,14 @@ def name_of(number: int) -> str:
         return bytes(_info(fd).name).decode(errors="replace") or f"program {number}"
     finally:
         os.close(fd)
+
+
+def name_of_device(index: int) -> str:
+    """The name of an interface; empty if it is gone."""
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return ""
 
 
 def _info(fd: int) -> _ProgramInfo:

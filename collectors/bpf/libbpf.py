@@ -75,6 +75,18 @@ class MapInfo(ctypes.Structure):
     ]
 
 
+class LinkInfo(ctypes.Structure):
+    """The first fields of ``struct bpf_link_info`` (linux/bpf.h), of a link to a control group."""
+
+    _fields_ = [
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("program", ctypes.c_uint32),
+        ("cgroup", ctypes.c_uint64),
+        ("attach_type", ctypes.c_uint32),
+    ]
+
+
 class _Library:
     def __init__(self, file: str) -> None:
         self.file = file
@@ -285,6 +297,15 @@ def map_info(fd: int) -> MapInfo:
     info, size = MapInfo(), ctypes.c_uint32(ctypes.sizeof(MapInfo))
     call("bpf_obj_get_info_by_fd", fd, ctypes.byref(info), ctypes.byref(size))
     return info
+
+
+def is_attached(link: int) -> bool:
+    """Whether a link to a control group still holds its program there: anyone with the right to may take it off, and
+    it goes with its group.
+    """
+    info, size = LinkInfo(), ctypes.c_uint32(ctypes.sizeof(LinkInfo))
+    call("bpf_obj_get_info_by_fd", link, ctypes.byref(info), ctypes.byref(size))
+    return bool(info.cgroup)
 
 
 def attached(cgroup: int, kind: int) -> int:

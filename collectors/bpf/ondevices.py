@@ -12,7 +12,7 @@ import hashlib
 import os
 import struct
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final, Self
@@ -197,6 +197,21 @@ class OnDevices(Programs):
             at = next((n for n, one in enumerate(standing) if one in ours), len(standing))
             names += [hooks.name_of(one) for one in standing[:at]]
         return names
+
+    def fallen(self) -> tuple[str, ...]:
+        """Interfaces, and sides of them, from which somebody else took a program; not those that are gone."""
+        ours = {hooks.program_id(fd) for fd in self._programs.values()}
+        return tuple(
+            f"{side} of {name}"
+            for index, at in self._hooked.items()
+            for side in (*at.links, *at.filters)
+            if not self._stands(at, index, side, ours) and (name := hooks.name_of_device(index))
+        )
+
+    def _stands(self, at: _Hooked, index: int, side: str, ours: Set[int]) -> bool:
+        if side in at.links:
+            return hooks.place_of_tcx(at.links[side])[0] != 0
+        return hooks.id_in_clsact(index, side) in ours
 
     def detach(self) -> None:
         """Take the programs off every interface; what they counted stays."""

@@ -21,6 +21,7 @@ from agent.core.flow import ColumnData, Text
 from collectors.bpf.layout import Source
 from collectors.bpf.merge import Flows
 from collectors.host.cgroups import Groups, Place, place_of
+from collectors.host.pods import Pods
 from collectors.host.processes import Process, process
 
 BASES: Final = ("process", "listener", "holder", "kernel", "unattributed")
@@ -40,16 +41,22 @@ class _Seen:
 class Owning:
     """Fills the columns of the stage ``process``. Not thread-safe."""
 
-    def __init__(self, groups: Groups, *, back_filled: bool, proc: Path = Path("/proc")) -> None:
+    def __init__(
+        self, groups: Groups, *, back_filled: bool, proc: Path = Path("/proc"), pods: Pods | None = None
+    ) -> None:
         """``back_filled``: older sockets were stamped too, so that one without a stamp is no process's."""
         self._groups = groups
         self._nobody = BASES.index("kernel" if back_filled else "unattributed")
-        self._proc = proc
+        self._proc, self._pods = proc, pods or Pods()
         self._seen: dict[int, _Seen] = {}
         self._tick_ns = SECOND_NS // os.sysconf("SC_CLK_TCK")
 
+    def look(self, now_ns: int) -> None:
+        """Between two readings: learn the control groups that have come, which may be gone at the next one."""
+        self._groups.look(now_ns)
+
     def columns(self, flows: Flows, now_ns: int) -> dict[str, ColumnData]:
-        """process, pid, executable, uid, cgroup, unit, container, pod, attribution. ``now_ns``: CLOCK_BOOTTIME."""
+        """All columns of the stage by name. ``now_ns``: CLOCK_BOOTTIME."""
         owner = flows.owner
         source = owner["source"]
         known = source != Source.NOBODY
@@ -71,12 +78,17 @@ class Owning:
             "process": Text(np.where(known, names.codes, -1).astype(np.int32), names.values),
             "pid": np.where(known, owner["tgid"].astype(np.int64), -1),
             "executable": _text([p.executable if p else None for p in processes], of_process),
+            "parent": _text([p.parent if p else None for p in processes], of_process),
+            "parent_pid": np.array([*((p and p.parent_pid) or -1 for p in processes), -1], np.int64)[
+                of_process
+            ],
             "uid": np.where(known, owner["uid"].astype(np.int64), -1),
             "attribution": Text(self._basis(flows), BASES),
         }
-        for name in ("cgroup", "unit", "container", "pod"):
+        homes = [self._pods.named(p.place, now_ns) if p else None for p in processes]
+        for name in ("cgroup", "unit", "container", "pod", "pod_uid"):
             by_socket = _text([getattr(p, name) for p in places], group.astype(np.int32))
-            by_process = _text([getattr(p.place, name) if p else None for p in processes], of_process)
+            by_process = _text([getattr(h, name) if h else None for h in homes], of_process)
             out[name] = _either(by_socket, by_process)
         return out
 
@@ -91,7 +103,7 @@ class Owning:
     def _place(self, group: int, now_ns: int) -> Place:
         path = self._groups.path(group, now_ns) if group > 0 else None
         # The root is what a socket gets where version 2 is mounted but not used: it says nothing.
-        return place_of(path) if path not in (None, "/") else Place()
+        return self._pods.named(place_of(path), now_ns) if path not in (None, "/") else Place()
 
     def _look(self, pid: int, since_ns: int, now_ns: int) -> _Seen:
         """The process of that id now; asked again if a socket is younger than the last answer."""

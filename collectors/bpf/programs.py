@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import ClassVar, Final, Self, TypeVar
 
 import numpy as np
-import structlog
 
 from agent.core.errors import CaptureError
 from agent.core.faults import faultpoint
+from agent.core.log import Log
 from collectors.bpf import libbpf
 from collectors.bpf.layout import KEY, LAYOUT, NOTES, NOTES_OCTETS, TOTALS, VALUE
 from collectors.bpf.pins import LINK, Pins, detach, remove
 
-_LOG: Final = structlog.get_logger("ebpf")
+_LOG: Final = Log(part="ebpf")
 
 ALWAYS: Final = ("sekisho_egress", "sekisho_ingress", "sekisho_create", "sekisho_sockops")
 POLITE: Final = ("sekisho_conn4", "sekisho_conn6", "sekisho_send4", "sekisho_send6")
@@ -94,7 +94,8 @@ class Programs:
         self.maps = maps
         self.folder = folder
         """Where it is pinned; None: nowhere."""
-        self._links: list[libbpf.Link] = []
+        self.links: dict[str, int] = {}
+        """Program -> file descriptor of its link, owned."""
         for name, expected in _SIZES.items():
             info = libbpf.map_info(maps[name])
             if (info.key_size, info.value_size) != expected:
@@ -124,9 +125,16 @@ class Programs:
         """Take the programs off their hooks; what they counted stays."""
         if self.folder is not None:
             detach(self.folder)
-        for link in self._links:
-            link.close()
-        self._links = []
+        self._let_go()
+
+    def fallen(self) -> tuple[str, ...]:
+        """Programs that somebody else took off their hooks."""
+        return tuple(name for name, link in self.links.items() if not libbpf.is_attached(link))
+
+    def _let_go(self) -> None:
+        for link in self.links.values():
+            os.close(link)
+        self.links = {}
 
     def remove(self) -> None:
         """Take the programs off and forget what they counted."""
@@ -136,11 +144,10 @@ class Programs:
 
     def close(self) -> None:
         """Let go. Without pins this ends the counting."""
-        for link in self._links:
-            link.close()
+        self._let_go()
         for fd in self.maps.values():
             os.close(fd)
-        self._links, self.maps = [], {}
+        self.maps = {}
 
     @classmethod
     def load(cls, wish: Wish, pins: Pins | None) -> Programs:
@@ -173,11 +180,16 @@ class Programs:
     def _attach(self, loaded: libbpf.Object, wish: Wish) -> None:
         cgroup = os.open(wish.cgroup, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            for name in loaded.programs:
-                link = loaded.attach(name, cgroup)
-                self._links.append(link)
+            # Those that count come last, once every socket there is has its owner: a row says whose it is as it begins.
+            counting = ("sekisho_egress", "sekisho_ingress")
+            for name in sorted(loaded.programs, key=counting.__contains__):
+                if name == counting[0]:
+                    with contextlib.suppress(OSError):  # whoever asks next is told why
+                        back_fill(self.maps["sekisho_owners"])
+                with loaded.attach(name, cgroup) as link:
+                    self.links[name] = os.dup(link.fd)
                 if self.folder is not None:
-                    libbpf.pin(link.fd, self.folder / (LINK + name))
+                    libbpf.pin(self.links[name], self.folder / (LINK + name))
                     faultpoint("ebpf.after_link")
         finally:
             os.close(cgroup)
@@ -191,6 +203,9 @@ class Programs:
                 maps[name] = libbpf.pinned(folder / name)
             found = cls(maps, folder)
             if int(found.notes()["layout"]) == LAYOUT:
+                # Held too, so that counting goes on if the file system is unmounted meanwhile.
+                for path in sorted(folder.glob(LINK + "*")):
+                    found.links[path.name.removeprefix(LINK)] = libbpf.pinned(path)
                 return found
         except FileNotFoundError:
             pass
@@ -204,7 +219,7 @@ class Programs:
         """Whether it is what would be loaded now, with every program in its place."""
         assert self.folder is not None
         same = self.notes()["program"].tobytes() == wish.fingerprint()
-        return same and all((self.folder / (LINK + name)).exists() for name in wish.hooks)
+        return same and not self.fallen() and set(wish.hooks) <= self.links.keys()
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import gzip
 import io
 import lzma
 import os
+import re
 import select
 import stat
 import struct
@@ -37,6 +38,8 @@ FEW: Final = 4096
 STDIN: Final = Path("-")
 _HEAD: Final = 24
 _LOOK_MS: Final = 200
+_SKIPPABLE: Final = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
+"""How a zstd frame begins that only tells of others (RFC 8878 section 3.1.2); pzstd writes one first."""
 _CORRUPT: Final = (zlib.error, gzip.BadGzipFile, lzma.LZMAError, zstandard.ZstdError)
 
 
@@ -158,7 +161,7 @@ class CaptureFile:
             return filled, True
         except _CORRUPT as error:
             self._fault = DecodeError(
-                f"the compression is corrupt ({error}); copy the file again",
+                _why(error),
                 source=str(self.path),
                 offset=self.read_octets,
             )
@@ -169,6 +172,13 @@ class CaptureFile:
             )
             return filled, True
         return filled, False
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with the compression, and how to mend it."""
+    if "too much memory" in str(error):
+        return "its zstd window is over 128 MiB; unpack it beforehand (zstd -d --long=31) or pack it without --long"
+    return f"the compression is corrupt ({error}); copy the file again"
 
 
 def looks_like_capture(path: Path) -> bool:
@@ -281,6 +291,6 @@ def _decompressed(source: _Source) -> Callable[[memoryview], int]:
         return gzip.GzipFile(fileobj=stream).readinto1
     if source.head.startswith(b"\xfd7zXZ\0"):
         return lzma.LZMAFile(stream).readinto1
-    if source.head.startswith(b"\x28\xb5\x2f\xfd"):
+    if source.head.startswith(b"\x28\xb5\x2f\xfd") or _SKIPPABLE.match(source.head):
         return zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True).readinto1
     return source.readinto

@@ -15,8 +15,9 @@ from agent.core.errors import CaptureError
 from collectors.captures.files import STDIN, looks_like_capture
 
 _NAME: Final = re.compile(
-    r"\.(pcap|pcapng|cap|dmp|ntar)\d*([._-][\w:-]+)*?(\.(gz|xz|zst))?$", re.IGNORECASE | re.ASCII
+    r"\.(pcap|pcapng|cap|dmp|ntar)\d*([._-]+[A-Za-z0-9:]+)*(\.(gz|xz|zst))?$", re.IGNORECASE | re.ASCII
 )
+GONE: Final = "was removed before it was read"
 _NUMBER: Final = re.compile(r"(\d+)")
 
 
@@ -30,6 +31,8 @@ class Chosen:
     """What lies in a folder and is not read, and why."""
     faults: tuple[CaptureError, ...] = ()
     """Folders that cannot be listed or hold no capture."""
+    found: frozenset[Path] = frozenset()
+    """Those of ``files`` that nobody named: they were found in a folder, and whoever rotates it may remove them."""
 
 
 def choose(paths: Iterable[Path]) -> Chosen:
@@ -43,6 +46,7 @@ def choose(paths: Iterable[Path]) -> Chosen:
     files: list[Path] = []
     left_out: dict[Path, str] = {}
     faults: list[CaptureError] = []
+    found: set[Path] = set()
     for path in paths:
         if path == STDIN or not _is_folder(path):
             files.append(path)
@@ -55,12 +59,13 @@ def choose(paths: Iterable[Path]) -> Chosen:
         reasons = {entry: _reason(entry) for entry in entries}
         chosen = [entry for entry, reason in reasons.items() if not reason]
         files += chosen
+        found.update(chosen)
         left_out |= {entry: reason for entry, reason in reasons.items() if reason}
         if not chosen:
             faults.append(
                 CaptureError(f"{path}: holds no capture; name its sub-folders or other files by themselves")
             )
-    return Chosen(tuple(files), left_out, tuple(faults))
+    return Chosen(tuple(files), left_out, tuple(faults), frozenset(found))
 
 
 def _is_folder(path: Path) -> bool:
@@ -83,7 +88,7 @@ def _reason(entry: Path) -> str:
         if entry.is_dir():
             return "is a folder; name it by itself to read it"
         if not entry.is_file():
-            return "is no plain file"
+            return "is no plain file" if entry.is_symlink() or entry.exists() else GONE
         if not entry.stat().st_size:
             return "is empty"
         if _NAME.search(entry.name) or looks_like_capture(entry):

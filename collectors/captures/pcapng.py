@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from agent.core.clock import SECOND_NS
 from agent.core.errors import DecodeError
+from agent.core.grouping import distinct
 from collectors.captures.frames import MOST_SECONDS, MOST_SNAPSHOT, Frames
 from collectors.packets.links import Bytes, Offsets
 
@@ -179,7 +180,7 @@ class Pcapng:
     ) -> tuple[Offsets, NDArray[np.bool_]]:
         """(UTC nanoseconds, where they fit in 64 bits). A simple block has no time: it takes that of the one before."""
         time_ns, told = np.zeros(len(ticks), np.int64), np.ones(len(ticks), bool)
-        for number in np.unique(interface).tolist():
+        for number in distinct(interface).tolist():
             rows = np.flatnonzero(interface == number)
             time_ns[rows], told[rows] = _nanoseconds(ticks[rows], self._interfaces[number])
         if simple.any():

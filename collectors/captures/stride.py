@@ -24,7 +24,6 @@ _FEW: Final = 16
 """With fewer footholds still on their way, plain following is cheaper."""
 _MOST: Final = 256
 """Records from one foothold to the next beyond which plain following takes over."""
-_LARGEST: Final = 0xFFFF
 _MENDS: Final = 8
 """One in so many footholds may prove wrong before the rest is left to plain following."""
 
@@ -38,14 +37,19 @@ def records(data: Bytes, filled: int, order: str, fractions: int) -> tuple[Offse
     """
     sizes = np.ndarray((filled - _HEADER + 1,), order + "u4", data, 8, (1,))
     footholds = _footholds(data, filled, order, fractions)
-    walk = _walk(sizes, footholds)
+    walk = _walk(data, len(sizes), order, footholds)
     wrong = np.flatnonzero(walk.last[:-1] != footholds[1:]).tolist()
     if len(wrong) * _MENDS > len(footholds) + _FEW:
         found, after, paid = walk.found[: walk.ends[wrong[0]]], int(walk.last[wrong[0]]), False
     else:
         found, after, paid = *_mended(sizes, footholds, walk, wrong), True
-    if (walk.large or wrong) and len(large := np.flatnonzero(sizes[found] > _LARGEST)):
-        return found[: large[0]], int(found[large[0]]), paid
+    # Two octets of a size were followed: behind a record that needs more of them, what was followed means nothing.
+    third, fourth = (10, 11) if order == "<" else (9, 8)
+    large = data[third:].take(found)
+    large |= data[fourth:].take(found)
+    if large.any():
+        first = int(np.flatnonzero(large)[0])
+        return found[:first], int(found[first]), paid
     return found, after, paid
 
 
@@ -86,20 +90,21 @@ class _Walk:
     """Where in ``found`` what was met from each foothold ends."""
     last: Offsets
     """Where each arrived: at the next foothold, if all is well."""
-    large: bool
-    """A record of more than ``_LARGEST`` octets is among them."""
 
 
-def _walk(sizes: NDArray[np.uint32], footholds: Offsets) -> _Walk:
-    rows, at, bound = np.arange(len(footholds)), footholds, np.append(footholds[1:], len(sizes))
+def _walk(data: Bytes, places: int, order: str, footholds: Offsets) -> _Walk:
+    """Follow the records by the lower two octets of their sizes; ``places`` is where none begins any more."""
+    rows, at, bound = np.arange(len(footholds)), footholds, np.append(footholds[1:], places)
     last, count = footholds.copy(), np.zeros(len(footholds), np.int64)
-    steps, largest = [], 0
+    low, high = (data[8:], data[9:]) if order == "<" else (data[11:], data[10:])
+    steps = []
     for step in range(1, _MOST + 1):
         steps.append((rows, at))
-        size = sizes[at]
-        largest = max(largest, int(size.max()))
+        size = high.take(at).astype(np.int64)
+        size <<= 8
+        size += _HEADER
+        size += low.take(at)
         at = at + size
-        at += _HEADER
         on = at < bound
         if step == _MOST or np.count_nonzero(on) < _FEW:
             break
@@ -113,7 +118,7 @@ def _walk(sizes: NDArray[np.uint32], footholds: Offsets) -> _Walk:
     first = ends - count
     for step, (rows, at) in enumerate(steps):
         found[first[rows] + step] = at
-    return _Walk(found, ends, last, largest > _LARGEST)
+    return _Walk(found, ends, last)
 
 
 def _mended(

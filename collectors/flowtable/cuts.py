@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 Numbers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+Facts = NDArray[np.int32]
 
 # What a packet is to its flow.
 GOES_ON: Final = 0
@@ -46,11 +47,11 @@ def _facts(flags: int, from_b: int) -> int:
     return fact
 
 
-_FACTS: Final[Numbers] = np.array([_facts(f, b) for b in (0, 1) for f in range(-1, 256)], np.int64)
+_FACTS: Final[Facts] = np.array([_facts(f, b) for b in (0, 1) for f in range(-1, 256)], np.int32)
 """Facts by ``257 * (sent by end b) + 1 + TCP flags``."""
 
 
-def facts(flags: NDArray[np.int16], by_b: Flags) -> Numbers:
+def facts(flags: NDArray[np.int16], by_b: Flags) -> Facts:
     """What each packet is, by its TCP flags (-1 none; only the lower eight count) and who sent it."""
     if int(flags.max()) > 0xFF:
         flags = np.where(flags > 0, flags & 0xFF, flags)
@@ -82,7 +83,7 @@ class Sorted:
     times: Numbers
     clocks: Numbers
     """The newest time seen by the table up to and including this packet."""
-    facts: Numbers
+    facts: Facts
     span: tuple[int, int] | None = None
     """(oldest, newest) where the packets came in order of time, none older than the clock; ``clocks`` are the times."""
 

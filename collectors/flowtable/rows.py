@@ -89,9 +89,10 @@ def join(parts: Sequence[Rows]) -> Rows:
     )
 
 
-def pack_ports(port_a: Numbers, port_b: Numbers, protocol: NDArray[np.uint8]) -> Numbers:
+def pack_ports(port_a: NDArray[np.int32], port_b: NDArray[np.int32], protocol: NDArray[np.uint8]) -> Numbers:
     """Ports (-1 for none) and protocol as one word of a key."""
-    packed = port_a + 1
+    packed = port_a.astype(np.int64)
+    packed += 1
     packed <<= 17
     packed += port_b
     packed += 1

@@ -124,35 +124,40 @@ class Slots:
     def _seek(
         self, hashes: Numbers, keys: Numbers, place: Numbers, slots: Numbers, fresh: Flags, todo: Numbers
     ) -> None:
-        """Find or make the slots of the keys ``todo``, from their first place on."""
-        mask, place = len(self._index) - 1, place[todo]
+        """Find or make the slots of the keys ``todo``, which do not lie at their first ``place``."""
+        mask = len(self._index) - 1
+        place = (place[todo] + (slots[todo] != _EMPTY)) & mask
         while len(todo):
-            found = self._index[place]
+            found = self._index.take(place)
+            # As above: what is read for an empty place means nothing.
             hit = found >= 0
-            seen = np.flatnonzero(hit)
-            there, here = self.cells.take(found[seen], axis=0), todo[seen]
-            same = there[:, HASH] == hashes[here]
-            for word in range(KEY.start, KEY.stop):
-                same &= there[:, word] == keys[here, word]
-            hit[seen] = same
-            slots[todo[hit]] = found[hit]
-            won = self._claim(np.flatnonzero(found == _EMPTY), place, todo)
-            if len(won):
-                mine = self._allocate(len(won))
+            hit &= self.cells[found, HASH] == hashes[todo]
+            if len(seen := np.flatnonzero(hit)):
+                there, here = found[seen], todo[seen]
+                same = (self.cells[there, KEY] == keys[here]).all(axis=1)
+                hit[seen] = same
+                slots[here[same]] = there[same]
+            free = found == _EMPTY
+            if len(won := self._claim(np.flatnonzero(free), place, todo)):
                 new = todo[won]
-                self._index[place[won]] = mine
-                made = np.empty((len(won), WIDTH), np.int64)
-                made[:, KEY] = keys[new]
-                made[:, HASH] = hashes[new]
-                made[:, PLACE] = place[won]
-                self.write(mine, made)
-                slots[new] = mine
-                fresh[new] = True
-                hit[won] = True
+                slots[new] = self._make(hashes[new], keys[new], place[won])
+                fresh[new] = hit[won] = True
             # Whoever lost a free place looks at it again: it now holds another key.
-            stay = found == _EMPTY
-            place = np.where(stay, place, (place + 1) & mask)[~hit]
-            todo = todo[~hit]
+            place += ~free
+            place &= mask
+            on = np.flatnonzero(~hit)
+            place, todo = place[on], todo[on]
+
+    def _make(self, hashes: Numbers, keys: Numbers, place: Numbers) -> Numbers:
+        """New slots, pointed at from ``place``."""
+        slots = self._allocate(len(hashes))
+        self._index[place] = slots
+        rows = np.empty((len(hashes), WIDTH), np.int64)
+        rows[:, KEY] = keys
+        rows[:, HASH] = hashes
+        rows[:, PLACE] = place
+        self.write(slots, rows)
+        return slots
 
     def remove(self, slots: Numbers) -> None:
         """Forget flows."""
@@ -191,12 +196,12 @@ class Slots:
             freed[: self._n_freed] = self._freed[: self._n_freed]
             self.cells, self.last, self._freed = cells, last, freed
             self._whole = cells.view(_ROW_DTYPE)[:, 0]
-        if (need + self._removed) * 2 > len(self._index):
+        if (need + self._removed) * 3 > len(self._index):
             self._rebuild_index(need)
 
     def _rebuild_index(self, need: int) -> None:
         size = len(self._index)
-        while need * 3 > size:
+        while need * 4 > size:
             size *= 2
         self._index = np.full(size, _EMPTY, np.int32)
         self._removed = 0

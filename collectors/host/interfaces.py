@@ -28,6 +28,8 @@ _NEWLINK, _GETLINK, _NEWADDR, _GETADDR = 16, 18, 20, 22
 _GROUPS: Final = 0x1 | 0x10 | 0x100  # RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
 _GETNSID, _NSID, _NSID_PID = 90, 1, 2  # linux/net_namespace.h
 _IFNAME, _LINK, _MASTER, _LINKINFO, _STATS64, _LINK_NETNSID = 3, 5, 10, 18, 23, 37
+_TRAFFIC: Final = struct.Struct("=QQQQ")
+_ETHERNET, _ETHERNET_HEADER = 1, 14  # ARPHRD_ETHER
 _INFO_KIND, _INFO_DATA, _VLAN_ID = 1, 2, 1
 _XDP, _XDP_ATTACHED, _XDP_PROGRAM = 43, 2, 4
 _ADDRESS, _LOCAL = 1, 2
@@ -57,6 +59,20 @@ class Interface:
     """This namespace's own number for the network namespace that its other end lies in; -1 where that is none."""
     xdp: int = 0
     """Id of the XDP program on it, -1 where there are several; 0 for none."""
+    link_header: int = field(default=14, compare=False)
+    """Octets of the link layer's header that its counters hold too."""
+    traffic: Traffic = field(default_factory=lambda: Traffic(), compare=False)
+    """Since the interface was made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Frames and their octets, header of the link layer included (linux/if_link.h: rtnl_link_stats64)."""
+
+    packets_in: int = 0
+    packets_out: int = 0
+    octets_in: int = 0
+    octets_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +95,25 @@ class Host:
             if interface.kind != "vrf" and not is_port and (loopback or not interface.loopback):
                 out.append(interface)
         return out
+
+    def uplinks(self) -> list[Interface]:
+        """The interfaces by which packets leave this network namespace: its hardware (virtual machines' included), each
+        once however it is bridged or bonded; where there is none, what is no port of a bridge and lies on no other.
+        """
+        real = [i for i in self.interfaces.values() if not i.loopback and not i.kind]
+        if real:
+            return real
+        return [i for i in self.vantages() if i.kind in ("veth", "macvlan", "ipvlan", "macvtap", "netkit")]
+
+    def outward(self) -> frozenset[int]:
+        """Indexes of the uplinks and of all that lies on them (bridges, bonds, VLANs): packets there leave the host."""
+        found = {i.index for i in self.uplinks()}
+        while True:
+            more = {self.interfaces[i].master for i in found if i in self.interfaces} - {0}
+            more |= {i.index for i in self.interfaces.values() if i.parent in found and i.kind != "veth"}
+            if more <= found:
+                return frozenset(found)
+            found |= more
 
     def vlans(self) -> set[tuple[int, int]]:
         """(interface index, VLAN id) of tagged frames that are seen at a VLAN interface too."""
@@ -124,24 +159,14 @@ class HostWatch:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Passed:
-    """What an interface itself counted since it was made; octets with link headers."""
-
-    packets_in: int
-    packets_out: int
-    octets_in: int
-    octets_out: int
-
-
-def passed(index: int) -> Passed | None:
+def passed(index: int) -> Traffic | None:
     """What has passed an interface; None if it is gone. Reads the namespace of the calling thread."""
     try:
         answers = asked(_GETLINK, struct.pack("=BxHiII", 0, 0, index, 0, 0), _ONE)
     except CaptureError:
         return None
     found = _attributes(answers[0][1][16:]).get(_STATS64, b"") if answers else b""
-    return Passed(*struct.unpack_from("=4Q", found)) if len(found) >= 32 else None
+    return _traffic(found)
 
 
 def number_of_netns(pid: int) -> int:
@@ -228,6 +253,8 @@ def _interface(body: bytes) -> Interface:
     if kind == "vlan":
         vlan = _number(_attributes(info.get(_INFO_DATA, b"")).get(_VLAN_ID))
     return Interface(
+        link_header=_ETHERNET_HEADER if hardware == _ETHERNET else 0,
+        traffic=_traffic(found.get(_STATS64, b"")) or Traffic(),
         index=index,
         name=found.get(_IFNAME, b"").rstrip(b"\0").decode("utf-8", "replace"),
         up=bool(flags & _IFF_UP),
@@ -240,6 +267,10 @@ def _interface(body: bytes) -> Interface:
         netns=_number(found.get(_LINK_NETNSID)) if _LINK_NETNSID in found else -1,
         xdp=_program(_attributes(found.get(_XDP, b""))),
     )
+
+
+def _traffic(stats: bytes) -> Traffic | None:
+    return Traffic(*_TRAFFIC.unpack_from(stats)) if len(stats) >= _TRAFFIC.size else None
 
 
 def _program(xdp: dict[int, bytes]) -> int:

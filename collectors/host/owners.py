@@ -15,18 +15,19 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from agent.core.clock import SECOND_NS, Clock
 from agent.core.errors import CaptureError
 from agent.core.flow import ColumnData, FlowBatch, Text
+from agent.core.log import Log
 from collectors.flowtable.table import KeyHash
 from collectors.host.cgroups import Groups, Place, mounted, place_of
+from collectors.host.pods import Pods
 from collectors.host.processes import Holders, Process
 from collectors.host.sockets import LISTEN, TCP, SocketDiag, Sockets
 
-_LOG: Final = structlog.get_logger("af_packet")
+_LOG: Final = Log(part="af_packet")
 
 REMEMBERED_NS: Final = 180 * SECOND_NS
 """How long a socket is known after it was last seen: a row comes up to 80 s after the last packet but one."""
@@ -142,9 +143,11 @@ class Book:
             "process": _chosen([p.name for p in processes], owned.process),
             "executable": _chosen([p.executable for p in processes], owned.process),
             "pid": pids[owned.process],
+            "parent": _chosen([p.parent for p in processes], owned.process),
+            "parent_pid": np.array([*(p.parent_pid or -1 for p in processes), -1], np.int64)[owned.process],
             "uid": owned.uid,
         }
-        for name in ("unit", "container", "pod"):
+        for name in ("unit", "container", "pod", "pod_uid"):
             out[name] = _either(
                 _chosen([getattr(p.place, name) for p in processes], owned.process),
                 _chosen([getattr(p, name) for p in of_socket], which),
@@ -205,7 +208,7 @@ class Owners:
         self._clock = clock
         self._diag = diag or SocketDiag()
         self._holders = holders or Holders()
-        self._groups = groups or Groups(mounted())
+        self._groups, self._pods = groups or Groups(mounted()), Pods()
         self._hasher = KeyHash()
         self._memory = _Memory()
         self._wake, self._stop = threading.Event(), threading.Event()
@@ -254,7 +257,8 @@ class Owners:
     def _places(self, now_ns: int) -> dict[int, Place]:
         groups = [g for g in np.unique(self._memory.owned().cgroup).tolist() if g >= 0]
         paths = {group: self._groups.path(group, now_ns) for group in groups}
-        return {group: place_of(path) for group, path in paths.items() if path is not None}
+        named = self._pods.named
+        return {group: named(place_of(path), now_ns) for group, path in paths.items() if path is not None}
 
     def _run(self) -> None:
         try:

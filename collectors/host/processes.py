@@ -28,6 +28,9 @@ class Process:
     name: str | None = None
     executable: str | None = None
     place: Place = field(default_factory=Place)
+    parent_pid: int | None = None
+    parent: str | None = None
+    """Name of the process that started it, or of the one that took it over."""
 
 
 class Holders:
@@ -156,7 +159,18 @@ def process(pid: int, proc: Path = Path("/proc")) -> Process:
         name.removesuffix("\n") or None if name is not None else None,
         _executable(folder),
         place_of(path) if path else Place(),
+        *_parent(folder, os.fsencode(proc)),
     )
+
+
+def _parent(folder: bytes, proc: bytes) -> tuple[int | None, str | None]:
+    """Id and name of the parent (proc(5): stat, field 4); id 0 is none, or one of another pid namespace."""
+    fields = (_read(folder + b"/stat") or "").rpartition(")")[2].split()
+    pid = int(fields[1]) if len(fields) > 1 else 0
+    if pid <= 0:
+        return None, None
+    name = _read(b"%s/%d/comm" % (proc, pid))
+    return pid, name.removesuffix("\n") or None if name is not None else None
 
 
 def may_see_others(proc: Path = Path("/proc")) -> bool:

@@ -88,13 +88,17 @@ class View:
     def __init__(self, data: Bytes) -> None:
         n = len(data)
         self.u8 = data
-        self._u16 = np.ndarray((n - 1,), ">u2", data, 0, (1,))
+        self._second = data[1:]
         self._u32 = np.ndarray((n - 3,), ">u4", data, 0, (1,))
         self._u64 = np.ndarray((n - 7,), ">u8", data, 0, (1,))
 
     def u16(self, at: Offsets) -> NDArray[np.uint16]:
         """The 2 octets at each offset."""
-        return self._u16[at].astype(np.uint16)
+        # Two reads of an octet cost half as much as one of a number that is not aligned.
+        number = self.u8.take(at).astype(np.uint16)
+        number <<= 8
+        number |= self._second.take(at)
+        return number
 
     def u32(self, at: Offsets) -> NDArray[np.uint32]:
         """The 4 octets at each offset."""

@@ -16,18 +16,19 @@ from collections import OrderedDict
 from typing import Any, Final, Self
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from agent.core.clock import SECOND_NS
 from agent.core.errors import CaptureError
 from agent.core.flow import FlowBatch, Text
+from agent.core.grouping import distinct
+from agent.core.log import Log
 from collectors.packets.filters import LONGEST, attach, names_filter
 from collectors.packets.hellos import answer, server_name
 from collectors.packets.links import LINKS, V4, V6, Bytes, Offsets, View
 from collectors.packets.packet import Packets
 
-_LOG: Final = structlog.get_logger("names")
+_LOG: Final = Log(part="names")
 
 MOST_ADDRESSES: Final = 65_536
 MOST_FLOWS: Final = 65_536
@@ -92,7 +93,7 @@ class Names:
             return
         likely = (packets.protocol == _UDP) & (packets.source_port == _DNS)
         likely |= (packets.protocol == _TCP) & (packets.content_octets > 43)
-        rows = np.unique(order[likely])
+        rows = distinct(order[likely])
         if not len(rows):
             return
         start, end = starts[rows], (starts + captured)[rows]

@@ -35,7 +35,7 @@ TRANSPORTS: Final[Mapping[int, tuple[str, int]]] = {
     136: ("UDP-Lite", 8),
 }
 """Protocols with ports -> (name, least octets of their header)."""
-_HEADER: Final = np.zeros(256, np.int64)
+_HEADER: Final = np.zeros(256, np.uint16)
 _HEADER[list(TRANSPORTS)] = [least for _, least in TRANSPORTS.values()]
 """Least transport header in octets by protocol: TCP, UDP, DCCP, SCTP, UDP-Lite. The others count as all content."""
 
@@ -101,6 +101,7 @@ def _ipv4(heads: _Heads, six: Offsets, at: Offsets, wire_end: Offsets) -> Networ
     over = total > on_wire
     offload = total == 0
     bad |= offload & (on_wire > _MOST_OFFLOAD)
+    np.copyto(total, on_wire, where=offload | over)
     # The two columns of an address lie apart, each in one piece: what follows works on whole columns.
     source, target = np.zeros((2, len(at)), np.uint64), np.zeros((2, len(at)), np.uint64)
     np.bitwise_or(heads.column(12, ">u4"), np.uint64(V4_PREFIX), out=source[1])
@@ -111,7 +112,7 @@ def _ipv4(heads: _Heads, six: Offsets, at: Offsets, wire_end: Offsets) -> Networ
         at=at,
         transport=at + header,
         header=header,
-        octets=np.where(offload | over, on_wire, total),
+        octets=total,
         protocol=heads.column(9, "u1").copy(),
         later=(first & 0x1FFF) != 0,
         bad=bad,
@@ -175,7 +176,7 @@ def _walk_extensions(view: View, network: Network, rows: Offsets, limit: Offsets
     network.transport[extended] = np.minimum(network.transport[extended], limit[extended])
 
 
-def read_transport(view: View, network: Network, end: Offsets) -> tuple[Any, Any, Any, Offsets]:
+def read_transport(view: View, network: Network, end: Offsets) -> tuple[Any, Any, Any, Any]:
     """(source port, target port, TCP flags, transport header octets) where they were captured and belong to the packet."""
     ports, word = _words(view, network)
     room = np.minimum(end, network.at + network.octets) - network.transport
@@ -191,9 +192,11 @@ def read_transport(view: View, network: Network, end: Offsets) -> tuple[Any, Any
     source_port, target_port = (ports >> 16).astype(np.int32), (ports & 0xFFFF).astype(np.int32)
     if len(without := np.flatnonzero(~has_ports)):
         source_port[without] = target_port[without] = -1
-    flags = np.where(is_tcp, (word & 0xFF).view(np.int16), np.int16(-1))
-    header = np.where(is_tcp, np.maximum(word >> 10 & 0x3C, 20), least)
-    return source_port, target_port, flags, header if whole is None else header * whole
+    # All ones where there are no flags.
+    flags = is_tcp.astype(np.int16) - np.int16(1)
+    flags |= (word & 0xFF).view(np.int16)
+    np.copyto(least, np.maximum(word >> 10 & 0x3C, 20), where=is_tcp)
+    return source_port, target_port, flags, least if whole is None else least * whole
 
 
 def _words(view: View, network: Network) -> tuple[NDArray[np.uint32], NDArray[np.uint16]]:

@@ -18,7 +18,7 @@ import numpy as np
 from agent.core.flow import ColumnData, Text
 from enrichers.ranges.table import Alias, RangeTable
 
-FORMAT = 2
+FORMAT = 3
 """Goes up whenever a table is built or written differently, so that an old file is never taken for a new one."""
 MAX_OCTETS = 1 << 30
 KEEP = 8

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 
 from agent.core.errors import EnrichError
 from agent.core.flow import Text
-from enrichers.ranges.lists import Entries
+from agent.policy.yamlfile import shipped
+from enrichers.ranges.lists import FLAGS, Entries
 from enrichers.ranges.prefixes import Prefixes
 from enrichers.ranges.table import RangeTable, from_prefixes, merge, recast
 
 CLOUDS_FILE = Path(__file__).parents[1] / "data" / "clouds.yaml"
-FLAGS = ("anycast", "cdn", "hosting", "vpn", "tor", "relay")
-"""What kind of address it is, as some list says; in the order in which they are written."""
 MAX_SERVICES = 3
 """Services of one prefix that are named."""
 
@@ -53,7 +52,7 @@ class Listed:
 def providers() -> Mapping[str, Provider]:
     """The providers of ``clouds.yaml`` by each of their names in lists. Raises EnrichError: install sekisho again."""
     try:
-        rows = yaml.safe_load(CLOUDS_FILE.read_bytes())["providers"]
+        rows = shipped(CLOUDS_FILE.read_bytes())["providers"]
         return {
             name: Provider(
                 row["id"],
@@ -92,8 +91,7 @@ def table_of_lists(lists: Sequence[Listed]) -> RangeTable:
 
     Of nested prefixes the most specific decides, fact by fact: a region or service that it does not state is that of
     the next larger prefix of the same provider. Of equal prefixes the first list's, and of its services all that say
-    more than the provider's name do. Flags add up over all prefixes that hold the address. Raises EnrichError for a
-    flag that does not exist.
+    more than the provider's name do. Flags add up over all prefixes that hold the address.
     """
     prefixes, kinds, kind = _gathered(lists)
     tables = [
@@ -143,7 +141,7 @@ def _gathered(lists: Sequence[Listed]) -> tuple[Prefixes, list[_Kind], NDArray[n
 
 def _kind(provider: str, region: str, service: str, flags: str, own: int) -> _Kind:
     known = providers().get(provider.lower())
-    said = own | bits([f for f in flags.lower().replace("+", " ").split() if f in FLAGS])
+    said = own | bits(flags.split("+") if flags else ())
     if region and service.lower().endswith(f".{region.lower()}"):
         service = service[: -len(region) - 1]
     if known is None:

@@ -14,6 +14,7 @@ import yaml
 
 from agent.core.address import SPECIAL_SCOPES, Network
 from agent.core.errors import EnrichError
+from agent.policy.yamlfile import shipped
 from enrichers.ranges.mmdb import Database, Fact, Reading, Record, flatten, open_database
 from enrichers.ranges.table import RangeTable
 
@@ -106,7 +107,7 @@ class Placeless:
         found += [(n, "documentation", False) for n in DOCUMENTATION]
         try:
             raw = path.read_bytes()
-            data = yaml.safe_load(raw)
+            data = shipped(raw)
             for group in data["groups"]:
                 found += [(ip_network(n), f"anycast: {group['name']}", False) for n in group["networks"]]
             checked = data["checked"]

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from agent.core.errors import EnrichError
+from agent.policy.yamlfile import shipped
 
 LINEAGES_FILE = Path(__file__).parents[1] / "data" / "lineages.yaml"
 
@@ -26,7 +27,7 @@ class Lineage:
 @cache
 def _data() -> dict[str, Any]:
     try:
-        data = yaml.safe_load(LINEAGES_FILE.read_bytes())
+        data = shipped(LINEAGES_FILE.read_bytes())
         for row in (*data["lineages"], *data["files"]):
             _ = row["name"], row["lineage"]
         return dict(data)

@@ -10,24 +10,25 @@ others), Tor's exit list, and one prefix per line.
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
 import io
 import json
 import re
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from agent.core.errors import EnrichError
+from agent.core.errors import DecodeError, EnrichError
 from enrichers.ranges.prefixes import PrefixError, Prefixes
+from enrichers.ranges.unpacking import gunzipped
 
 MAX_OCTETS = 1 << 27
 """Of the file, and of what a gzip unpacks to."""
 MAX_ENTRIES = 4_000_000
+FLAGS = ("anycast", "cdn", "hosting", "vpn", "tor", "relay")
+"""What kind of address it is, as some list says; in the order in which they are written."""
 _MAX_WORD = 100
 _HEAD_OCTETS = 4096
 _SAID = re.compile(r"^[#;] *(name|date|source|licence): *(.*?)\r?$", re.MULTILINE | re.IGNORECASE)
@@ -46,6 +47,11 @@ class Entries:
     places: list[int] = field(default_factory=list)
     """Line, or number of the entry, counted from 1."""
     by_line: bool = True
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether no entry says anything of its network."""
+        return not any(map(any, (self.providers, self.regions, self.services, self.flags)))
 
     def add(
         self, place: int, cidr: str, provider: str = "", region: str = "", service: str = "", flags: str = ""
@@ -167,13 +173,9 @@ def _unpacked(content: bytes, path: Path) -> bytes:
     if content[:2] != b"\x1f\x8b":
         return content
     try:
-        with gzip.open(io.BytesIO(content)) as file:
-            plain = file.read(MAX_OCTETS + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise EnrichError(f"{path}: its gzip is broken: {error}; get it again") from error
-    if len(plain) > MAX_OCTETS:
-        raise EnrichError(f"{path}: unpacks to over {MAX_OCTETS} octets, which no list of networks is")
-    return plain
+        return gunzipped(content, MAX_OCTETS)
+    except DecodeError as error:
+        raise EnrichError(f"{path}: {error}; get it again") from error
 
 
 def _text(content: bytes, path: Path) -> str:
@@ -261,7 +263,18 @@ def _row(entries: Entries, number: int, cells: list[str], columns: dict[str, int
         return
     said = {name: cells[i] if i < len(cells) else "" for name, i in columns.items()}
     cidr = said.pop("cidr")
+    if "flags" in said:
+        said["flags"] = _flags(number, said["flags"])
     entries.add(number, cidr, **said)
+
+
+def _flags(number: int, text: str) -> str:
+    """Flags as ``vpn+tor``, in whatever way they are joined. Raises ``_RefusedError`` for one that does not exist."""
+    found = re.findall(r"[^\s+,;|/]+", text.lower())
+    for flag in found:
+        if flag not in FLAGS:
+            raise _RefusedError(number, f"{_word(flag)!r} is no kind of address; expected {', '.join(FLAGS)}")
+    return "+".join(found)
 
 
 # JSON

@@ -11,8 +11,9 @@ from agent.core.address import Addresses, is_v4
 from agent.core.finding import Confidence
 from agent.core.flow import ColumnData, Text, concat_text
 from agent.policy.model import Override
-from enrichers.ranges.clouds import FLAGS, words
+from enrichers.ranges.clouds import words
 from enrichers.ranges.facts import Placeless
+from enrichers.ranges.lists import FLAGS
 from enrichers.ranges.table import SIX_TO_FOUR, Alias, RangeTable, from_networks, merge, recast
 
 # How a place is known: the row's level, and what each is worth for IPv4 and for IPv6, where about one place in seven

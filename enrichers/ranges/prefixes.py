@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.address import NULL_HALF, Network
+from agent.core.grouping import distinct
 
 _U64 = NDArray[np.uint64]
 _V4_MAPPED = bytes(10) + b"\xff\xff"
@@ -130,7 +131,7 @@ def longest(prefixes: Prefixes, rows: NDArray[np.int32], *, v4: bool) -> tuple[_
     first, after = number[1 : n + 1], np.full(n, total)
     after[~beyond] = number[n + 1 :]
     found = np.full(total, -1, np.int32)
-    for bits in np.unique(length).tolist():
+    for bits in distinct(length).tolist():
         same = np.flatnonzero(length == bits)
         begin, index = np.unique(first[same], return_index=True)
         spans = after[same[index]] - begin

@@ -90,7 +90,13 @@ class Sources:
             for part, found in lists.items():
                 entry = self.lists[part]
                 try:
-                    read.append(Listed(*found.read(), provider=entry.provider, flags=entry.flags))
+                    prefixes, entries = found.read()
+                    if entries.says_nothing and not entry.provider and not entry.flags:
+                        raise EnrichError(
+                            f"{found.path}: says nothing of its networks but that they are; "
+                            "add `flags` or `provider` to it in the settings"
+                        )
+                    read.append(Listed(prefixes, entries, provider=entry.provider, flags=entry.flags))
                 except EnrichError as error:
                     raise BadSourceError(part, str(error)) from error
             return table_of_lists(read)

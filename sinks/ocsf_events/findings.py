@@ -175,6 +175,9 @@ def _endpoints(case: Case) -> Json:
     source: Json = {"ip": _first(case.traffic.local_addresses), "hostname": case.store.host}
     to = case.destination
     target: Json = {"ip": _first(to.addresses), "name": to.label or to.entity, "owner": _operator(to)}
+    names = {named.name for named in to.names if named.address == target["ip"]}
+    if len(names) == 1:
+        target["hostname"] = names.pop()
     if opened_by == {"local"}:
         target["port"] = port
     elif opened_by == {"remote"}:
@@ -298,6 +301,10 @@ def _observables(case: Case) -> list[Json]:
         found.append(
             {"name": "src_endpoint.hostname", "type_id": 1, "type": "Hostname", "value": case.store.host}
         )
+    found += [
+        {"name": "dst_endpoint.hostname", "type_id": 1, "type": "Hostname", "value": name}
+        for name in dict.fromkeys(named.name for named in case.destination.names)
+    ]
     return found
 
 
@@ -320,6 +327,7 @@ def _unmapped(notice: Notice, case: Case) -> Json:
             "networks": _shares(to.networks),
             "addresses": _shares(to.addresses),
             "address_count": to.address_count,
+            "names": [named.model_dump() for named in to.names],
         },
         "findings": [f.model_dump(mode="json", exclude={"tenant", "store", "entity"}) for f in case.findings],
         "subjects_declared": case.store.subjects,

@@ -43,6 +43,7 @@ _OWN = (
     "cgroup",
     "unit",
     "pod",
+    "pod_uid",
     "vm",
     "store",
     "basis",
@@ -154,7 +155,10 @@ def _actor(row: Json) -> Json | None:
     user = {"uid": str(row["uid"])} if row["uid"] is not None else None
     if row["pid"] is None:
         return {"app_name": row["process"], "user": user} if row["process"] or user else None
-    return {"process": {"pid": row["pid"], "name": row["process"], "path": row["executable"]}, "user": user}
+    process: Json = {"pid": row["pid"], "name": row["process"], "path": row["executable"]}
+    if row["parent_pid"] is not None:
+        process["parent_process"] = {"pid": row["parent_pid"], "name": row["parent"]}
+    return {"process": process, "user": user}
 
 
 def _own(row: Json, data_versions: dict[str, str]) -> Json:

@@ -19,11 +19,12 @@ import tests.capture.scenarios  # noqa: F401  declares them
 from tests.bench import marked
 from tests.capture.agent import Agent
 from tests.capture.judge import VERDICTS, Verdict
+from tests.capture.leftovers import sweep
 from tests.capture.stage import SCENARIOS, Outcome, Tier, run
-from tests.capture.tiers import TIERS, here, hindrance
+from tests.capture.tiers import TIERS, TIME_WAIT, here, hindrance
 
-HEAD = """| scenario | family | packets out | octets out: error | packets out: error | octets in: error | content: error | process right | listener | unknown | wrong |
-|---|---|---|---|---|---|---|---|---|---|---|"""
+HEAD = """| scenario | family | packets out | octets out: error | packets out: error | octets in: error | content: error | sent again | process right | listener | unknown | wrong |
+|---|---|---|---|---|---|---|---|---|---|---|---|"""
 
 
 def main() -> int:
@@ -33,9 +34,10 @@ def main() -> int:
         print("left out: it needs root, for it makes network namespaces")
         return 0
     marked.end_in_order()
+    sweep()
     tiers = [TIERS[name] for name in args.tier] if args.tier else here()
     kept = True
-    texts = [marked.where()]
+    texts = [marked.where(), _what_is_sent()]
     for tier in tiers:
         if why := hindrance(tier.name):
             texts.append(f"### {tier.name}\n\nIt cannot run here: {why}")
@@ -78,31 +80,32 @@ def _section(tier: Tier, outcomes: list[Outcome]) -> str:
     notes = []
     for outcome in outcomes:
         for family, verdict in outcome.verdicts.items():
-            lines.append(_line(outcome.scenario, family, verdict))
+            lines.append(_line(outcome.scenario, family, verdict, outcome.sent[family]))
             notes += [f"- {outcome.scenario}, IPv{family}: {said}" for said in sorted(set(verdict.wrong))[:3]]
-            notes += _again(outcome.scenario, family, verdict.true.content_octets_out, outcome.sent[family])
         if outcome.absent:
-            lines.append(f"| {outcome.scenario} | | not there: {outcome.absent} | | | | | | | | |")
+            lines.append(f"| {outcome.scenario} | | not there: {outcome.absent} | | | | | | | | | |")
         for why in (tier.inexact, tier.headers_missing, tier.nameless):
             if outcome.scenario in why:
                 notes.append(f"- {outcome.scenario}: {why[outcome.scenario]}.")
+        if outcome.scenario in tier.time_wait:
+            notes.append(f"- {outcome.scenario}: {TIME_WAIT}.")
         notes += [f"- {outcome.scenario}, {note}" for note in outcome.notes]
         notes += [f"- {outcome.scenario}: frames lost: {reason} {n:,}" for reason, n in outcome.lost_frames.items() if n]  # fmt: skip
     return "\n".join([*lines, "", *notes])
 
 
-def _again(name: str, family: int, content: int, sent: int) -> list[str]:
-    """What left beyond what the senders know of; of the outside of a tunnel that is most of it, and says nothing."""
+def _what_is_sent() -> str:
+    lines = [f"| {each.name} | {each.says} |" for each in SCENARIOS.values()]
+    return "\n".join(["| scenario | what is sent |", "|---|---|", *lines])
+
+
+def _again(content: int, sent: int) -> str:
+    """Content beyond what the senders' calls took, as a share; of the outside of a tunnel it says nothing."""
     again = content - sent
-    if not 0 < again < content // 2:
-        return []
-    share = f"{again:,} octets ({100 * again / content:.2g} %)"
-    return [
-        f"- {name}, IPv{family}: {share} more left than was asked for: sent again, or the protocol's own."
-    ]
+    return f"{100 * again / content:.2g} %" if 0 < again < content // 2 else ""
 
 
-def _line(name: str, family: int, verdict: Verdict) -> str:
+def _line(name: str, family: int, verdict: Verdict, sent: int) -> str:
     true, error = verdict.true, verdict.error
     whole = sum(verdict.octets_by.values())
     shares = [f"{100 * verdict.octets_by.get(v, 0) / whole:.4g} %" if verdict.octets_by.get(v) else "" for v in VERDICTS]  # fmt: skip
@@ -112,7 +115,14 @@ def _line(name: str, family: int, verdict: Verdict) -> str:
         (error.octets_in, true.octets_in),
         (error.content_octets_out, true.content_octets_out),
     )
-    cells = [name, f"IPv{family}", f"{true.packets_out:,}", *(_error(*e) for e in errors), *shares]
+    cells = [
+        name,
+        f"IPv{family}",
+        f"{true.packets_out:,}",
+        *(_error(*e) for e in errors),
+        _again(true.content_octets_out, sent),
+        *shares,
+    ]
     return "| " + " | ".join(cells) + " |"
 
 

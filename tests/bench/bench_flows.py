@@ -1,12 +1,13 @@
-"""How fast the flow table is, in process: python -m tests.bench flows [sessions] [packets].
+"""The flow table by itself, in one process, on packets that are decoded already: what it takes of the road.
 
-Sessions are open all the time and send in random order, half of them answer; the bar is 2 M packets/s at 25,000
-sessions and 2,000,000 packets, and 300 octets for each flow.
+    python -m tests.bench flows [SESSIONS PACKETS]
+
+Sessions are open all the time and send in random order, half of the packets are answers. Sums are checked.
 """
 
 from __future__ import annotations
 
-import sys
+import statistics
 import time
 
 import numpy as np
@@ -15,7 +16,10 @@ from agent.core.accounts import Accounts, Amounts
 from agent.core.address import NetworkSet, from_v4
 from collectors.flowtable.flows import FlowTable
 from collectors.packets.packet import Packets
+from tests.bench.measure import REPEATS
+from tests.bench.page import Report
 
+CHUNK = 1 << 15
 _T0 = 1_800_000_000 * 10**9
 
 
@@ -52,8 +56,8 @@ def traffic(sessions: int, n: int, seconds: float = 57.0) -> Packets:
     )
 
 
-def run(packets: Packets, chunk: int) -> tuple[float, FlowTable, int]:
-    """CPU seconds, the table as it was before the flush, rows given out; checks the sums."""
+def run(packets: Packets, chunk: int) -> tuple[float, float, int]:
+    """CPU seconds, octets of memory for each flow before the flush, rows given out; checks the sums."""
     own = NetworkSet(["192.0.2.0/24", "2001:db8::ffff:c000:200/120"])
     accounts = Accounts()
     table = FlowTable(local=own.contains, vantage="bench", interfaces=["eth0"], accounts=accounts)
@@ -73,17 +77,22 @@ def run(packets: Packets, chunk: int) -> tuple[float, FlowTable, int]:
     rows += len(batch)
     assert amounts == accounts.check().read().captured
     assert amounts.octets_out + amounts.octets_in == int(packets.octets.sum())
-    print(f"flows at the end {peak[0]}, {peak[1] / max(peak[0], 1):.0f} octets each, {rows} rows")
-    return used, table, rows
+    return used, peak[1] / max(peak[0], 1), rows
 
 
 def main(arguments: list[str]) -> None:
-    """Print the median of five runs."""
-    sessions, n = (*map(int, arguments), *(25_000, 2_000_000)[len(arguments) :])
-    packets = traffic(sessions, n)
-    used = sorted(run(packets, 16_384)[0] for _ in range(5))[2]
-    print(f"{sessions} sessions, {n} packets: {used:.2f} s CPU, {n / used / 1e6:.2f} M packets/s")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    """The table of the flow table."""
+    sizes = [(25_000, 2_000_000), (500_000, 2_000_000)]
+    if arguments:
+        sizes = [(*map(int, arguments), *sizes[0][len(arguments) :])]  # type: ignore[list-item]
+    given = {size: traffic(*size) for size in sizes}
+    ended: dict[tuple[int, int], list[tuple[float, float, int]]] = {size: [] for size in sizes}
+    for _ in range(REPEATS):
+        for size, packets in given.items():
+            ended[size].append(run(packets, CHUNK))
+    rows = [["flows open at once", "M packets/s of CPU", "octets of memory each", "rows"]]
+    for (sessions, n), runs in ended.items():
+        rate = n / statistics.median(seconds for seconds, _, _ in runs) / 1e6
+        rows.append([f"{sessions:,}", f"{rate:.2f}", f"{runs[0][1]:.0f}", f"{runs[0][2]:,}"])
+    title = f"{sizes[0][1]:,} decoded packets in pieces of {CHUNK:,}, {REPEATS} runs; sums exact"
+    Report("flows", title, rows, partial=bool(arguments)).publish()

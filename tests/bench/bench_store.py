@@ -1,12 +1,14 @@
-"""How fast state and archive are on a disk: python -m tests.bench store [folder] [commits] [batches].
+"""What is kept: commits of the state and rows of the archive.
+
+    python -m tests.bench store [COMMITS BATCHES]
 
 A commit holds one batch id, ten ledger rows and 500 octets of delta, with a snapshot of 20 kB each 256; a batch holds
-1,000 rows of a busy host.
+1,000 rows of a busy host. Of commits wall time counts, for they wait for the disk.
 """
 
 from __future__ import annotations
 
-import resource
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +24,9 @@ from agent.core.stages import Context
 from agent.store.flows import read_flows
 from agent.store.state import Commit, State
 from sinks.archive import Settings
+from tests.bench.inputs import CACHE
+from tests.bench.measure import REPEATS
+from tests.bench.page import Report
 from tests.tools.faults import ledger_row
 
 ROWS = 1_000
@@ -69,8 +74,8 @@ def rows_of_a_host(sequence: int, random: np.random.Generator) -> FlowBatch:
     )
 
 
-def state(folder: Path, commits: int) -> None:
-    """Commits in a second, one after another, each synced."""
+def state(folder: Path, commits: int) -> float:
+    """Commits in a second of wall time, one after another, each synced."""
     with State.open(folder / "state.db", clock=SystemClock()) as opened:
         begin = time.perf_counter()
         for n in range(commits):
@@ -84,38 +89,43 @@ def state(folder: Path, commits: int) -> None:
                     now_ns=time.time_ns(),
                 )
             )
-        print(f"state: {commits / (time.perf_counter() - begin):,.0f} commits/s")
+        return commits / (time.perf_counter() - begin)
 
 
-def archive(folder: Path, batches: int) -> None:
-    """Rows in a second from journal to Parquet, the longest time one batch took, octets per row, and reading."""
-    random = np.random.default_rng(1)
+def archive(folder: Path, batches: list[FlowBatch]) -> tuple[float, float, float]:
+    """(rows in a second of CPU from journal to Parquet, octets a row, rows in a second of CPU read back)."""
     sink = Settings(min_free=0).build(Context(Accounts(), folder, host="db-1"))
-    spent, longest = 0.0, 0.0
-    for n in range(batches):
-        batch = rows_of_a_host(n, random)
-        begin = time.perf_counter()
+    begin = time.process_time()
+    for batch in batches:
         sink.write_flows(batch)
-        took = time.perf_counter() - begin
-        spent, longest = spent + took, max(longest, took)
-    begin = time.perf_counter()
     sink.close()
-    spent += time.perf_counter() - begin
+    spent = time.process_time() - begin
+    rows = len(batches) * ROWS
     size = sum(file.stat().st_size for file in folder.rglob("*.parquet"))
-    rows = batches * ROWS
-    print(
-        f"archive: {rows / spent:,.0f} rows/s, longest batch {longest:.2f} s, {size / rows:.1f} octets a row"
-    )
-    begin = time.perf_counter()
-    found = sum(map(len, read_flows(folder / "archive", store="store-1")))
-    print(f"read: {found:,} of {rows:,} rows in {time.perf_counter() - begin:.2f} s")
-    print(f"memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB at most")
+    begin = time.process_time()
+    read = sum(map(len, read_flows(folder / "archive")))
+    reading = time.process_time() - begin
+    if read != rows:
+        raise SystemExit(f"wrong: {read:,} rows were read of {rows:,}")
+    return rows / spent, size / rows, rows / reading
 
 
 def main(arguments: list[str]) -> None:
-    """Both, in a folder that is removed again."""
-    where = arguments[0] if arguments else None
-    commits, batches = (*map(int, arguments[1:]), *(2000, 600)[len(arguments[1:]) :])
-    with tempfile.TemporaryDirectory(dir=where) as made:
-        state(Path(made), commits)
-        archive(Path(made), batches)
+    """The table of what is kept."""
+    commits, count = (*map(int, arguments), *(2000, 600)[len(arguments) :])
+    random = np.random.default_rng(1)
+    batches = [rows_of_a_host(n, random) for n in range(count)]
+    took: list[tuple[float, float, float, float]] = []
+    for _ in range(REPEATS):
+        with tempfile.TemporaryDirectory(dir=CACHE) as made:
+            took.append((state(Path(made), commits), *archive(Path(made), batches)))
+    middle = [statistics.median(column) for column in zip(*took, strict=True)]
+    rows = [
+        ["what", "measured"],
+        ["commits of the state, each synced to this disk (wall time)", f"{middle[0]:,.0f} /s"],
+        ["rows into the archive, journal and Parquet (CPU)", f"{middle[1]:,.0f} /s"],
+        ["octets of a row in the archive", f"{middle[2]:.1f}"],
+        ["rows read back (CPU)", f"{middle[3]:,.0f} /s"],
+    ]
+    title = f"{commits:,} commits; {count:,} batches of {ROWS:,} rows, {REPEATS} runs; rows counted"
+    Report("store", title, rows, partial=bool(arguments)).publish()

@@ -10,13 +10,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tests.tools.netns import HOST4, Pair, wait_for
+from tests.bench.charged import Charged
+from tests.tools.netns import HOST4, Namespace, Pair, wait_for
+
+Latencies = NDArray[np.float64]
+"""Of each transaction, in microseconds."""
 
 
 @contextlib.contextmanager
-def serving(two: Pair, folder: Path, core: int) -> Iterator[Callable[[int], float] | None]:
-    """A function that runs pgbench for so many seconds and gives 1 / p99 of the latency in 1/s; None where it is not installed."""
+def serving(
+    two: Pair, folder: Path, pinned: Callable[..., list[str]], apart: Charged
+) -> Iterator[Callable[[int], Latencies] | None]:
+    """A function that runs pgbench for so many seconds and gives its latencies; None where it is not installed.
+
+    ``pinned(namespace, *words)`` gives the command line that runs a program where the load belongs; clients are in the
+    group ``apart``, so that only the database's end is watched, as on its host.
+    """
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pgbench"), key=lambda path: int(path.parts[-3]))
     if not found:
         yield None
@@ -27,29 +38,28 @@ def serving(two: Pair, folder: Path, core: int) -> Iterator[Callable[[int], floa
     folder.chmod(0o711)
     os.chown(home, user.pw_uid, user.pw_gid)
 
-    def line(namespace: str, *words: str) -> list[str]:
+    def line(namespace: Namespace, *words: str, group: Charged | None = None) -> list[str]:
         as_user = ("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
-        pinned = ("nsenter", f"--net=/run/netns/{namespace}", "taskset", "-c", str(core))
-        return [*pinned, *as_user, str(programs / words[0]), *words[1:]]
+        return pinned(namespace, *as_user, str(programs / words[0]), *words[1:], group=group)
 
-    def run(namespace: str, *words: str) -> None:
-        subprocess.run(line(namespace, *words), check=True, capture_output=True, cwd=home)
+    def run(namespace: Namespace, *words: str, group: Charged | None = None) -> None:
+        subprocess.run(line(namespace, *words, group=group), check=True, capture_output=True, cwd=home)
 
     data = home / "data"
-    run(two.host.name, "initdb", "-D", str(data), "-A", "trust", "--no-sync", "--locale=C", "-E", "UTF8")
+    run(two.host, "initdb", "-D", str(data), "-A", "trust", "--no-sync", "--locale=C", "-E", "UTF8")
     with (data / "pg_hba.conf").open("a") as rules:
         rules.write("host all all 192.0.2.0/24 trust\n")
     options = ("-c", f"listen_addresses={HOST4}", "-c", f"unix_socket_directories={home}", "-c", "fsync=off")
     server = subprocess.Popen(
-        line(two.host.name, "postgres", "-D", str(data), *options),
+        line(two.host, "postgres", "-D", str(data), *options),
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=home,
     )  # fmt: skip
     try:
-        ready = line(two.host.name, "pg_isready", "-q", "-h", str(home))
+        ready = line(two.host, "pg_isready", "-q", "-h", str(home))
         wait_for(lambda: not subprocess.run(ready, check=False).returncode, "PostgreSQL to be ready")
-        run(two.host.name, "pgbench", "-h", str(home), "-i", "-s", "1", "-q", "postgres")
+        run(two.host, "pgbench", "-h", str(home), "-i", "-s", "1", "-q", "postgres")
 
-        def ask(seconds: int) -> float:
+        def ask(seconds: int) -> Latencies:
             for log in home.glob("latency*"):
                 log.unlink()
             words = (
@@ -65,11 +75,10 @@ def serving(two: Pair, folder: Path, core: int) -> Iterator[Callable[[int], floa
                 "--log-prefix=latency",
                 "postgres",
             )
-            run(two.peer.name, "pgbench", *words)
+            run(two.peer, "pgbench", *words, group=apart)
             (log,) = home.glob("latency*")
             # client, transaction, microseconds, ...
-            micros = np.loadtxt(log, usecols=2)
-            return float(1e6 / np.quantile(micros, 0.99))
+            return np.loadtxt(log, usecols=2)
 
         yield ask
     finally:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -22,9 +23,18 @@ def write(page: str, name: str, text: str) -> None:
 
 
 def end_in_order() -> None:
-    """Let Ctrl-C and SIGTERM end the bench through its clean-up, also where a shell started it with Ctrl-C ignored."""
+    """Let Ctrl-C and SIGTERM end the bench through its clean-up, also where a shell started it with Ctrl-C ignored.
+
+    The clean-up itself is not to be disturbed: a second Ctrl-C does nothing (SIGQUIT still ends it).
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        signal.default_int_handler(number, frame)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, end)
 
 
 def where() -> str:

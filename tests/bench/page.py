@@ -79,7 +79,11 @@ class Report:
 
 def where() -> str:
     """Commit, date and machine."""
-    commit = _first_line(["git", "-C", str(ROOT), "describe", "--always", "--dirty"])
+    git = ["git", "-C", str(ROOT)]
+    commit = _first_line([*git, "describe", "--always"])
+    # The page itself changes with every table.
+    if _first_line([*git, "status", "--porcelain", "-uno", "--", ".", ":!docs/performance.md"]) != "unknown":
+        commit += ", changed since"
     model = next(
         (
             line.split(":", 1)[1].strip()

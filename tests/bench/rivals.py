@@ -1,6 +1,7 @@
 """What is measured beside each other: this program's live collectors, and other programs that count flows or packets.
 
-Each captures on ``h0`` of a namespace, pinned to a core, and says at the end what it counted.
+Each captures on ``h0`` of a namespace, pinned to a core, in a control group of its own, and says at the end what it
+counted. A program that is not installed is left out and named.
 """
 
 from __future__ import annotations
@@ -13,29 +14,23 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from agent.core.address import parse
+from tests.bench.charged import Charged
 from tests.capture.agent import Agent
 from tests.capture.stage import Tier
 from tests.capture.tiers import here, hindrance
 from tests.tools.netns import HOST4, Namespace, run, wait_for
 
-_TICK = os.sysconf("SC_CLK_TCK")
 BUFFER_KIB = 16 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Used:
-    """What a program and its children cost since they began."""
-
-    cpu_s: float
-    kernel_share: float
-    rss_mib: float
-    pss_mib: float
+_INTERVAL_S = 10
+FIRST = ("nice", "-n", "-20")
+"""Load and collectors go before everything else on the machine, so that its other work hardly touches the figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,50 +44,49 @@ class Seen:
 class Rival(Protocol):
     """Something that captures."""
 
-    pid: int
+    ends_to_say: bool
+    """Whether it says what it counted only when it ends, so that its end is part of its work."""
+
+    def settle(self) -> None:
+        """Wait until it has said what it counted, where it does so by itself."""
 
     def stop(self) -> Seen:
-        """End it; what it counted."""
+        """End it, once it has said all it knows; what it counted."""
 
 
-Starter = Callable[[Namespace, Path, int], contextlib.AbstractContextManager[Rival]]
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a collector works."""
+
+    host: Namespace
+    folder: Path
+    core: int
+    charged: Charged
+    """The group that pays for the collector."""
+    load: Charged
+    """The group of the load: what is to be watched, where a collector can choose."""
+
+    def line(self, *words: str) -> list[str]:
+        """A command pinned, first in line and paid for, in the watched namespace."""
+        inside = ("nsenter", f"--net=/run/netns/{self.host.name}", "taskset", "-c", str(self.core), *FIRST)
+        return self.charged.line(*inside, *words)
 
 
-def used(pid: int) -> Used:
-    """CPU by the scheduler's own clock, split by ticks; memory as the kernel sees it now."""
-    total = user = system = rss = pss = 0.0
-    for each in _family(pid):
-        place = Path(f"/proc/{each}")
-        with contextlib.suppress(OSError):
-            total += (
-                sum(int((t / "schedstat").read_text().split()[0]) for t in (place / "task").iterdir()) / 1e9
-            )
-            fields = (place / "stat").read_text().rsplit(")", 1)[1].split()
-            user, system = user + int(fields[11]) / _TICK, system + int(fields[12]) / _TICK
-            for line in (place / "smaps_rollup").read_text().splitlines():
-                if line.startswith("Rss:"):
-                    rss += int(line.split()[1]) / 1024
-                if line.startswith("Pss:"):
-                    pss += int(line.split()[1]) / 1024
-    return Used(total, system / (user + system) if user + system else 0.0, rss, pss)
-
-
-def _family(pid: int) -> list[int]:
-    out = [pid]
-    with contextlib.suppress(OSError):
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            out += _family(int(child))
-    return out
+Starter = Callable[[Place], contextlib.AbstractContextManager[Rival]]
 
 
 class _Ours:
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, tier: Tier) -> None:
         self._agent = agent
-        self.pid = agent.pid
+        self.ends_to_say = tier.name != "ebpf"
+
+    def settle(self) -> None:
+        # eBPF reads its maps on full multiples of its interval.
+        if not self.ends_to_say:
+            time.sleep(_INTERVAL_S - time.time() % _INTERVAL_S + 1)
 
     def stop(self) -> Seen:
-        watched = self._agent.stop()
-        rows = watched.rows
+        rows = self._agent.stop().rows
         # A collector that sees every namespace has rows of the other end too.
         local = (rows["local_address"] == parse([HOST4])).all(axis=1)
         return Seen(
@@ -103,10 +97,15 @@ class _Ours:
 
 def _ours(tier: Tier) -> Starter:
     @contextlib.contextmanager
-    def start(namespace: Namespace, folder: Path, core: int) -> Iterator[Rival]:
-        with tier.around(), contextlib.closing(Agent(folder, core=core)) as agent:
-            agent.start(namespace, tier.name, tier.settings)
-            yield _Ours(agent)
+    def start(place: Place) -> Iterator[Rival]:
+        before = place.charged.line("taskset", "-c", str(place.core), *FIRST)
+        settings = tier.settings
+        if tier.name == "ebpf":
+            # Other people's traffic on this machine is not the load.
+            settings = settings | {"cgroup": str(place.load.folder)}
+        with tier.around(), contextlib.closing(Agent(place.folder, before=before)) as agent:
+            agent.start(place.host, tier.name, settings)
+            yield _Ours(agent, tier)
 
     return start
 
@@ -114,23 +113,39 @@ def _ours(tier: Tier) -> Starter:
 class _Program:
     """Another program; ``tell`` reads what it counted once it has been asked to end."""
 
-    def __init__(self, namespace: Namespace, core: int, line: list[str], tell: Callable[[str], Seen]) -> None:
+    ends_to_say = True
+
+    def __init__(
+        self,
+        place: Place,
+        line: list[str],
+        tell: Callable[[str], Seen],
+        *,
+        environment: dict[str, str] | None = None,
+        says_ready: str = "",
+    ) -> None:
         self._tell = tell
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in close()
-        inside = ["nsenter", f"--net=/run/netns/{namespace.name}", "taskset", "-c", str(core), *line]
         self._process = subprocess.Popen(
-            inside, stdout=self._output, stderr=subprocess.STDOUT, start_new_session=True
+            place.line(*line),
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | (environment or {}),
         )
         self.pid = self._process.pid
-        wait_for(
-            lambda: (
-                self._process.poll() is not None
-                or len(namespace.run("cat", "/proc/net/packet").splitlines()) > 1
-            ),
-            f"{line[0]} to capture",
-        )
+
+        def ready() -> bool:
+            if says_ready:
+                return says_ready in self._said()
+            return len(place.host.run("cat", "/proc/net/packet").splitlines()) > 1
+
+        wait_for(lambda: self._process.poll() is not None or ready(), f"{line[0]} to capture")
         if self._process.poll() is not None:
             raise RuntimeError(f"{line[0]} ended: {self._said()}")
+
+    def settle(self) -> None:
+        """It says all at its end."""
 
     def stop(self) -> Seen:
         self._process.send_signal(signal.SIGINT)
@@ -153,8 +168,8 @@ class _Program:
         return True
 
     def _said(self) -> str:
-        self._output.seek(0)
-        return self._output.read()
+        # By its own place in the file: the program writes where the shared one stands.
+        return os.pread(self._output.fileno(), os.fstat(self._output.fileno()).st_size, 0).decode()
 
 
 def _number(pattern: str, text: str) -> int:
@@ -165,16 +180,16 @@ def _number(pattern: str, text: str) -> int:
 
 
 @contextlib.contextmanager
-def _tcpdump(namespace: Namespace, folder: Path, core: int) -> Iterator[Rival]:
+def _tcpdump(place: Place) -> Iterator[Rival]:
     line = ["tcpdump", "-i", "h0", "-n", "-s", "96", "-B", str(BUFFER_KIB), "-w", "/dev/null", "-Z", "root"]
-    made = _Program(namespace, core, line, lambda said: Seen(_number(r"(\d+) packets? captured", said)))
+    made = _Program(place, line, lambda said: Seen(_number(r"(\d+) packets? captured", said)))
     with contextlib.closing(made):
         yield made
 
 
 @contextlib.contextmanager
-def _softflowd(namespace: Namespace, folder: Path, core: int) -> Iterator[Rival]:
-    control = folder / "softflowd.ctl"
+def _softflowd(place: Place) -> Iterator[Rival]:
+    control = place.folder / "softflowd.ctl"
     control.unlink(missing_ok=True)
 
     class Softflowd(_Program):
@@ -185,29 +200,17 @@ def _softflowd(namespace: Namespace, folder: Path, core: int) -> Iterator[Rival]
             return seen
 
     # Its records go to a port of the loopback that nobody reads.
-    line = [
-        "softflowd",
-        "-i",
-        "h0",
-        "-6",
-        "-n",
-        "127.0.0.1:2055",
-        "-d",
-        "-m",
-        "200000",
-        "-B",
-        str(BUFFER_KIB * 1024),
-    ]
-    line += ["-c", str(control), "-p", str(folder / "softflowd.pid")]
-    with contextlib.closing(Softflowd(namespace, core, line, lambda _said: Seen(0))) as made:
+    line = ["softflowd", "-i", "h0", "-6", "-n", "127.0.0.1:2055", "-d", "-m", "200000"]
+    line += ["-B", str(BUFFER_KIB * 1024), "-c", str(control), "-p", str(place.folder / "softflowd.pid")]
+    with contextlib.closing(Softflowd(place, line, lambda _said: Seen(0))) as made:
         yield made
 
 
 @contextlib.contextmanager
-def _pmacctd(namespace: Namespace, folder: Path, core: int) -> Iterator[Rival]:
-    output = folder / "pmacctd.json"
+def _pmacctd(place: Place) -> Iterator[Rival]:
+    output = place.folder / "pmacctd.json"
     output.unlink(missing_ok=True)
-    settings = folder / "pmacctd.conf"
+    settings = place.folder / "pmacctd.conf"
     settings.write_text(
         "daemonize: false\npcap_interface: h0\naggregate: src_host,dst_host,src_port,dst_port,proto\n"
         f"plugins: print\nprint_output: json\nprint_output_file: {output}\nprint_output_file_append: true\n"
@@ -219,18 +222,75 @@ def _pmacctd(namespace: Namespace, folder: Path, core: int) -> Iterator[Rival]:
         rows = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
         return Seen(sum(row["packets"] for row in rows), sum(row["bytes"] for row in rows))
 
-    made = _Program(namespace, core, ["pmacctd", "-f", str(settings)], tell)
+    with contextlib.closing(_Program(place, ["pmacctd", "-f", str(settings)], tell)) as made:
+        yield made
+
+
+_NETOBSERV = "netobserv-ebpf-agent"
+_NETOBSERV_TIMEOUT_S = 1
+_WRITE = {
+    "pipeline": [{"name": "writer", "follows": "preset-ingester"}],
+    "parameters": [{"name": "writer", "write": {"type": "stdout", "stdout": {"format": "json"}}}],
+}
+
+
+@contextlib.contextmanager
+def _netobserv(place: Place) -> Iterator[Rival]:
+    """Another flow agent in eBPF (tcx on the interface, no processes), its flows as lines of JSON, its map as large as ours."""
+
+    class Netobserv(_Program):
+        ends_to_say = False
+
+        def settle(self) -> None:
+            # It writes out what it has when its timeout comes, and forgets the rest when it is told to end.
+            time.sleep(2 * _NETOBSERV_TIMEOUT_S + 0.5)
+
+    environment = {
+        "EXPORT": "direct-flp",
+        "FLP_CONFIG": json.dumps(_WRITE),
+        "INTERFACES": "h0",
+        "CACHE_MAX_FLOWS": "131072",
+        "CACHE_ACTIVE_TIMEOUT": f"{_NETOBSERV_TIMEOUT_S}s",
+        "AGENT_IP": HOST4,
+    }
+    # It looks for interfaces in every namespace that it finds there. Of an old kernel it asks only the hooks that count
+    # packets; the others, which it would load and not use, are refused by kernels without kprobes.
+    hidden = ["unshare", "-m", "setarch", os.uname().machine, "--uname-2.6"]
+    hidden += ["sh", "-c", 'mount -t tmpfs tmpfs /run/netns; exec "$@"', "sh"]
+    made = Netobserv(
+        place,
+        [*hidden, _NETOBSERV],
+        _of_netobserv,
+        environment=environment,
+        says_ready="successfully started",
+    )
     with contextlib.closing(made):
         yield made
 
 
+def _of_netobserv(said: str) -> Seen:
+    rows = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    flows = [row for row in rows if "Packets" in row]
+    return Seen(sum(row["Packets"] for row in flows), sum(row["Bytes"] for row in flows))
+
+
+_OTHERS: dict[str, Starter] = {
+    "softflowd": _softflowd,
+    "pmacctd": _pmacctd,
+    "tcpdump": _tcpdump,
+    _NETOBSERV: _netobserv,
+}
+
+
 def rivals() -> tuple[dict[str, Starter], list[str]]:
-    """Those that are here by name, and the names of those that are not installed."""
+    """Those that are here by name, and those that are not, each with why."""
     found: dict[str, Starter] = {tier.name: _ours(tier) for tier in here() if not hindrance(tier.name)}
-    absent = [f"{tier.name} (cannot run here)" for tier in here() if hindrance(tier.name)]
-    for name, start in (("softflowd", _softflowd), ("pmacctd", _pmacctd), ("tcpdump", _tcpdump)):
+    absent = [
+        f"{tier.name} (cannot run here: {hindrance(tier.name)})" for tier in here() if hindrance(tier.name)
+    ]
+    for name, start in _OTHERS.items():
         if shutil.which(name):
             found[name] = start
         else:
-            absent.append(name)
+            absent.append(f"{name} (not installed)")
     return found, absent

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -48,9 +48,12 @@ class Watched:
 
 
 class Agent:
-    """The other process. Close it; ``start`` and ``stop`` may follow each other as often as wanted."""
+    """The other process. Close it; ``start`` and ``stop`` may follow each other as often as wanted.
 
-    def __init__(self, folder: Path, *, core: int | None = None) -> None:
+    ``before`` are words before its command line, such as taskset's; they must become the program themselves (exec).
+    """
+
+    def __init__(self, folder: Path, *, before: Sequence[str] = ()) -> None:
         self._rows = folder / f"rows-{id(self)}"
         self.broken = False
         """Whether it failed to answer or to do what it was told."""
@@ -59,7 +62,7 @@ class Agent:
         # What it logs goes beside its rows; its answers must come alone.
         self._log = (folder / "agent.log").open("a")
         self._process = subprocess.Popen(
-            (["taskset", "-c", str(core)] if core is not None else []) + line,
+            [*before, *line],
             env=os.environ | {"PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -49,10 +49,11 @@ class Claim:
     """Whose the rows with these ports are; None stands for any port."""
 
     right: tuple[Actor, ...]
+    """Nobody at all where the kernel itself sends."""
     local_port: int | None = None
     remote_port: int | None = None
     listener: tuple[Actor, ...] = ()
-    """Who made the listening socket, where that is another process."""
+    """Who made the socket that listened, or that was handed over, where that is another process."""
 
     def covers(self, rows: FlowBatch) -> Flags:
         """Which rows it speaks of."""
@@ -65,6 +66,8 @@ class Claim:
     def judge(self, row: dict[str, Any]) -> str:
         """One of ``VERDICTS``."""
         named = any(row[name] is not None for name in ("pid", "process", "executable"))
+        if not self.right and not self.listener:
+            return "wrong" if named else "unknown"
         if any(actor.is_meant_by(row) for actor in self.right):
             return "right" if named else "unknown"
         if any(actor.is_meant_by(row) for actor in self.listener):

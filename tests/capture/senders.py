@@ -15,6 +15,7 @@ import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import kernel_calls  # these stand beside this file, which is what Python was started with
@@ -143,6 +144,32 @@ def gone_at_once(given: dict[str, Any]) -> Iterator[Said]:
         connected(given).send(bytes(500))
         os._exit(0)
     yield {"sent": 500 * given["count"], "pids": pids}
+
+
+def handed_over(given: dict[str, Any]) -> Iterator[Said]:
+    """A connection that goes to a child through a local socket (SCM_RIGHTS, unix(7)), and is closed here."""
+    here, there = socket.socketpair(socket.AF_UNIX)
+    pid = os.fork()
+    if not pid:
+        (number,) = socket.recv_fds(there, 1, 1)[1]
+        link = socket.socket(fileno=number)
+        link.sendall(bytes(given["octets"]))
+        finish(link)
+        os._exit(0)
+    link = connected(given)
+    socket.send_fds(here, [b"x"], [link.fileno()])
+    link.close()
+    os.waitpid(pid, 0)
+    yield {"sent": given["octets"], "pids": [pid]}
+
+
+def upload(given: dict[str, Any]) -> Iterator[Said]:
+    """A file, as an upload program sends it."""
+    link = connected(given)
+    with Path(given["file"]).open("rb") as file:
+        sent = link.sendfile(file)
+    finish(link)
+    yield {"sent": sent}
 
 
 def half_closed(given: dict[str, Any]) -> Iterator[Said]:

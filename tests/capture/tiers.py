@@ -42,6 +42,16 @@ def _bpf_files() -> Iterator[None]:
         _PINS.rmdir()
 
 
+_OUTSIDE = (
+    "the kernel itself sends the outer packets, through no socket of a cgroup; af_packet sees them. The packets inside, "
+    "which are the ones that somebody sent, are exact (vxlan_inside)"
+)
+_OVER = "what had no room in the map is one row, without ends and process"
+TIME_WAIT = (
+    "the last acknowledgement and FIN of a connection that this host closed first belong to no full socket (TIME_WAIT) "
+    "and pass no cgroup hook: at most a bare packet each way, never content; af_packet sees them"
+)
+
 EBPF = Tier(
     "ebpf",
     settings={"pin": False, "pin_dir": str(_PINS / "pins")},
@@ -51,16 +61,17 @@ EBPF = Tier(
     },
     around=_bpf_files,
     headers_missing={
-        "udp_fragments": "the hooks see a datagram before it is cut; the headers of its fragments are missing",
-        "closed_by_the_host": "packets of TIME_WAIT belong to no full socket and pass no cgroup hook: one each way, no content",
-        "nginx_big_file": "as closed_by_the_host",
+        "udp_fragments": "the hooks see a datagram before it is cut, so the headers of its fragments are missing; "
+        "af_packet sees them",
     },
+    time_wait=frozenset({"closed_by_the_host", "gone_at_once"}),
     inexact={
-        "packet_socket": "a packet socket passes no cgroup hook; af_packet and tc see it",
-        "vxlan_outside": "the kernel itself sends the outer packets, through no socket of a cgroup; af_packet sees them",
+        "packet_socket": "a packet socket passes no cgroup hook; af_packet sees it",
+        "vxlan_outside": _OUTSIDE,
+        "vxlan_outside_v6": _OUTSIDE,
     },
     names=True,
-    nameless={"table_overflow": "what had no room in the map is one row, without ends and process"},
+    nameless={"table_overflow": _OVER, "table_overflow_v6": _OVER},
 )
 TIERS = {tier.name: tier for tier in (AF_PACKET, EBPF)}
 

@@ -18,7 +18,7 @@ from tests.capture.tiers import here, hindrance
 pytestmark = pytest.mark.root
 
 MAY_BE_ABSENT = {
-    "gre_inside", "io_uring", "nginx_big_file", "postgres_copy_out", "sctp", "tcp_short_connections", "wireguard_inside",
+    "gre_inside", "io_uring", "sctp", "wireguard_inside",
 }  # fmt: skip
 """What not every kernel or machine has. It is reported with the reason, for a skip would say that it does not matter."""
 

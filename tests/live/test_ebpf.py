@@ -6,18 +6,13 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from agent.core.accounts import Accounts, Amounts
-from agent.core.flow import FlowBatch, concat
-from agent.core.stages import Context
 from collectors.bpf import libbpf
-from collectors.ebpf import Ebpf, Settings
 from collectors.host.cgroups import mounted
 from tests.tools import hosting, netns
+from tests.tools.bpf_capture import Rows, capturing
 from tests.tools.hosting import Group
 from tests.tools.netns import HOST4, PEER4, PEER6, Count, Pair, Task, wait_for
 
@@ -28,7 +23,6 @@ pytestmark = [
 ]
 
 PORT = 5001
-Rows = list[dict[str, Any]]
 
 SEND_UDP = """
 import socket, sys
@@ -49,50 +43,6 @@ with socket.create_connection((target, port)) as s:
     print(json.dumps({"segments": struct.unpack_from("I", info, 136)[0], "again": struct.unpack_from("Q", info, 208)[0],
                       "port": s.getsockname()[1]}))
 """
-
-
-class Capture:
-    """The collector at work on one control group, in its namespace."""
-
-    def __init__(self, group: Group, **settings: Any) -> None:
-        self.accounts = Accounts()
-        self.batches: list[FlowBatch] = []
-        self.stop = threading.Event()
-        self.started = threading.Event()
-        given = {"pin": False, "interval": 1, "cgroup": group.folder} | settings
-        context = Context(accounts=self.accounts, state_dir=Path("/nonexistent"))
-        collector = Settings.model_validate(given).build(context)
-        assert isinstance(collector, Ebpf)
-        self.collector = collector
-        self.task = Task(group.space, self._collect)
-
-    def _collect(self) -> None:
-        for batch in self.collector.collect(self.stop):
-            self.batches.append(batch)
-            self.started.set()
-
-    def rows(self, *, protocols: tuple[int, ...] = (6, 17)) -> Rows:
-        """Stop it; all its rows. Checks the account."""
-        self.stop.set()
-        self.task.result()
-        whole = concat([b for b in self.batches if len(b)])
-        account = self.accounts.check().read()
-        assert account.in_memory == whole.amounts()
-        assert account.in_kernel == Amounts()
-        return [row for row in whole.rows() if row["protocol"] in protocols]
-
-
-@contextlib.contextmanager
-def capturing(group: Group, **settings: Any) -> Iterator[Capture]:
-    capture = Capture(group, **settings)
-    try:
-        wait_for(
-            lambda: capture.started.is_set() or not capture.task._thread.is_alive(), "the capture to begin"
-        )
-        yield capture
-    finally:
-        capture.stop.set()
-        capture.task.result()
 
 
 @pytest.fixture
@@ -288,7 +238,7 @@ import socket, sys
 u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.connect((sys.argv[1], 5001))
 t = socket.create_connection((sys.argv[1], 5001))
 print("open", flush=True); sys.stdin.readline()
-u.send(bytes(100)); t.sendall(bytes(70000)); t.close()
+u.send(bytes(100)); t.sendall(bytes(70000)); t.shutdown(1); t.recv(1); t.close()
 print("sent", flush=True); sys.stdin.readline()
 """
 
@@ -398,7 +348,7 @@ def test_exchanging_maps_under_load_loses_nothing(
 ) -> None:
     """With an exchange every 10 ms under full load, every packet is in exactly one row."""
     monkeypatch.setattr("collectors.ebpf.SECOND_NS", 10_000_000)
-    monkeypatch.setattr("collectors.ebpf._TICK_S", 0.01)
+    monkeypatch.setattr("collectors.bpf.counting._TICK_S", 0.01)
     with capturing(here) as capture:
         here.run(FAN, PEER4, 200_000, 500)
         two.settle()

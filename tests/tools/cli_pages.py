@@ -22,7 +22,10 @@ EXIT_CODES = (
 ENVIRONMENT = (
     ("SEKISHO_…", "any setting, such as SEKISHO_STATE_DIR or SEKISHO_COLLECTORS__AF_PACKET__RING_MIB"),
     ("NO_COLOR", "no colours; FORCE_COLOR=1: colours also into a pipe; --color wins over both"),
-    ("COLUMNS", "width of tables where standard output is no terminal; unset: rows are never cut"),
+    (
+        "COLUMNS",
+        "width of tables and alerts where standard output is no terminal; unset: no line is cut or folded",
+    ),
 )
 FILES = (
     (
@@ -74,7 +77,7 @@ def cli_page() -> str:
         "# Command line",
         "",
         "Written by `make docs` from the program's own help. `sekisho COMMAND --help` says the same; "
-        "`man docs/man/sekisho.1` too.",
+        "`man sekisho` too.",
         "",
         "Facts go to standard output, errors and progress to standard error. With `--json` there is nothing else on standard",
         "output; keys are only ever added. Names that others wrote are shown with control and bidirectional characters",

@@ -17,6 +17,15 @@ from tests.tools.hosting import Group
 from tests.tools.netns import HOST4, Pair, wait_for
 from tests.tools.places import ROOT
 
+# Every commit writes the ledger, and maps are read and emptied in several steps, so that there is a midst to die in.
+AGENT = """
+from agent.detection import detector
+from collectors.bpf import epochs
+detector.LEDGER_EVERY_NS, epochs._CHUNK = 0, 512
+from agent.cli import main
+main()
+"""
+
 
 @dataclass
 class Site:
@@ -51,7 +60,7 @@ class Site:
         with self.log.open("a") as log:
             agent = hosting.start_in(
                 self.two.host,
-                "from agent.detection import detector; detector.LEDGER_EVERY_NS = 0; from collectors.bpf import epochs; epochs._CHUNK = 512; from agent.cli import main; main()",
+                AGENT,
                 f"--config={self.home / 'sekisho.yaml'}",
                 "up",
                 "--plain",
@@ -61,7 +70,9 @@ class Site:
                 stderr=subprocess.STDOUT,
             )
         wait_for(
-            lambda: agent.poll() is not None or self._said() >= said + self.collectors, "the agent to count"
+            lambda: agent.poll() is not None or self._said() >= said + self.collectors,
+            "the agent to count",
+            90,
         )
         return agent
 
@@ -76,7 +87,7 @@ class Site:
     def stop(self, agent: subprocess.Popen[str]) -> None:
         """Stop it in order."""
         agent.send_signal(signal.SIGTERM)
-        assert agent.wait(timeout=30) == 0, self.log.read_text()
+        assert agent.wait(timeout=90) == 0, self.log.read_text()
 
     def decided(self) -> tuple[int, int]:
         """(packets, octets) that the state's ledger says have left."""

@@ -6,10 +6,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from agent.cli.completion import script
 from agent.core.flow import COLUMNS, SCHEMA_VERSION
 from agent.core.wire import arrow_type
 from tests.tools.cli_pages import cli_page, man_page
 from tests.tools.decoding_page import with_tables
+from tests.tools.readme_page import readme_page
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -45,8 +47,12 @@ def flow_schema() -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli_page,
     "man/sekisho.1": man_page,
+    "completion/sekisho.bash": lambda: script("bash"),
+    "completion/_sekisho": lambda: script("zsh"),
+    "completion/sekisho.fish": lambda: script("fish"),
     "decoding.md": lambda: with_tables((DOCS / "decoding.md").read_text()),
     "flow-schema.md": flow_schema,
+    "../README.md": readme_page,
 }
 
 
@@ -56,6 +62,7 @@ def main() -> None:
     for name, make in PAGES.items():
         path, text = DOCS / name, make()
         if "--check" not in sys.argv:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text)
         elif not path.is_file() or path.read_text() != text:
             stale.append(name)

@@ -130,7 +130,11 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (["replay"], 2, "name at least one capture, or --sample"),
         (["replay", "--sample", "x.pcap"], 2, "--sample brings its own capture, policy, overrides and host"),
-        (["replay", "--local", "10.0.0.1/8", "x"], 2, "--local: local[0]: `10.0.0.1/8` has host bits set"),
+        (
+            ["replay", "--local", "10.0.0.1/8", "x"],
+            2,
+            "--local: `10.0.0.1/8` has host bits set (the network is 10.0.0.0/8;",
+        ),
         (
             ["replay", "--state", "/dev/null/x", "x"],
             1,

@@ -104,7 +104,7 @@ def test_a_bad_database_is_refused_and_the_old_one_stays(
     assert len(refused.said) == 1, refused.err
     assert refused.said[0].startswith(f"sekisho: {bad}: "), refused.err
     assert said in refused.said[0]
-    assert "place       US" in sekisho("who", "20.0.0.7").out
+    assert "place        US" in sekisho("who", "20.0.0.7").out
     assert sekisho("db", "verify").out == "test-country: as installed\n"
     (tmp_path / "state" / "databases" / "country.mmdb").write_bytes(octets)
     assert sekisho("db", "verify").code == 1

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -121,3 +122,37 @@ def test_an_interrupt_wrapped_by_whoever_it_hit_is_still_an_interrupt(
     with pytest.raises(SystemExit) as ended_with:
         main([])
     assert (ended_with.value.code, capsys.readouterr().err) == (130, "sekisho: interrupted\n")
+
+
+def test_an_interrupt_before_the_program_is_loaded_shows_no_traceback(tmp_path: Path) -> None:
+    """Ctrl-C while the command loads what it is made of: it ends as by that signal, without a word."""
+    code = "import os, signal, sys\nclass Watch:\n  def find_spec(self, name, *rest):\n"
+    code += "    if name == 'click': os.kill(os.getpid(), signal.SIGINT)\n"
+    code += "sys.meta_path.insert(0, Watch())\nimport agent.start\nagent.start.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_an_interrupt_while_a_library_loads_is_said_without_it(tmp_path: Path) -> None:
+    """Ctrl-C in the middle of loading yaml leaves half of it behind: what is said then needs no other half."""
+    half = "import sys, types; sys.modules['yaml'] = types.ModuleType('yaml')\n"
+    half += "import agent.cli as c\ndef stop(**_): raise KeyboardInterrupt\nc.cli.main = stop; c.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", half], env=environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "sekisho: interrupted\n")
+
+
+def test_an_interrupt_in_made_up_code_ends_with_130_too(tmp_path: Path) -> None:
+    """Ctrl-C that hits code which a library made up and runs, as every dataclass does: 130, never a death by signal."""
+    made_up = "import agent.cli as c; c.cli.main = lambda **_: exec('raise KeyboardInterrupt'); c.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", made_up],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "sekisho: interrupted\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 
 from agent.core.address import parse
 from agent.core.flow import FlowBatch, Text
-from tests.bench.bench_overhead import interval
+from tests.bench.overhead_page import interval
+from tests.capture import leftovers
 from tests.capture.judge import Actor, Claim, Verdict, judge
 from tests.capture.stage import Outcome, Tier
 from tests.capture.wire import TCP, Counts
@@ -38,6 +41,14 @@ NOTHING: dict[str, Any] = dict.fromkeys(("pid", "process", "executable", "uid", 
 def test_a_row_is_judged_by_all_that_it_says(said: dict[str, Any], verdict: str) -> None:
     """Every word of a row must fit one and the same process; saying nothing of it is unknown, not right."""
     assert CLAIM.judge(NOTHING | said) == verdict
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict"), [({}, "unknown"), ({"uid": 0}, "unknown"), ({"pid": 20}, "wrong")]
+)
+def test_what_the_kernel_sends_is_nobodys(said: dict[str, Any], verdict: str) -> None:
+    """A claim for nobody is kept by rows that name no process, and broken by those that do."""
+    assert Claim(()).judge(NOTHING | said) == verdict
 
 
 def rows(*said: tuple[str, int, int, int]) -> FlowBatch:
@@ -97,6 +108,11 @@ TRUE = Counts(1000, 10, 500, 5, 600)
         ("plain", TRUE, "wrong", False),
         ("no_heads", Counts(980, 9, 500, 5, 600), "right", True),
         ("no_heads", Counts(980, 9, 500, 5, 599), "right", False),
+        ("closed", Counts(948, 9, 448, 4, 600), "right", True),
+        ("closed", TRUE, "right", True),
+        ("closed", Counts(947, 9, 448, 4, 600), "right", False),
+        ("closed", Counts(948, 9, 448, 4, 548), "right", False),
+        ("closed", Counts(1000, 10, 500, 4, 600), "right", False),
         ("unseen", Counts(0, 0, 0, 0, 0), "right", True),
         ("unseen", Counts(1001, 10, 500, 5, 600), "right", False),
         ("nobody", TRUE, "unknown", True),
@@ -106,7 +122,29 @@ TRUE = Counts(1000, 10, 500, 5, 600)
 def test_a_promise_is_kept_or_broken(scenario: str, counted: Counts, by: str, kept: bool) -> None:
     """Exact but where the tier says why not, never above the truth, and a process wherever the tier names one."""
     tier = Tier(
-        "tier", names=True, headers_missing={"no_heads": ""}, inexact={"unseen": ""}, nameless={"nobody": ""}
+        "tier",
+        names=True,
+        headers_missing={"no_heads": ""},
+        time_wait=frozenset({"closed"}),
+        inexact={"unseen": ""},
+        nameless={"nobody": ""},
     )
     outcome = Outcome(scenario, "tier", verdicts={4: Verdict(TRUE, counted, {by: 1})})
     assert (tier.kept(outcome) == "") is kept
+
+
+def test_a_fault_that_the_scenario_itself_finds_breaks_the_promise() -> None:
+    """What a scenario says against the rows stands, whatever the amounts."""
+    outcome = Outcome(
+        "plain", "tier", verdicts={4: Verdict(TRUE, TRUE, {"right": 1})}, fault="not the store's"
+    )
+    assert Tier("tier").kept(outcome) == "not the store's"
+
+
+def test_leftovers_are_those_of_processes_that_are_gone(tmp_path: Path) -> None:
+    """A name with the number of a process that lives is left alone, and so is a name of another kind."""
+    gone, lives = 2**22 + 1, os.getpid()  # numbers of processes end at 2**22 (PID_MAX_LIMIT)
+    for name in (f"skh{gone}x0", f"skp{lives}x3", "skh", "mine"):
+        (tmp_path / name).touch()
+    found = leftovers.of_the_dead(tmp_path, leftovers.NAMESPACE)
+    assert [place.name for place in found] == [f"skh{gone}x0"]

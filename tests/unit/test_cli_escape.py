@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 import agent.cli as program
 from agent.cli import common, flowtables, live, screen
 from agent.cli.documents import DOCUMENTS
+from agent.cli.screen import Column
 from agent.cli.up import JsonAlerts
 from agent.core.accounts import Accounts
 from agent.core.clock import SECOND_NS, DataClock
@@ -29,6 +30,7 @@ from agent.core.finding import Event, Notice, NoticeKind
 from agent.store.asking import Question
 from agent.store.sums import Sums
 from agent.view import View
+from agent.words import screen_phrases
 from agent.words.escape import csv_text, is_harmless, json_text
 from tests.tools import notices
 from tests.tools.rows import batch_of
@@ -96,7 +98,9 @@ def _row(name: str) -> dict[str, Any]:
     }
 
 
-QUERY: Any = SimpleNamespace(zone=None, question=Question(), total_only=False, community_id=True)
+QUERY: Any = SimpleNamespace(
+    zone=None, question=Question(), total_only=False, community_id=True, say=screen_phrases("en")
+)
 BY = ["process", "remote_owner", "store", "remote_as_org", "initiator", "interface"]
 ANY = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
@@ -168,7 +172,9 @@ def test_the_live_view_shows_no_control(name: str, width: int) -> None:
     accounts.lose_frames(name, 1)
     stream = io.StringIO()
     console = screen.Screen(file=stream, width=width, height=24, force_terminal=True, color_system=None)
-    shown = live.LiveView(f"sekisho · {name}", view.read, accounts.read, console, notes=(name,))
+    shown = live.LiveView(
+        f"sekisho · {name}", view.read, accounts.read, console, screen_phrases("en"), notes=(name,)
+    )
     case = notices.opened().case
     assert case is not None
     evil = case.model_copy(
@@ -190,7 +196,7 @@ def test_tables_echoes_and_errors_show_no_control(name: str) -> None:
     """The three ways to the screen that all commands use, and what an error says."""
 
     def act() -> None:
-        made = common.table(["a", ("b", "right")], title=name)
+        made = common.table([Column("a"), Column(name, right=True)], screen_phrases("en"))
         made.add_row(name, name)
         common.console().print(made)
         common.console().print(name)

@@ -214,7 +214,7 @@ def test_every_script_is_one_of_its_shell(shell: str, tmp_path: Path) -> None:
     outcome = sekisho("completion", shell, home=tmp_path)
     assert (outcome.code, outcome.err, "_SEKISHO_COMPLETE" in outcome.out) == (0, "", True)
     if shutil.which(shell) is None:
-        pytest.skip(f"{shell} is not installed")
+        pytest.skip(f"{shell} is not installed: apt-get install {shell}")
     file = tmp_path / "script"
     file.write_text(outcome.out)
     subprocess.run([shell, "-n", str(file)], check=True)

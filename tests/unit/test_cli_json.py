@@ -17,6 +17,9 @@ RUNS = {
     "db verify": ["db", "verify", "--json"],
     "replay": ["replay", "--sample", "--json"],
     "cases list": ["cases", "list", "--json"],
+    "cases ack": ["cases", "ack", "2026", "--json"],
+    "cases close": ["cases", "close", "2026", "--verdict", "expected", "--note", "a test", "--json"],
+    "init": ["init", "--dir", "made", "--json"],
     "cases show": ["cases", "show", "2026", "--json"],
     "flows": ["flows", *SINCE, "--total", "--json"],
     "policy check": ["policy", "check", "--json"],
@@ -76,3 +79,12 @@ def test_errors_stay_on_standard_error(tmp_path: Path) -> None:
         assert outcome.code == 1, outcome.text
         assert outcome.said, outcome.text
         assert outcome.out == "" or json.loads(outcome.out)["faults"], outcome.out
+
+
+def test_settings_of_init_leave_the_way_of_watching_to_the_host(tmp_path: Path) -> None:
+    """`init` names no collector, for that would end the choosing of the best that runs."""
+    assert sekisho("init", "--dir", "made", home=tmp_path).code == 0
+    show = sekisho("-c", "made/sekisho.yaml", "config", "show", "--origin", "--json", home=tmp_path)
+    origins = {name: row["origin"] for name, row in json.loads(show.out).items()}
+    assert {origin for name, origin in origins.items() if name.startswith("collectors.")} == {"default"}
+    assert origins["policy"].endswith("sekisho.yaml:5")

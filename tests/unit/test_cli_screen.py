@@ -16,8 +16,10 @@ from agent.cli.screen import Column, Rows, Screen, sparkline
 from agent.core.accounts import Accounts
 from agent.core.clock import SECOND_NS, DataClock
 from agent.view import SORTS, View
+from agent.words import LANGUAGES, Phrases, screen_phrases
 from tests.tools.rows import batch_of
 
+EN = screen_phrases("en")
 NOW_S = 1_800_000_000
 NUMBER = re.compile(r"^\d[\d,]*$")
 
@@ -48,7 +50,8 @@ def a_table(names: list[str], numbers: list[int]) -> Rows:
             Column("octets", right=True),
             Column("place", rank=1),
             Column("flows", right=True, rank=2),
-        ]
+        ],
+        EN,
     )
     for name, number in zip(names, numbers, strict=True):
         made.add_row(name, f"{number:,}", name[::-1], str(number % 7))
@@ -79,7 +82,7 @@ def test_wide_letters_take_two_cells() -> None:
 def test_what_finds_no_room_is_named() -> None:
     """Columns of the highest rank go first, and a line says so."""
     made = screen.table(
-        [Column("name", least=30), Column("out", right=True), Column("other", rank=1, least=30)]
+        [Column("name", least=30), Column("out", right=True), Column("other", rank=1, least=30)], EN
     )
     made.add_row("n" * 40, "12", "o" * 40)
     assert printed(made, 50).splitlines()[-1] == "not at this width: other"
@@ -161,7 +164,7 @@ def test_silence_looks_like_silence() -> None:
     assert sparkline((0, 0)) == "  "
 
 
-def a_view() -> live.LiveView:
+def a_view(say: Phrases = EN) -> live.LiveView:
     view = View(DataClock(NOW_S * SECOND_NS))
     rows = [
         {
@@ -180,18 +183,19 @@ def a_view() -> live.LiveView:
     view.observe(batch_of(rows))
     stream = Terminal()
     console = Screen(file=stream, width=80, height=24, force_terminal=True)
-    return live.LiveView("sekisho top · db-01", view.read, Accounts().read, console, show_cases=False)
+    return live.LiveView("sekisho top · db-01", view.read, Accounts().read, console, say, show_cases=False)
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize(("width", "height"), [(40, 10), (80, 24), (120, 40), (200, 50)])
-def test_the_live_view_fits_any_screen(width: int, height: int) -> None:
+def test_the_live_view_fits_any_screen(width: int, height: int, language: str) -> None:
     """No line is wider than the screen and there are no more lines than it has; rates are never cut."""
-    view = a_view()
+    view = a_view(screen_phrases(language))
     view.console = Screen(file=Terminal(), width=width, height=height, force_terminal=True)
     lines = printed(view, width).splitlines()
     assert max(map(cell_len, lines)) <= width
     assert len(lines) <= max(height, 12)
-    assert "q quit" in lines[-1]
+    assert view.say("live.quit") in lines[-1]
     assert sum("MB" in line for line in lines[3:]) >= 3
 
 

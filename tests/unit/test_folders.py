@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import lzma
 import threading
 from pathlib import Path
@@ -129,6 +130,59 @@ def test_the_setting_chooses_outer_or_inner(
     outside = sum(len(frame) - 14 for frame in frames)
     assert octets(pcap) == (inside if expected else outside) + len(broken) - 14
     assert pcap.seen.unopened == unopened
+
+
+def test_a_ring_whose_oldest_file_goes_meanwhile_is_read_on(tmp_path: Path) -> None:
+    """Found in a folder and gone when its turn comes: left out with the reason, all others counted. A file that
+    somebody named is still missed."""
+    folder = tmp_path / "ring"
+    fill(folder, {f"c.pcap{n}": capture(n * 1000) for n in range(4)})
+    pcap = collector(folder)
+    batches = pcap.collect(threading.Event())
+    seen = len(next(batches))
+    (folder / "c.pcap2").unlink()
+    seen += sum(map(len, batches))
+    assert (seen, pcap.left_out) == (3, {folder / "c.pcap2": "was removed before it was read"})
+    named = collector(folder, tmp_path / "absent.pcap")
+    with pytest.raises(CaptureError, match=r"absent\.pcap: there is no such file"):
+        list(named.collect(threading.Event()))
+
+
+def test_no_file_name_holds_the_reader_up(tmp_path: Path) -> None:
+    """A name as long as a name may be, made to be tried in many ways, is told at once from a capture's.
+
+    Were it not, this test would never end: ways to try it double with every sign.
+    """
+    names = [".pcap" + sign * (240 // len(sign)) + "!" for sign in ("_a", "_-", "-", ".pcap")]
+    fill(tmp_path / "ring", {"x" + name: b"no capture" for name in names} | {"a.pcap_--_1": capture(0)})
+    chosen = choose([tmp_path / "ring"])
+    assert [path.name for path in chosen.files] == ["a.pcap_--_1"]
+    assert len(chosen.left_out) == len(names)
+
+
+@pytest.mark.parametrize(("flags", "octets_in"), [([], 128 + 50), (["--tunnels", "inner"], 128)])
+def test_replay_counts_outer_or_inner_as_it_is_told(tmp_path: Path, flags: list[str], octets_in: int) -> None:
+    """``--tunnels`` of replay chooses; the same choice in the settings is the default, and the flag wins over it."""
+    (tmp_path / "t.pcap").write_bytes(classic([bytes(E / TUNNELS["VXLAN"])]))
+    ours = "--local=198.51.100.0/24", "--local=203.0.113.2"
+    plain = sekisho("replay", "--json", *ours, *flags, "t.pcap", home=tmp_path)
+    told = json.loads(plain.out)
+    assert told["account"]["captured"]["octets_in"] == octets_in
+    assert {line["network"] for line in told["destinations"]} <= {None}
+    settings = tmp_path / "sekisho.yaml"
+    settings.write_text("collectors: {pcap: {files: [other.pcap], tunnels: inner}}\n")
+    for given, expected in (([], 128), (["--tunnels", "outer"], 128 + 50)):
+        again = sekisho("replay", "--json", *ours, *given, "t.pcap", home=tmp_path)
+        assert json.loads(again.out)["account"]["captured"]["octets_in"] == expected
+
+
+def test_one_state_counts_outer_or_inner_not_both(tmp_path: Path) -> None:
+    """The same capture looked at in another way would count twice in one state: refused, with what to do."""
+    (tmp_path / "t.pcap").write_bytes(classic([bytes(E / TUNNELS["VXLAN"])]))
+    assert sekisho("replay", "--quiet", "--state=kept", "t.pcap", home=tmp_path).code == 0
+    again = sekisho("replay", "--quiet", "--state=kept", "--tunnels=inner", "t.pcap", home=tmp_path)
+    assert again.code == 1
+    assert "name another folder with --state" in again.err
 
 
 def test_replay_takes_a_folder_and_says_what_it_left_out(tmp_path: Path) -> None:

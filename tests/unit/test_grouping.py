@@ -9,13 +9,21 @@ from hypothesis import strategies as st
 
 from agent.core.clock import SECOND_NS
 from agent.core.flow import concat
-from agent.core.grouping import groups
+from agent.core.grouping import distinct, groups
 from agent.detection.detector import Detector
 from agent.policy.model import Rule
 from tests.tools.recount import Sent
 from tests.tools.transfers import MB, T0, policy, sent
 
 NUMBERS = st.sampled_from([-1, 0, 1, 7, 2**31, 2**40, 2**62])
+
+
+@given(st.lists(NUMBERS, max_size=40))
+def test_distinct_values_are_those_of_unique(values: list[int]) -> None:
+    """The distinct values come once each, sorted, as ``np.unique`` gives them, and the input stays as it was."""
+    column = np.array(values, np.int64)
+    assert distinct(column).tolist() == np.unique(column).tolist()
+    assert column.tolist() == values
 
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS), max_size=40))

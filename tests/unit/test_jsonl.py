@@ -18,6 +18,7 @@ from agent.core.errors import SinkError
 from agent.core.finding import Notice
 from agent.core.flow import COLUMNS, BatchHeader, FlowBatch, Kind
 from agent.core.stages import Context
+from agent.words.escape import is_harmless
 from sinks.jsonl import JsonLines, Settings, flow_lines, notice_line
 from tests.tools import notices
 from tests.tools.rows import BATCHES, batch_of
@@ -122,6 +123,48 @@ def test_dash_is_standard_output(capfd: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capfd.readouterr().out)["record"] == "flow"
 
 
+VERSIONS = {"country": "dbip-country-lite 2026-09-01 sha256:0123456789ab", "policy": "fbe6cf32de26"}
+
+
+def versioned(versions: dict[str, str]) -> FlowBatch:
+    return batch_of([{}, {}], BatchHeader(agent_id="a1", run_id="r1", versions=versions))
+
+
+def test_what_facts_are_from_is_told_once_in_each_file(tmp_path: Path) -> None:
+    """Each file holds a line of versions before the first flow that names it: after a change, in a file that was
+    renamed by others, and after a restart."""
+    path = tmp_path / "out.jsonl"
+    out = sink(path)
+    for versions in (VERSIONS, VERSIONS, {**VERSIONS, "policy": "0"}, VERSIONS):
+        out.write_flows(versioned(versions))
+    path.rename(tmp_path / "moved.jsonl")
+    out.write_flows(versioned(VERSIONS))
+    out.close()
+    again = sink(path)
+    again.write_flows(versioned(VERSIONS))
+    again.close()
+    kinds = {f.name: "".join(row["record"][0] for row in lines(f)) for f in tmp_path.iterdir()}
+    assert kinds == {"moved.jsonl": "vffffvffff", "out.jsonl": "vffvff"}
+    seen = {}
+    for file in tmp_path.iterdir():
+        known = {row["id"]: row["versions"] for row in lines(file) if row["record"] == "versions"}
+        seen[file.name] = [known[row["versions"]] for row in lines(file) if row["record"] == "flow"]
+    other = {**VERSIONS, "policy": "0"}
+    assert seen == {"moved.jsonl": [VERSIONS] * 4 + [other] * 2 + [VERSIONS] * 2, "out.jsonl": [VERSIONS] * 4}
+
+
+def test_a_rotated_file_begins_with_the_versions_it_needs(tmp_path: Path) -> None:
+    """Rotation by size never parts a flow from the line that its versions name."""
+    path = tmp_path / "out.jsonl"
+    out = sink(path, rotate_octets=3 * len(flow_lines(versioned(VERSIONS))) // 2, keep=5)
+    for _ in range(4):
+        out.write_flows(versioned(VERSIONS))
+    out.close()
+    assert [[row["record"] for row in lines(f)] for f in sorted(tmp_path.iterdir())] == [
+        ["versions", "flow", "flow"]
+    ] * 4
+
+
 def test_a_full_file_makes_room_by_renaming(tmp_path: Path) -> None:
     """Past the size a new file begins; at most the given number of old ones stay, newest first."""
     path = tmp_path / "out.jsonl"
@@ -182,3 +225,11 @@ def test_a_missing_folder_does_not_pass(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match="look at the path") as caught:
         sink(tmp_path / "none" / "out.jsonl").write_notice(notices.event())
     assert caught.value.retriable is False
+
+
+def test_lines_on_standard_output_command_no_terminal() -> None:
+    """DEL, C1 escapes and turned letters of a process's name leave as ``\\uXXXX``, and read back as they were."""
+    name = "a\x7fb\x9b31m\u202ec医"
+    text = flow_lines(batch_of([{"process": name}])).decode()
+    assert is_harmless(text.removesuffix("\n"))
+    assert (json.loads(text)["process"], "医" in text) == (name, True)

@@ -17,9 +17,10 @@ from agent.core.address import parse
 from agent.core.errors import EnrichError
 from agent.core.flow import Text
 from enrichers.ranges import RangeTable, lists
-from enrichers.ranges.clouds import FLAGS, Listed, operates, table_of_lists, words
-from enrichers.ranges.lists import AddressList, list_of, open_list
+from enrichers.ranges.clouds import Listed, operates, table_of_lists, words
+from enrichers.ranges.lists import FLAGS, AddressList, list_of, open_list
 from enrichers.ranges.prefixes import PrefixError, Prefixes
+from enrichers.ranges.sources import ListFile, Sources
 from enrichers.ranges.table import from_prefixes
 
 AWS = {
@@ -194,6 +195,10 @@ def test_tors_exit_list() -> None:
         ({**AWS, "prefixes": [AWS["prefixes"][0], {}]}, "entry 2: has not the shape"),
         ({**GOOGLE, "prefixes": [{"ipv4Prefix": "x"}]}, "entry 1: 'x' is no address"),
         ('cidr,provider\n"192.0.2.0/24,x', r"^a\.txt:2: is no CSV"),
+        (
+            "cidr,flags\n192.0.2.0/24,vpn\n192.0.2.0/24,bad\n",
+            r"^a\.txt:3: 'bad' is no kind of address; expected anycast,",
+        ),
     ],
 )
 def test_what_is_wrong_is_told_by_line(content: Any, reason: str) -> None:
@@ -244,6 +249,41 @@ def test_flags_add_up_over_lists() -> None:
     assert said(found, "192.0.2.1") == ("aws", None, None, "hosting+vpn+tor")
     assert said(found, "192.0.2.200") == (None, None, None, "vpn")
     assert FLAGS[0] == "anycast"
+
+
+@pytest.mark.parametrize("joined", ["vpn+tor", '"VPN,tor"', "Tor;vpn", "vpn tor", "vpn|tor|"])
+def test_flags_of_a_row_however_they_are_joined(joined: str) -> None:
+    """Several flags of one row all count, whatever sign joins them and in whatever case they are."""
+    found = table(f"cidr,flags\n192.0.2.0/24,{joined}\n198.51.100.0/24,\n")
+    assert said(found, "192.0.2.1") == (None, None, None, "vpn+tor")
+    assert said(found, "198.51.100.1") == (None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "entry", "refused"),
+    [
+        ("192.0.2.0/24\n", {}, True),
+        ("network,kind\n192.0.2.0/24,vpn\n", {}, True),
+        ("192.0.2.0/24\n", {"flags": ("vpn",)}, False),
+        ("192.0.2.0/24\n", {"provider": "aws"}, False),
+        ("192.0.2.0/24,JP,JP-13,Tokyo,\n", {}, False),
+    ],
+)
+def test_a_list_that_says_nothing_is_refused(
+    tmp_path: Path, text: str, entry: dict[str, Any], refused: bool
+) -> None:
+    """Networks of which neither the list nor the settings say anything: told, with what to add, not taken in silence."""
+    file = tmp_path / "mine.csv"
+    file.write_text(text)
+    sources = Sources({}, {"list.mine": ListFile(file=file, **entry)})
+    opened = {"list.mine": sources.open_list("list.mine")}
+    if not refused:
+        assert len(sources.listed(opened, None))
+        return
+    with pytest.raises(
+        EnrichError, match=r"mine\.csv: says nothing of its networks .*; add `flags` or `provider`"
+    ):
+        sources.listed(opened, None)
 
 
 def test_regions_that_others_operate() -> None:

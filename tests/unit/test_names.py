@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.core.accounts import Accounts
 from agent.core.clock import SECOND_NS
+from agent.core.stages import Context
 from collectors.packets import names as names_file
 from collectors.packets.names import Names
+from collectors.pcap import Settings
+from tests.tools.captures import enhanced, interface, section
 from tests.tools.hello_messages import client_hello, dns_answer
 from tests.tools.rows import batch_of
 
@@ -93,3 +99,30 @@ def test_cut_packets_are_survived() -> None:
     for packet in (whole, udp(dns_answer("db.example.org", [THERE]))):
         for end in range(len(packet)):
             Names().hear(packet[:end], T0)
+
+
+def test_names_are_heard_in_captures_of_several_link_types(tmp_path: Path) -> None:
+    """A pcapng with Ethernet, cooked and raw interfaces in turn: a name heard on each names its flows."""
+    from scapy.layers.inet import IP, TCP
+    from scapy.layers.l2 import CookedLinux
+
+    def plain(there: str) -> bytes:
+        return bytes(IP(src=HERE, dst=there) / TCP(sport=40_000, dport=443, flags="S"))
+
+    heads = (1, bytes(12) + b"\x08\0"), (113, bytes(CookedLinux(proto=0x0800))), (101, b"")
+    blocks = section() + b"".join(interface(link) for link, _ in heads)
+    for number in range(9):
+        head, there = heads[number % 3][1], f"198.51.100.{number}"
+        for frame in (udp(dns_answer(f"n{number}.example.org", [there])), plain(there)):
+            blocks += enhanced(head + frame, 1_700_000_000_000_000 + number, number % 3)
+    path = tmp_path / "several.pcapng"
+    path.write_bytes(blocks)
+    pcap = Settings.model_validate({"files": [path], "local": [HERE], "names": True}).build(
+        Context(Accounts(), tmp_path)
+    )
+    told = {}
+    for batch in pcap.collect(threading.Event()):
+        told |= {row["remote_address"]: row["remote_name"] for row in batch.rows()}
+    assert {there: name for there, name in told.items() if name} == {
+        f"198.51.100.{number}": f"n{number}.example.org" for number in range(9)
+    }

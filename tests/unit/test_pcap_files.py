@@ -18,7 +18,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.core.errors import CaptureError
+from agent.core.errors import CaptureError, DecodeError
 from collectors.captures import classic as classic_module
 from collectors.captures import files as files_module
 from collectors.captures.classic import Classic
@@ -553,6 +553,25 @@ def test_memory_does_not_grow_with_the_file(path: Path) -> None:
     path.write_bytes(MANY)
     sizes = {chunk.data.base.nbytes for chunk in CaptureFile(path, chunk_octets=1 << 19).frames()}  # type: ignore[union-attr]
     assert sizes == {(1 << 19) + 128}
+
+
+def test_a_zstd_file_may_begin_with_a_frame_that_is_skipped(path: Path) -> None:
+    """pzstd writes the size of what follows before it: RFC 8878 calls such frames skippable."""
+    for number in (0x50, 0x5F):
+        skipped = bytes([number]) + b"\x2a\x4d\x18\x04\0\0\0abcd"
+        path.write_bytes(skipped + zstandard.compress(MANY))
+        assert sum(map(len, CaptureFile(path).frames())) == len(_whole(MANY))
+
+
+def test_a_zstd_window_that_takes_too_much_memory_is_named(path: Path) -> None:
+    """A window over 128 MiB is refused for what it is, with how to go on: the file is not corrupt."""
+    wide = zstandard.ZstdCompressionParameters.from_level(1, window_log=30, enable_ldm=True)
+    packer = zstandard.ZstdCompressor(compression_params=wide).compressobj()
+    path.write_bytes(packer.compress(MANY) + packer.flush())
+    with pytest.raises(
+        DecodeError, match=r"window is over 128 MiB; unpack it beforehand \(zstd -d --long=31\)"
+    ):
+        list(CaptureFile(path).frames())
 
 
 def test_the_file_is_closed_when_reading_is_given_up(path: Path) -> None:

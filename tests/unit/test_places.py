@@ -25,7 +25,7 @@ from enrichers.ranges import RangeTable, direct, flatten, open_database
 from enrichers.ranges.facts import READINGS
 from enrichers.ranges.lineages import Lineage, independent, lineage_of
 from sinks import archive
-from sinks.jsonl import flow_lines
+from sinks.jsonl import flow_lines, versions_line
 from sinks.ocsf_events.flows import flow_events
 from tests.tools import mmdb, notices
 from tests.tools.rows import batch_of
@@ -281,7 +281,8 @@ def test_the_direct_index_answers_as_the_search(tmp_path: Path, monkeypatch: pyt
 def assert_carried(batch: FlowBatch, folder: Path) -> None:
     """JSON lines, OCSF events, the Arrow form and the archive's files say what the batch's facts are from."""
     versions = dict(batch.header.versions)
-    assert json.loads(flow_lines(batch))["versions"] == versions
+    named = json.loads(versions_line(versions))
+    assert (json.loads(flow_lines(batch))["versions"], named["versions"]) == (named["id"], versions)
     assert next(flow_events(batch))["unmapped"]["sekisho"]["versions"] == versions
     assert dict(wire.from_arrow(wire.to_arrow(batch)).header.versions) == versions
     sink = archive.Settings(directory=folder / "archive", min_free=0).build(

@@ -36,6 +36,22 @@ def test_arrays_come_from_the_heap_and_no_thread_is_started() -> None:
     assert run() == ["1", "True", "1"]
 
 
+def test_no_plugin_of_pydantic_is_asked_for_and_cycles_are_looked_for_seldom() -> None:
+    """After ``prepare`` pydantic loads no plugins, unless the user said otherwise, and modules load without searches."""
+    said = """
+import gc, os
+from agent.core import process
+process.prepare()
+print(os.environ["PYDANTIC_DISABLE_PLUGINS"], gc.get_threshold()[0])
+"""
+    for given, wanted in (({}, "__all__"), ({"PYDANTIC_DISABLE_PLUGINS": "x"}, "x")):
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYDANTIC")} | given
+        done = subprocess.run(
+            [sys.executable, "-c", said], env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split() == [wanted, "20000"]
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux")
 def test_what_the_user_set_stays() -> None:
     """Thresholds and threads that the environment names are left alone."""

@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from agent import databases
 from agent.core.clock import DataClock
 from agent.core.errors import DecodeError, EnrichError
+from agent.core.finding import Confidence
 from agent.databases import installing
 from agent.databases.msgpack import unpack
 from agent.databases.ranges import from_package
 from agent.databases.terms import Member, Package, Ranges, default
 from agent.policy.ownership import Ownership
+from agent.words import screen_phrases
 from enrichers import geo
 from enrichers.ranges.lists import list_of
 from tests.tools import mmdb
@@ -186,9 +188,12 @@ def test_who_shows_every_witness_and_list(tmp_path: Path) -> None:
         tmp_path, policy=None, ownership=Ownership.load(), settings=settings, cache=tmp_path / "cache"
     )
     facts = book.who("20.0.0.1", today=TODAY)
-    told = {line.what: (line.value, line.source) for line in facts.lines()}
+    told = {line.what: (line.value, line.source) for line in databases.told(facts, screen_phrases("en"))}
     a, b = (facts.witnesses[kind].source for kind in ("country", "country_witness"))
-    assert told["place"] == ("US (confidence low)", f"{a} says US for 20.0.0.0/8; {b} says JP for 20.0.0.0/9")
+    assert told["place"] == (
+        "US (confidence low); the databases disagree",
+        f"{a} (lineage DB-IP) says US for 20.0.0.0/8; {b} (lineage MaxMind) says JP for 20.0.0.0/9",
+    )
     ranges, vpns = (found.source for found in facts.listings)
     assert told["kind"] == (
         "hosting, vpn",
@@ -200,6 +205,49 @@ def test_who_shows_every_witness_and_list(tmp_path: Path) -> None:
     assert (facts.cloud, facts.flags, facts.owner.owner_id) == ("aws", ("hosting", "vpn"), "amazon")
     plain = book.who("20.9.0.1", today=TODAY)
     assert (plain.cloud, plain.flags, plain.listings) == (None, (), ())
+
+
+@pytest.mark.parametrize(
+    ("other", "value", "confidence"),
+    [
+        ({"autonomous_system_number": 64500}, "AS64500 Example", Confidence.HIGH),
+        ({"autonomous_system_number": 64501}, "AS64500 Example; the databases disagree", Confidence.LOW),
+    ],
+)
+def test_who_shows_two_network_databases_that_disagree(
+    tmp_path: Path, other: dict[str, Any], value: str, confidence: Confidence
+) -> None:
+    """Both AS numbers stand side by side with their lineage; of place and owner each has a confidence of its own."""
+    first = {"autonomous_system_number": 64500, "autonomous_system_organization": "Example"}
+    country = {"20.0.0.0/8": {"country_code": "US" if confidence is Confidence.HIGH else "DE"}}
+    files = {
+        "country": mmdb.write(
+            tmp_path / "a.mmdb", {"20.0.0.0/8": {"country_code": "US"}}, database_type="DBIP-Country"
+        ),
+        "country_witness": mmdb.write(tmp_path / "b.mmdb", country, database_type="GeoLite2-Country"),
+        "network": mmdb.write(tmp_path / "c.mmdb", {"20.0.0.0/8": first}, database_type="DBIP-ASN"),
+        "network_witness": mmdb.write(tmp_path / "d.mmdb", {"20.0.0.0/8": other}, database_type="mine"),
+    }
+    settings = geo.Settings.model_validate({**files, "lineages": {"network_witness": "Example Feed"}})
+    book = databases.AddressBook.open(
+        tmp_path, policy=None, ownership=Ownership.load(), settings=settings, cache=None
+    )
+    facts = book.who("20.0.0.1", today=TODAY)
+    told = {line.what: (line.value, line.source) for line in facts.lines()}
+    one, two = (facts.witnesses[kind].source for kind in ("network", "network_witness"))
+    assert told["network"] == (
+        value,
+        f"{one} (lineage DB-IP) says AS64500 for 20.0.0.0/8; "
+        f"{two} (lineage Example Feed) says AS{other['autonomous_system_number']} for 20.0.0.0/8",
+    )
+    assert (facts.location_confidence, facts.owner_confidence) == (confidence, Confidence.NONE)
+    lineages = {kind: told["lineage"] for kind, told in facts.as_dict()["witnesses"].items()}
+    assert lineages == {
+        "country": "DB-IP",
+        "country_witness": "MaxMind",
+        "network": "DB-IP",
+        "network_witness": "Example Feed",
+    }
 
 
 values = st.recursive(

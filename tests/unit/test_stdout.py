@@ -28,8 +28,8 @@ class Terminal(io.StringIO):
         return True
 
 
-def text(detail: str = "full", language: str = "ja") -> str:
-    return render(notices.opened(), language=language, zone=TOKYO, detail=detail)
+def text(detail: str = "full", language: str = "ja", width: int | None = None) -> str:
+    return render(notices.opened(), language=language, zone=TOKYO, detail=detail, width=width)
 
 
 def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
@@ -38,13 +38,22 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     monkeypatch.setattr("sys.stdout", stream)
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
     return stream
 
 
-def test_piped_output_is_the_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a terminal the full text comes as it is, in the program's language, and an empty line after it."""
+def test_piped_output_is_the_plain_text(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a terminal the full text comes as it is, in the program's language, and an empty line after it; COLUMNS
+    folds it.
+    """
+    monkeypatch.delenv("COLUMNS", raising=False)
     sink().write_notice(notices.opened())
     assert capsys.readouterr().out == text() + "\n\n"
+    monkeypatch.setenv("COLUMNS", "90")
+    sink().write_notice(notices.opened())
+    assert capsys.readouterr().out == text(width=90) + "\n\n"
 
 
 def test_format_title_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,11 +63,11 @@ def test_format_title_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_terminal_gets_a_coloured_first_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a terminal the first line alone is coloured."""
+    """On a terminal the first line alone is coloured, and all are folded to its width."""
     terminal = on_terminal(monkeypatch)
     sink().write_notice(notices.opened())
     first, rest = terminal.getvalue().split("\n", 1)
-    assert (first, "\x1b" in rest) == (f"\x1b[31m\x1b[1m{text().splitlines()[0]}\x1b[0m", False)
+    assert (first, "\x1b" in rest) == (f"\x1b[31m\x1b[1m{text(width=100).splitlines()[0]}\x1b[0m", False)
 
 
 def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +75,7 @@ def test_no_color_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = on_terminal(monkeypatch)
     monkeypatch.setenv("NO_COLOR", "1")
     sink().write_notice(notices.opened())
-    assert terminal.getvalue() == text() + "\n\n"
+    assert terminal.getvalue() == text(width=100) + "\n\n"
 
 
 @pytest.mark.parametrize(("colour", "coloured"), [("always", True), ("never", False)])

@@ -63,6 +63,17 @@ def test_the_record_that_is_too_large_to_guess_is_where_it_ends() -> None:
     assert ask(octets, "<")[:2] == ([76 * i for i in range(400)], 76 * 400)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_large_record_full_of_records_is_not_followed_inside(order: str) -> None:
+    """A record too large to guess ends the answer also where the lower half of its size leads to a chain of its own
+    within it, and that chain leads back to the true one."""
+    small = record(order, b"x" * 48)
+    large = record(order, small * (65_536 // 64 + 6) + b"x" * 48)
+    assert len(large) % 64 == 0
+    octets = small * 400 + large + small * 400
+    assert ask(octets, order)[:2] == ([64 * i for i in range(400)], 64 * 400)
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from((0, 1, 20, 60, 96, 700, 1500, 5000)), st.sampled_from((0, 0, 0, 1 << 30))),

@@ -38,6 +38,14 @@ def test_equal_keys_have_one_id_and_others_have_others(first, second):
     assert [tuple(k) for k in keys.columns.T.tolist()] == [k for k, _ in sorted(pairs, key=lambda p: p[1])]
 
 
+def test_a_key_of_zeros_is_a_key_like_any_other():
+    """Zeros, which free places hold too, get an id of their own in an empty table and are found again."""
+    keys = Keys(2, 10)
+    zeros, ones = np.zeros(1, np.int64), np.ones(1, np.int64)
+    assert keys.ids([zeros, zeros]).tolist() == [0]
+    assert (keys.count, keys.ids([ones, zeros]).tolist(), keys.ids([zeros, zeros]).tolist()) == (1, [1], [0])
+
+
 def test_equal_hashes_are_told_apart_by_the_whole_key(monkeypatch):
     """Keys stay apart when every hash is the same."""
     monkeypatch.setattr("agent.detection.keys._hash", lambda key: np.ones(len(key[0]), np.uint64))

@@ -143,14 +143,18 @@ def _inside(stage: Stage) -> None:
     stage.wire.count()
 
 
-def _vxlan(stage: Stage) -> None:
+def _vxlan(stage: Stage, family: int = 4) -> None:
     kind = ("vxlan", "id", "7", "dstport", "4789")
     _tunnel(
         stage,
         *kind,
-        host=("local", HOST[4], "remote", PEER[4], "dev", "h0"),
-        peer=("local", PEER[4], "remote", HOST[4], "dev", "p0"),
+        host=("local", HOST[family], "remote", PEER[family], "dev", "h0"),
+        peer=("local", PEER[family], "remote", HOST[family], "dev", "p0"),
     )
+
+
+def _vxlan_over_6(stage: Stage) -> None:
+    _vxlan(stage, 6)
 
 
 def _vxlan_inner(stage: Stage) -> None:
@@ -165,10 +169,18 @@ def vxlan_inside(stage: Stage, family: int) -> None:
 
 
 @scenario("TCP through VXLAN: the UDP packets that carry it", protocols=(UDP,), families=(4,), prepare=_vxlan)  # fmt: skip
-def vxlan_outside(stage: Stage, _family: int) -> None:
-    for family in FAMILIES:
-        stage.sink(family, at=INNER_PEER[family])
-        stage.send("tcp_bulk", family, claim=False, to=INNER_PEER[family], octets=stage.size(3_000_000, 100_000_000))  # fmt: skip
+def vxlan_outside(stage: Stage, family: int) -> None:
+    stage.claims[family].append(Claim(()))
+    for inner in FAMILIES:
+        stage.sink(inner, at=INNER_PEER[inner])
+        said = stage.send("tcp_bulk", inner, claim=False, to=INNER_PEER[inner], octets=stage.size(3_000_000, 100_000_000))  # fmt: skip
+        if inner != family:
+            stage.sent[family] += said["sent"]
+
+
+@scenario("the same over IPv6", protocols=(UDP,), families=(6,), prepare=_vxlan_over_6)
+def vxlan_outside_v6(stage: Stage, family: int) -> None:
+    vxlan_outside(stage, family)
 
 
 def _gre(stage: Stage) -> None:

@@ -9,8 +9,14 @@ import socket
 import subprocess
 from pathlib import Path
 
+from agent.core.accounts import Accounts
+from agent.core.address import parse
+from agent.core.flow import FlowBatch
+from agent.core.stages import Context
+from agent.policy.model import Policy
+from enrichers import asset
 from tests.capture.actor import actor_of, program
-from tests.capture.judge import Claim
+from tests.capture.judge import Actor, Claim
 from tests.capture.stage import NotThereError, Stage, scenario
 from tests.capture.wire import FAMILIES, HOST
 from tests.tools.netns import run, wait_for
@@ -59,18 +65,31 @@ def _listens(stage: Stage, port: int) -> bool:
 @scenario("nginx serves a big file (sendfile, two workers)", prepare=_nginx)
 def nginx_big_file(stage: Stage, family: int) -> None:
     def fetch() -> int:
-        with socket.create_connection((HOST[family], NGINX_PORT)) as link:
-            link.sendall(b"GET /big HTTP/1.0\r\n\r\n")
-            got = 0
-            while chunk := link.recv(1 << 18):
-                got += len(chunk)
-            return got
+        # The client closes, as browsers do; closed_by_the_host is what happens where the server does.
+        with socket.create_connection((HOST[family], NGINX_PORT)) as link, link.makefile("rb") as answer:
+            link.sendall(b"GET /big HTTP/1.1\r\nHost: example.com\r\n\r\n")
+            got, left = 0, 0
+            while (line := answer.readline()) != b"\r\n":
+                got += len(line)
+                name, _, value = line.partition(b":")
+                left = int(value) if name.lower() == b"content-length" else left
+            while left:
+                left -= (some := len(answer.read1(left)))
+                got += some
+            return got + 2
 
     # What nginx sent is known by what its client read.
     stage.sent[family] += stage.wire.peer.call(fetch)
 
 
 def _postgres(stage: Stage) -> None:
+    postmaster = _serve_postgres(stage, stage.size(15, 200) * 1_000)
+    for family in FAMILIES:
+        stage.claims[family].append(Claim((), local_port=POSTGRES_PORT, listener=(postmaster,)))
+
+
+def _serve_postgres(stage: Stage, rows: int) -> Actor:
+    """Start the server with a table of so many rows of 1,000 octets; its first process."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     if not found:
         raise NotThereError("no PostgreSQL server is installed (apt-get install postgresql)")
@@ -95,15 +114,12 @@ def _postgres(stage: Stage) -> None:
     server = stage.exit.enter_context(program(stage.wire.host, stage.cgroups, "postgres", *line))
     ready = (*as_user, str(programs / "pg_isready"), "-q", "-h", str(folder))
     wait_for(lambda: not subprocess.run(ready, check=False).returncode, "PostgreSQL to be ready")
-    rows = stage.size(15, 200) * 1_000
     run(
         "psql", "-h", str(folder), "-U", "postgres", "-qc",
         "create unlogged table records as select n, rpad(md5(n::text), 990, md5((n * 7)::text)) as record "
         f"from generate_series(1, {rows}) as n",
     )  # fmt: skip
-    postmaster = actor_of(server.pid, stage.cgroups.path("postgres"))
-    for family in FAMILIES:
-        stage.claims[family].append(Claim((), local_port=POSTGRES_PORT, listener=(postmaster,)))
+    return actor_of(server.pid, stage.cgroups.path("postgres"))
 
 
 @scenario("PostgreSQL copies a table out to a client (the real server)", prepare=_postgres)
@@ -119,3 +135,41 @@ def postgres_copy_out(stage: Stage, family: int) -> None:
     stage.claims[family][0] = Claim((backend,), local_port=POSTGRES_PORT, listener=claim.listener)
     # The protocol wraps each row (5 octets) around what the client wrote out; so this is a lower bound.
     stage.sent[family] += len(rest)
+
+
+def _dump(stage: Stage) -> None:
+    _serve_postgres(stage, stage.size(5, 100) * 1_000)
+
+
+STORE = {
+    "id": "records",
+    "categories": ["personal_general"],
+    "recognise": {"hosts": ["this"], "ports": [POSTGRES_PORT], "processes": ["postgres"]},
+}
+
+
+def _counts_for_the_store(stage: Stage, rows: FlowBatch) -> str:
+    """Whether every row that left the host is the store's, for it left the store's host."""
+    policy = Policy.model_validate({"tenant": "example", "version": "0123456789ab", "stores": [STORE]})
+    context = Context(accounts=Accounts(), state_dir=Path("/nonexistent"), policy=policy)
+    local = parse(sorted(a for f in FAMILIES for a in stage.wire.local[f]))
+    here = (rows["local_address"][:, None, :] == local[None, :, :]).all(axis=2).any(axis=1)
+    told = asset.Settings().build(context).enrich(rows.take(here.nonzero()[0]))
+    found = set(zip(told.text("store").decode(), told.text("basis").decode(), strict=True))
+    if found != {("records", "same_host")}:
+        return f"the upload of a dump was taken for {found}, not for the store of its host"
+    stage.notes.append("every octet is the store's, because it left the store's host (basis same_host)")
+    return ""
+
+
+@scenario(
+    "pg_dump through a local socket, then another process uploads the file",
+    prepare=_dump,
+    also=_counts_for_the_store,
+)
+def dump_and_upload(stage: Stage, family: int) -> None:
+    folder = stage.folder / "postgres"
+    file = folder / f"dump{family}"
+    run("pg_dump", "-h", str(folder), "-U", "postgres", "-f", str(file), "postgres")
+    stage.sink(family)
+    stage.send("upload", family, file=str(file))

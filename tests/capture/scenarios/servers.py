@@ -48,6 +48,16 @@ def socket_activation(stage: Stage, family: int) -> None:
     _serve(stage, family, "socket_activated", uid=0)
 
 
+@scenario("one process connects, hands the connection to another (SCM_RIGHTS), and that one sends")
+def handed_over(stage: Stage, family: int) -> None:
+    stage.sink(family)
+    sender = stage.sender("handed_over", family, octets=stage.size(1_000_000, 50_000_000))
+    said = sender.step()
+    stage.sent[family] += said["sent"]
+    claim = Claim(sender.actors(said["pids"]), remote_port=PORT, listener=(sender.actor,))
+    stage.claims[family].append(claim)
+
+
 @scenario("a UDP server answers on one socket", protocols=(UDP,))
 def udp_server(stage: Stage, family: int) -> None:
     _serve(stage, family, "udp_echo", udp=True)

@@ -79,6 +79,11 @@ def table_overflow(stage: Stage, family: int) -> None:
     _fan(stage, family, 5_000)
 
 
+@scenario("the same with IPv6", protocols=(UDP,), families=(6,), prepare=_many, wants="small_table")
+def table_overflow_v6(stage: Stage, family: int) -> None:
+    _fan(stage, family, 5_000)
+
+
 @scenario("the agent is stopped and started again between two bursts of one connection")
 def agent_restart_in_a_pause(stage: Stage, family: int) -> None:
     stage.sink(family)
