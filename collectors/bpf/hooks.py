@@ -42,11 +42,11 @@ class _LinkOptions(ctypes.Structure):
     _fields_ = [("size", ctypes.c_size_t), ("flags", ctypes.c_uint32), ("zero", ctypes.c_uint32)]
 
 
-class _LinkInfo(ctypes.Structure):
-    """The first fields of ``struct bpf_link_info``, as a tcx link fills them."""
+class TcxInfo(ctypes.Structure):
+    """The first fields of ``struct bpf_link_info``, of a tcx link."""
 
     _fields_ = [
-        (name, ctypes.c_uint32) for name in ("type", "id", "prog_id", "zero", "ifindex", "attach_type")
+        (name, ctypes.c_uint32) for name in ("type", "id", "program", "zero", "ifindex", "attach_type")
     ]
 
 
@@ -102,7 +102,7 @@ def put_tcx(program: int, index: int, side: str) -> int:
 
 def place_of_tcx(link: int) -> tuple[int, str]:
     """(interface index, side) of a link; index 0 if its interface is gone."""
-    info, size = _LinkInfo(), ctypes.c_uint32(ctypes.sizeof(_LinkInfo))
+    info, size = TcxInfo(), ctypes.c_uint32(ctypes.sizeof(TcxInfo))
     libbpf.call("bpf_obj_get_info_by_fd", link, ctypes.byref(info), ctypes.byref(size))
     sides = {kind: side for side, kind in _TCX.items()}
     return info.ifindex, sides.get(info.attach_type, "")

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from structlog.testing import capture_logs
 
 from collectors.bpf import libbpf
 from collectors.host.cgroups import mounted
+from collectors.host.pods import Pods
 from collectors.tc import Settings
 from tests.tools import guests, hosting, netns
 from tests.tools.guests import POD4, VM4, VM6, Machine, capturing, ebpf, foreign
@@ -190,10 +192,14 @@ def resident(inside: Namespace, path: str) -> Iterator[Group]:
             pause.communicate(timeout=20)
 
 
-def test_routed_pods_are_counted_exactly_where_asked_for(two: Pair) -> None:
-    """A pod behind a veth and a router, with ``own_sockets: count``: equal to nft's in the peer; its uid is named."""
+def test_routed_pods_are_counted_exactly_where_asked_for(
+    two: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pod behind a veth and a router, with ``own_sockets: count``: equal to nft's in the peer; it is named with its uid."""
+    monkeypatch.setattr("collectors.bpf.atguests.Pods", partial(Pods, tmp_path))
     uid = "0f0e0d0c-1111-2222-3333-444455556666"
     container = "ab" * 32
+    (tmp_path / "pods" / f"example_web-0_{uid}").mkdir(parents=True)
     with (
         guests.pod(two) as inside,
         resident(inside, f"/kubepods-{inside.name}/pod{uid}/{container}") as group,
@@ -207,9 +213,9 @@ def test_routed_pods_are_counted_exactly_where_asked_for(two: Pair) -> None:
                 two.settle()
         rows = capture.rows()
     assert total(rows) == two.counts()
-    assert {tuple(row[f] for f in ("pod", "container", "vm", "process", "attribution")) for row in rows} == {
-        (uid, container, None, None, "interface")
-    }
+    assert {
+        tuple(row[f] for f in ("pod", "pod_uid", "container", "vm", "process", "attribution")) for row in rows
+    } == {("example/web-0", uid, container, None, None, "interface")}
 
 
 def test_pods_are_left_to_the_ebpf_tier_by_default(two: Pair) -> None:

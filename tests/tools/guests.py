@@ -143,14 +143,17 @@ def pod(two: Pair, outer: str = "cali0") -> Iterator[Namespace]:
         yield inside
 
 
+_NONE = Path("/nonexistent")
+
+
 class Capture:
     """A collector at work in a namespace."""
 
-    def __init__(self, where: Namespace, settings: CollectorSettings) -> None:
+    def __init__(self, where: Namespace, settings: CollectorSettings, state_dir: Path) -> None:
         self.accounts = Accounts()
         self.batches: list[FlowBatch] = []
         self.stop, self.started = threading.Event(), threading.Event()
-        self.collector = settings.build(Context(accounts=self.accounts, state_dir=Path("/nonexistent")))
+        self.collector = settings.build(Context(accounts=self.accounts, state_dir=state_dir))
         self.task = Task(where, self._collect)
 
     def _collect(self) -> None:
@@ -170,10 +173,10 @@ class Capture:
 
 
 @contextlib.contextmanager
-def capturing(where: Namespace, **settings: Any) -> Iterator[Capture]:
+def capturing(where: Namespace, *, state_dir: Path = _NONE, **settings: Any) -> Iterator[Capture]:
     """The tc collector, stopped in any case."""
     given = ALLOWED | {"interfaces": ["vnet*"], "pin": False, "interval": 1} | settings
-    with _at_work(where, tc.Settings.model_validate(given)) as capture:
+    with _at_work(where, tc.Settings.model_validate(given), state_dir) as capture:
         yield capture
 
 
@@ -185,8 +188,8 @@ def ebpf(where: Namespace) -> Iterator[Capture]:
 
 
 @contextlib.contextmanager
-def _at_work(where: Namespace, settings: CollectorSettings) -> Iterator[Capture]:
-    capture = Capture(where, settings)
+def _at_work(where: Namespace, settings: CollectorSettings, state_dir: Path = _NONE) -> Iterator[Capture]:
+    capture = Capture(where, settings, state_dir)
     try:
         wait_for(lambda: capture.started.is_set() or capture.task.done, "the capture to begin")
         yield capture
