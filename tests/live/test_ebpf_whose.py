@@ -218,3 +218,20 @@ for n in range(100_000): s[n % 4].sendto(bytes(20), (sys.argv[1], 1024 + n // 4)
     assert sum(row["flows"] for row in rows) == 100_000
     assert sum(row["octets_out"] for row in rows) == 4_800_000
     assert 255 not in {row["protocol"] for row in rows}
+
+
+def test_a_unit_that_ends_before_the_reading_keeps_its_control_group(two: Pair, here: Group) -> None:
+    """A group that is made, used and removed within one interval is named by the looks between: with unit and path."""
+    below = here.folder / "brief.service"
+    with capturing(here, interval=60) as capture:
+        below.mkdir()
+        Group(below, two.host).run('socket.socket(2, 2).sendto(b"x", (sys.argv[1], 9))', PEER4)
+        # Each empty batch was handed out after a look.
+        looked = len(capture.batches)
+        wait_for(lambda: len(capture.batches) > looked + 2, "two more looks", 60)
+        wait_for(lambda: not (below / "cgroup.procs").read_text(), "the unit to be empty")
+        below.rmdir()
+        rows = capture.rows()
+    assert [(r["unit"], r["cgroup"], r["packets_out"]) for r in rows] == [
+        ("brief.service", f"{here.path}/brief.service", 1)
+    ]
