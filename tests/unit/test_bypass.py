@@ -187,7 +187,10 @@ def test_check_says_what_why_and_who_sees_it(root: Root, monkeypatch: pytest.Mon
             "seen_by": "the device's port counters (/sys/class/infiniband/*/ports/*/counters), or the switch",
         }
     ]
-    assert check._found(screen_phrases("ja"))[0]["what"] == "RDMA デバイス mlx5_0、使用中のプログラム：stored (pid 400)"
+    assert (
+        check._found(screen_phrases("ja"))[0]["what"]
+        == "RDMA デバイス mlx5_0、使用中のプログラム：stored (pid 400)"
+    )
 
 
 def test_offload_that_was_switched_off_again_is_not_found(root: Root) -> None:
