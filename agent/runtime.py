@@ -25,6 +25,7 @@ from agent.core.decision import Decision
 from agent.core.errors import SekishoError, SinkError
 from agent.core.finding import Destination, Event, Severity
 from agent.core.flow import BatchHeader, FlowBatch
+from agent.core.process import give_back
 from agent.core.stages import Collector, Context, Enricher, Keeping, Sink, Witness
 from agent.deciding import LocalDecide
 from agent.detection.detector import Detector
@@ -230,6 +231,7 @@ class Runtime:
             self._looked_ns = self.clock.monotonic_ns()
             self.reload()
             self._tell_troubles()
+            give_back()
 
     def _reload_policy(self, *, asked: bool) -> bool:
         stamps = self._stamps()
