@@ -90,6 +90,8 @@ class Pipeline:
     """Sees every sealed batch, for a live view."""
     between: Callable[[], None] = lambda: None
     """Called by the worker between two batches and while idle: reloads and other chores."""
+    started: Callable[[], None] = lambda: None
+    """Called once when every collector has its thread, before any row is taken."""
     turned: Callable[[str], None] = lambda _collector: None
     """Called by the worker when it is through with what a collector brought (empty: nothing came)."""
     settle_rows: int = SETTLE_ROWS
@@ -128,6 +130,7 @@ class Pipeline:
         for thread in threads:
             thread.start()
         try:
+            self.started()
             self._work(rows, running=len(threads))
         except BaseException:
             self.stop.set()

@@ -114,6 +114,9 @@ class Cube:
         columns["override"] = self._overrides.values(step.arrays["remote"])
         columns["sets"] = self._sets(step)
         path = self._paths([columns[name] for name in _PATH], step.arrays["end_ns"])
+        if self.names.refused:
+            self._count("texts_past_limit", self.names.refused)
+            self.names.refused = 0
         pair = self.pair_of[path]
         self.first_ns = grown(self.first_ns, self.pairs.count, NEVER_NS)
         local = step.arrays["local"].view(np.int64)

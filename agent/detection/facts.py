@@ -33,6 +33,7 @@ SHARES_SHOWN: Final = 20
 ADDRESSES: Final = 131_072
 ADDRESSES_COUNTED: Final = 1_000
 _LEDGER_KEYS: Final = 16_384
+_PIECES_WAIT: Final = 256
 LEDGER_WAITS: Final = 65_536
 """Sums that wait for the ledger before those of one key are joined; if that does not halve them they are given out."""
 _KEPT_OF_A_PAIR: Final = (500, 100, SHARES_SHOWN, 4, 1)
@@ -231,7 +232,7 @@ class Facts:
     def _wait(self, days: Ints, details: Ints, sums: Ints) -> None:
         self._waiting.append((days, details, sums))
         self._waits += len(details)
-        if self._waits > LEDGER_WAITS:
+        if self._waits > LEDGER_WAITS or len(self._waiting) > _PIECES_WAIT:
             days, details, sums = (np.concatenate(part, axis=-1) for part in zip(*self._waiting, strict=True))
             order = np.lexsort((details, days))
             days, details = days[order], details[order]
