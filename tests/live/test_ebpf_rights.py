@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from agent import config, tiers
+from agent import config, detaching, tiers
 from agent.core.accounts import Accounts
 from agent.core.errors import CaptureError
 from agent.core.stages import Context
@@ -237,3 +237,27 @@ def test_a_folder_that_is_no_control_group_is_refused(tmp_path: Path) -> None:
     """The setting is named."""
     assert "ebpf.cgroup" in Settings(cgroup=tmp_path).hindrance()
     assert json.dumps(str(tmp_path))[1:-1] in Settings(cgroup=tmp_path).hindrance()
+
+
+def test_what_root_wrote_below_a_user_s_folder_becomes_that_user_s(own: Path) -> None:
+    """Files and folders of root's change hands; a link's target, a file with a second name and other users' do not."""
+    elsewhere = own.parent / f"{own.name}-elsewhere"
+    elsewhere.mkdir()
+    try:
+        (elsewhere / "target").write_text("")
+        (elsewhere / "twice").write_text("")
+        (own / "archive" / "day").mkdir(parents=True)
+        for name in ("state.db", "archive/day/part", "third"):
+            (own / name).write_text("")
+        (own / "link").symlink_to(elsewhere / "target")
+        (own / "twice").hardlink_to(elsewhere / "twice")
+        os.chown(own / "third", NOBODY - 1, NOBODY - 1)
+        detaching._hand_over(own)
+        found = {str(path.relative_to(own)): path.lstat().st_uid for path in own.rglob("*")}
+        assert found == {
+            "state.db": NOBODY, "archive": NOBODY, "archive/day": NOBODY, "archive/day/part": NOBODY,
+            "third": NOBODY - 1, "link": 0, "twice": 0,
+        }  # fmt: skip
+        assert (elsewhere / "target").stat().st_uid == 0
+    finally:
+        shutil.rmtree(elsewhere)

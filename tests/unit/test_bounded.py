@@ -17,13 +17,14 @@ from agent.core.flow import BatchHeader, FlowBatch, Text
 from agent.detection import cube, facts, keys, rules
 from agent.detection.detector import Detector
 from agent.pipeline import QUEUE_BATCHES, QUEUE_ROWS, _Waiting
+from agent.policy.model import Rule
 from agent.seal import MAX_ROWS, STORE_LANE, Sealer
 from collectors.flowtable import flows
 from tests.tools.places import ROOT
 from tests.tools.program import environment
+from tests.tools.recount import Sent
 from tests.tools.rows import batch_of
-from tests.tools.transfers import GB, T0, policy, sent
-from tests.unit.test_detector import Rule, Run, Sent
+from tests.tools.transfers import GB, T0, Run, policy, sent
 from tests.unit.test_flows import columns, make, udp
 
 STEP = 600
