@@ -24,6 +24,8 @@ from agent.store.state import Commit, State
 
 SNAPSHOT_EVERY = 256
 """Commits between two snapshots of the detector; deltas fill the time between."""
+SNAPSHOT_OCTETS = 32 * 2**20
+"""Deltas between two snapshots, at most, and so what a start reads besides the snapshot."""
 REFRESH_NS = MINUTE_NS
 """How far the amounts of an open case may lag behind the truth."""
 RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
@@ -56,6 +58,7 @@ class LocalDecide:
     position: str = ""
     """Where in its input the last run stood at its last commit."""
     _commits: int = 0
+    _delta_octets: int = 0
     _moved: bool = False
     _refreshed_ns: int = 0
     _action: int = 0
@@ -149,7 +152,10 @@ class LocalDecide:
     ) -> None:
         decision = self._told_whole(decision)
         self._commits += 1
-        due = snapshot or self._commits % SNAPSHOT_EVERY == 0
+        self._delta_octets += len(decision.delta)
+        due = snapshot or self._commits % SNAPSHOT_EVERY == 0 or self._delta_octets > SNAPSHOT_OCTETS
+        if due:
+            self._delta_octets = 0
         work = Commit(
             batches=batches,
             decision=decision,

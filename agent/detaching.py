@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,9 +61,12 @@ def detach(loaded: Loaded, what: tuple[Left, ...]) -> None:
 
     ending = {one.name: one.settings.ending() for one in what}
     stages = replace(loaded.stages, collectors=ending)
-    with Runtime(replace(loaded, stages=stages)) as run:
-        run.stop.set()
-        run.go()
+    try:
+        with Runtime(replace(loaded, stages=stages)) as run:
+            run.stop.set()
+            run.go()
+    finally:
+        _hand_over(loaded.settings.state_dir)
     reasons = [f"{name}: {error}" for name, error in run.pipeline.failures.items()]
     still = [str(one.folder) for one in what if _holds_something(one.folder)]
     if reasons or still:
@@ -71,6 +76,24 @@ def detach(loaded: Loaded, what: tuple[Left, ...]) -> None:
             "\n".join(reasons)
             + f"\nstill pinned: {folders}; try again, or let go of what was counted with rm -r"
         )
+
+
+def _hand_over(folder: Path) -> None:
+    """Give what root has written below a folder of another user to that user, whose next start could not read it else.
+
+    Follows no link, and leaves alone what has a second name: that may lie elsewhere.
+    """
+    if os.geteuid() or not folder.is_dir():
+        return
+    owner = folder.stat()
+    if not owner.st_uid:
+        return
+    for _, folders, files, inside in os.fwalk(folder):
+        for name in (*folders, *files):
+            found = os.stat(name, dir_fd=inside, follow_symlinks=False)
+            plain = stat.S_ISDIR(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink == 1)
+            if plain and not found.st_uid:
+                os.chown(name, owner.st_uid, owner.st_gid, dir_fd=inside, follow_symlinks=False)
 
 
 def _holds_something(folder: Path) -> bool:
