@@ -219,7 +219,7 @@ def _groups(rows: _Rows, identity: Words) -> _Groups:
     count = np.diff(starts, append=len(order))
     several = np.flatnonzero(count > 1)
     shared = np.repeat(count > 1, count)
-    members = order[shared]
+    members = np.sort(order[shared])  # what else is equal stays as the map had it
     secondary = (rows.listener | rows.orphan)[members]
     members = members[np.lexsort((rows.cookie[members], secondary, identity[members]))]
     order[shared] = members
