@@ -133,7 +133,7 @@ def _distinct(column: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """(distinct values in any order, which of them each row has). A few processes have most flows: theirs are told by
     comparing, and only what is left over is sorted.
     """
-    codes, often = np.zeros(len(column), np.int64), []
+    codes, often = np.zeros(len(column), np.int64), list[Any]()
     left = np.arange(len(column))
     while len(left) and len(often) < _OFTEN:
         value = column[left[0]]

@@ -133,7 +133,10 @@ def _in_kernel(here: Group, two: Pair) -> tuple[list[float], list[float]]:
     if stats < 0:
         raise SystemExit("the kernel does not measure BPF programs (BPF_ENABLE_STATS)")
     programs = Programs.load(Wish(here.folder, FULL, (*ALWAYS, *POLITE)), None)
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
     try:
+        # Other work on the machine evicts what the programs need from the CPU's caches.
+        os.setpriority(os.PRIO_PROCESS, 0, -20)
         with _peer_serves(two):
             for _ in range(REPEATS):
                 before = _ran(programs)
@@ -149,6 +152,7 @@ def _in_kernel(here: Group, two: Pair) -> tuple[list[float], list[float]]:
                 after = _ran(programs)
                 connection.append(sum(after[name][0] - before[name][0] for name in after) / CONNECTIONS)
     finally:
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
         programs.close()
         os.close(stats)
     return packet, connection
@@ -274,7 +278,7 @@ def main(arguments: Sequence[str] = ()) -> int:
         bars,
         (
             f"In the kernel: time of the programs as the kernel counts it (BPF_ENABLE_STATS), its own reading of the clock "
-            f"included; {REPEATS} rounds.",
+            f"included; {REPEATS} rounds, both ends first in line for the CPU (nice -20).",
             f"CPU: user and system of `sekisho up --plain` over {SECONDS} s, after its start; databases "
             + ("installed." if (default_state_dir() / "databases").is_dir() else "not installed."),
             f"Memory: {FULL - 1000:,} flows twice, into both maps; the most that was seen, looking every 0.2 s. The control "
