@@ -194,7 +194,6 @@ static __always_inline void describe(struct __sk_buff *skb, const struct key *k,
 		v->bits |= NO_SOCKET;
 		return;
 	}
-	v->cgroup = bpf_sk_cgroup_id(sk);
 	v->own_port = sk->src_port;
 	if (k->local[0] | k->local[1] | (k->local[2] ^ bpf_htonl(0xffff))) {
 		v->own[0] = sk->src_ip6[0];
@@ -219,10 +218,11 @@ static __always_inline void describe(struct __sk_buff *skb, const struct key *k,
 		v->source = owner->source;
 		/* The child of a listener has a copy of its listener's. */
 		v->role = k->protocol == IPPROTO_TCP && owner->origin != k->cookie ? ACCEPTED : owner->role;
-		if (owner->cgroup)
-			v->cgroup = owner->cgroup;
+		v->cgroup = owner->cgroup;
 		__builtin_memcpy(v->comm, owner->comm, sizeof(v->comm));
 	}
+	if (!v->cgroup)
+		v->cgroup = bpf_sk_cgroup_id(sk);
 }
 
 static __always_inline void overflow(struct totals *t, bool out, __u64 octets, __u64 packets, __u64 content)
