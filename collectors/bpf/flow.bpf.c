@@ -211,7 +211,6 @@ static __always_inline void describe(struct __sk_buff *skb, const struct key *k,
 		v->bits |= NO_SOCKET;
 		return;
 	}
-	v->cgroup = bpf_sk_cgroup_id(sk);
 	v->own_port = sk->src_port;
 	if (k->local[0] | k->local[1] | (k->local[2] ^ bpf_htonl(0xffff))) {
 		v->own[0] = sk->src_ip6[0];
@@ -234,11 +233,13 @@ static __always_inline void describe(struct __sk_buff *skb, const struct key *k,
 		v->tgid = owner->tgid;
 		v->uid = owner->uid;
 		v->source = owner->source;
-		v->role = owner->role;
-		if (owner->cgroup)
-			v->cgroup = owner->cgroup;
+		/* The child of a listener has a copy of its listener's. */
+		v->role = k->protocol == IPPROTO_TCP && owner->origin != k->cookie ? ACCEPTED : owner->role;
+		v->cgroup = owner->cgroup;
 		__builtin_memcpy(v->comm, owner->comm, sizeof(v->comm));
 	}
+	if (!v->cgroup)
+		v->cgroup = bpf_sk_cgroup_id(sk);
 }
 
 #endif
@@ -293,17 +294,30 @@ static __always_inline void count(struct __sk_buff *skb, bool out, __u32 head, _
 		overflow(t, out, octets, packets, content);
 		return;
 	}
-	v = bpf_map_lookup_elem(flows, &p.key);
+	/* The first packet of a connection has no row yet, most probably. */
+	v = p.flags & PURE_SYN ? NULL : bpf_map_lookup_elem(flows, &p.key);
 	if (!v) {
 		struct value fresh = { .first_ns = now, .last_ns = now, .ifindex = skb->ifindex };
 
-		fresh.bits = out ? FIRST_OUT : 0;
+		if (out) {
+			fresh.octets_out = octets;
+			fresh.packets_out = packets;
+			fresh.content_out = content;
+			fresh.flags_out = p.flags;
+			fresh.bits = FIRST_OUT;
+		} else {
+			fresh.octets_in = octets;
+			fresh.packets_in = packets;
+			fresh.flags_in = p.flags;
+		}
 #ifndef SEKISHO_TC
 		describe(skb, &p.key, &fresh);
 #endif
-		if (!bpf_map_update_elem(flows, &p.key, &fresh, BPF_NOEXIST))
+		if (!bpf_map_update_elem(flows, &p.key, &fresh, BPF_NOEXIST)) {
 			__sync_fetch_and_add(&t->inserts, 1);
-		v = bpf_map_lookup_elem(flows, &p.key); /* also where another CPU was quicker */
+			return;
+		}
+		v = bpf_map_lookup_elem(flows, &p.key); /* there already, or no room */
 		if (!v) {
 			overflow(t, out, octets, packets, content);
 			return;
@@ -375,7 +389,7 @@ static __always_inline void used(struct bpf_sock_addr *ctx, __u8 source)
 		return;
 	if (owner->tgid != bpf_get_current_pid_tgid() >> 32)
 		stamp(owner, source);
-	if (!owner->origin)
+	if (!owner->origin || source == CONNECTED)
 		owner->origin = bpf_get_socket_cookie(ctx);
 	if (source == CONNECTED)
 		owner->role = INITIATED;
@@ -409,19 +423,20 @@ int sekisho_send6(struct bpf_sock_addr *ctx)
 	return 1;
 }
 
+// Says who opened a connection where the hooks above are left out. It runs several times for each connection.
 SEC("sockops")
 int sekisho_sockops(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct owner *owner;
 
-	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB)
-		return 1;
-	if (!sk)
+	if (ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB || !sk)
 		return 1;
 	owner = bpf_sk_storage_get(&sekisho_owners, sk, 0, 0);
-	if (owner)
-		owner->role = ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB ? INITIATED : ACCEPTED;
+	if (owner) {
+		owner->origin = bpf_get_socket_cookie(ctx);
+		owner->role = INITIATED;
+	}
 	return 1;
 }
 #endif

@@ -23,9 +23,11 @@ from collectors.bpf.pins import LINK, Pins, detach, remove
 
 _LOG: Final = Log(part="ebpf")
 
-ALWAYS: Final = ("sekisho_egress", "sekisho_ingress", "sekisho_create", "sekisho_sockops")
+ALWAYS: Final = ("sekisho_egress", "sekisho_ingress", "sekisho_create")
 POLITE: Final = ("sekisho_conn4", "sekisho_conn6", "sekisho_send4", "sekisho_send6")
 """Left out where another tool's programs stand on the same hooks: Cilium, for one, may refuse to start beside them."""
+INSTEAD: Final = ("sekisho_sockops",)
+"""Used only where those are left out, to know who opened a connection: it costs a run at every step of each."""
 _KINDS: Final[Mapping[str, int]] = {
     # enum bpf_attach_type (linux/bpf.h)
     "sekisho_conn4": 10,
@@ -81,7 +83,7 @@ def hooks_for(cgroup: Path, ours: Mapping[str, int]) -> tuple[tuple[str, ...], t
     finally:
         os.close(folder)
     left_out = POLITE if taken else ()
-    return (*ALWAYS, *(() if taken else POLITE)), left_out
+    return (*ALWAYS, *(INSTEAD if taken else POLITE)), left_out
 
 
 class Programs:
