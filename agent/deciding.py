@@ -19,11 +19,14 @@ from agent.core.finding import WAITING, Case, Destination, Event, Notice, Notice
 from agent.core.flow import FlowBatch
 from agent.detection.claims import Claims
 from agent.detection.detector import Detector
+from agent.pipeline import newest
 from agent.store.cases import ActionKind
 from agent.store.state import Commit, State
 
 SNAPSHOT_EVERY = 256
 """Commits between two snapshots of the detector; deltas fill the time between."""
+SNAPSHOT_OCTETS = 32 * 2**20
+"""Deltas between two snapshots, at most, and so what a start reads besides the snapshot."""
 REFRESH_NS = MINUTE_NS
 """How far the amounts of an open case may lag behind the truth."""
 RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
@@ -56,6 +59,7 @@ class LocalDecide:
     position: str = ""
     """Where in its input the last run stood at its last commit."""
     _commits: int = 0
+    _delta_octets: int = 0
     _moved: bool = False
     _refreshed_ns: int = 0
     _action: int = 0
@@ -85,7 +89,8 @@ class LocalDecide:
             self.claims.hear(batch)
         last = fresh[-1].header
         decision = self.detector.take_all(fresh, received_ns)
-        position = next((b.header.position for b in reversed(fresh) if b.header.position), "")
+        told = [b.header.position for b in fresh if b.header.position]
+        position = self.position = newest(self.position, told) if told else ""
         self._commit(decision, tuple((b.header.batch_id, None) for b in fresh), position, last.versions)
 
     def tick(self, now_ns: int) -> None:
@@ -148,7 +153,10 @@ class LocalDecide:
     ) -> None:
         decision = self._told_whole(decision)
         self._commits += 1
-        due = snapshot or self._commits % SNAPSHOT_EVERY == 0
+        self._delta_octets += len(decision.delta)
+        due = snapshot or self._commits % SNAPSHOT_EVERY == 0 or self._delta_octets > SNAPSHOT_OCTETS
+        if due:
+            self._delta_octets = 0
         work = Commit(
             batches=batches,
             decision=decision,

@@ -28,6 +28,7 @@ from agent.core.message import Message, seal
 from agent.core.stages import Carrier
 from agent.detection.detector import Detector
 from agent.identity import Identity
+from agent.pipeline import newest
 from agent.spool.journal import Entry, Journal
 from agent.spool.progress import Progress
 from agent.spool.spool import LANES, Spool
@@ -186,20 +187,24 @@ class Send:
 
     @property
     def position(self) -> str:
-        """Where in its input the last run stood at its last group."""
+        """Where each collector stood at the last group of the last run, a line each."""
         return self._journal.position
 
     def restore(self) -> None:
-        """Finish what the last run left half done, and begin to send."""
+        """Finish what the last run left half done."""
         for entry in self._journal.missing({lane: self.spool.next_number(lane) for lane in LANES}):
             self.spool.append(entry.lane, entry.amounts, entry.body)
         self.spool.gone()  # of that run, whose account ended with it
+
+    def start(self) -> None:
+        """Begin to send, before the first batch is taken."""
         self.carrying.start()
 
     def take(self, batches: Sequence[FlowBatch], received_ns: int) -> None:
         """Keep sealed batches; on return a kill of the process loses none of them."""
         del received_ns  # the receiver has its own
-        position = next((b.header.position for b in reversed(batches) if b.header.position), "")
+        told = [b.header.position for b in batches if b.header.position]
+        position = newest(self._journal.position, told) if told else ""
         if position:
             self._take_whole(batches, position)
         else:

@@ -104,6 +104,7 @@ def sender(
         facts=lambda: dict(facts or {}),
     )
     send.restore()
+    send.start()
     try:
         yield Sender(send, accounts, run_id)
     finally:

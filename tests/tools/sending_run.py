@@ -36,7 +36,7 @@ class Steps:
 
     def resume(self, position: str) -> None:
         """Go on behind a position."""
-        self._next = int(position) + 1 if position else 0
+        self._next = int(position.split(" ")[2]) + 1 if position else 0
 
     def settled(self, position: str) -> None:
         """That step is durable."""
@@ -64,7 +64,7 @@ def of_step(step: int) -> FlowBatch:
         {"octets_out": step * 100 + n, "remote_port": 1000 + n, "store": "ehr" if n % 2 else None}
         for n in range(ROWS)
     ]
-    return batch_of(rows, BatchHeader(host="db-1", collector="steps", position=str(step)))
+    return batch_of(rows, BatchHeader(host="db-1", collector="steps", position=f"steps run {step}"))
 
 
 def marks(steps: int) -> list[int]:
