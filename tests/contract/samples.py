@@ -19,6 +19,7 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
         "approved_on": "2026-01-01",
     },
     ("sinks", "jsonl"): {"file": "{folder}/out.jsonl"},
+    ("sinks", "kafka"): {"connection": {"servers": ["127.0.0.1:9"]}},
     ("sinks", "ocsf"): {"file": "{folder}/out.ocsf.jsonl"},
     ("sinks", "webhook"): {"url": "http://127.0.0.1:9/", "secret_file": "{folder}/secret"},
 }
