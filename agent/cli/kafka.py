@@ -76,7 +76,7 @@ def topics() -> None:
 @click.option(
     "--replication",
     type=click.IntRange(1, 100),
-    help="Copies of each record.  [default: 3, or as many as brokers]",
+    help="Copies of each record; if not given 3, or as many as there are brokers.",
 )
 @json_option("One JSON document: a list of lines with what, state, detail and mend.")
 @click.pass_obj
