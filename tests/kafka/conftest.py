@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sys
 import uuid
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
             item.add_marker(pytest.mark.filterwarnings("ignore::ResourceWarning"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    """What of it the last test still held goes without a word."""
+    kept, sys.unraisablehook = sys.unraisablehook, lambda _unraisable: None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(5):
+            gc.collect()
+    sys.unraisablehook = kept
 
 
 @pytest.fixture(autouse=True)
