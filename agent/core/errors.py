@@ -70,10 +70,12 @@ class EnrichError(SekishoError):
 
 
 class SinkError(SekishoError):
-    """A destination did not take what was sent. ``retriable``: trying again later may succeed."""
+    """A destination did not take what was sent. ``retriable``: trying again later may succeed; ``refused``: but only once
+    somebody has changed credentials or rights, so there is no use in trying often.
+    """
 
-    def __init__(self, message: str, *, retriable: bool) -> None:
-        self.retriable = retriable
+    def __init__(self, message: str, *, retriable: bool, refused: bool = False) -> None:
+        self.retriable, self.refused = retriable, refused
         super().__init__(message)
 
 

@@ -1,0 +1,264 @@
+"""How Kafka is reached: addresses, names of topics, TLS, who one is there. For whoever sends, reads or looks.
+
+Secrets stand in files only, read anew at each connection, so that a password or certificate that is renewed needs no
+restart; no setting holds one, so none is ever shown or logged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from agent.core.errors import SinkError
+
+_Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+_PEM: Final = "PEM"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Topics(_Part):
+    """Names of the topics. The number behind the name is the version of what travels there."""
+
+    flows: _Topic = Field("sekisho.flows.v1", description="Batches of rows, keyed by agent")
+    alerts: _Topic = Field("sekisho.alerts.v1", description="Notices as OCSF JSON, keyed by case")
+    agents: _Topic = Field("sekisho.agents.v1", description="Heartbeats, keyed by agent, compacted")
+    coverage: _Topic = Field("sekisho.coverage.v1", description="What was observed, hour by hour")
+    dead: _Topic = Field("sekisho.dead.v1", description="Messages that nobody could read, with the reason")
+
+
+class Tls(_Part):
+    """TLS to the brokers; empty trusts the system's certificates."""
+
+    ca_file: Path | None = Field(None, description=f"Certificates to trust instead of the system's, {_PEM}")
+    cert_file: Path | None = Field(None, description=f"Own certificate, where brokers ask for one, {_PEM}")
+    key_file: Path | None = Field(None, description=f"Key of cert_file without a password, {_PEM}")
+    check_hostname: bool = Field(True, description="Whether the broker's certificate must name its address")
+
+    @model_validator(mode="after")
+    def _is_pair(self) -> Self:
+        if self.key_file and not self.cert_file:
+            raise ValueError("key_file needs cert_file beside it")
+        return self
+
+    def context(self) -> ssl.SSLContext:
+        """The files of now. Raises :class:`SinkError`."""
+        try:
+            made = ssl.create_default_context(cafile=self.ca_file)
+            made.minimum_version = ssl.TLSVersion.TLSv1_2
+            made.check_hostname = self.check_hostname
+            if self.cert_file:
+                made.load_cert_chain(self.cert_file, self.key_file, password=_no_password)
+        except (OSError, ValueError) as error:
+            files = ", ".join(str(f) for f in (self.ca_file, self.cert_file, self.key_file) if f)
+            raise SinkError(f"kafka.tls: {files}: {error}; expected PEM files", retriable=True) from error
+        return made
+
+
+class Sasl(_Part):
+    """Who one is at the brokers."""
+
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = "SCRAM-SHA-512"
+    user: str = Field("", description="Name at the brokers (not for OAUTHBEARER)")
+    secret_file: Path = Field(description="File of one line: the password, or the bearer token (RFC 6750)")
+
+    @model_validator(mode="after")
+    def _is_named(self) -> Self:
+        if self.mechanism != "OAUTHBEARER" and not self.user:
+            raise ValueError(f"{self.mechanism} needs a user")
+        return self
+
+    def secret(self) -> str:
+        """The secret of now. Raises :class:`SinkError`."""
+        try:
+            found = self.secret_file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SinkError(f"kafka.sasl: {self.secret_file} cannot be read: {error}", retriable=True) from error
+        if not found:
+            raise SinkError(f"kafka.sasl: {self.secret_file} holds no secret", retriable=True)
+        return found
+
+
+class Connection(_Part):
+    """Everything that is set about Kafka."""
+
+    servers: tuple[str, ...] = Field(min_length=1, description="HOST:PORT of some brokers; one that answers is enough")
+    topics: Topics = Topics()
+    tls: Tls | None = Field(None, description="Encrypt; `tls: {}` trusts the system's certificates")
+    sasl: Sasl | None = Field(None, description="Say who one is")
+    plain_text: bool = Field(False, description="Allow a password over a connection that is not encrypted")
+    connect_s: float = Field(30.0, gt=0, le=600, description="How long a connection may take to come about")
+    request_s: float = Field(30.0, gt=0, le=600, description="How long a broker may take to answer")
+    in_flight_octets: int = Field(
+        8 * 2**20, ge=2**16, description="Octets that are sent and not yet acknowledged, at most"
+    )
+
+    @field_validator("servers", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+    @field_validator("servers")
+    @classmethod
+    def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for server in value:
+            host, _, port = server.rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 65536 or "/" in server or "@" in server:
+                raise ValueError(f"{server!r}: expected HOST:PORT, such as kafka-1.example.net:9093")
+        return value
+
+    @model_validator(mode="after")
+    def _is_private(self) -> Self:
+        bare = self.sasl is not None and self.sasl.mechanism in ("PLAIN", "OAUTHBEARER")
+        if bare and self.tls is None and not self.plain_text:
+            raise ValueError("this sasl mechanism sends the secret in the open: set tls, or plain_text: true")
+        return self
+
+    @property
+    def protocol(self) -> str:
+        """Kafka's name of the way: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL."""
+        kind = "PLAINTEXT" if self.tls is None else "SSL"
+        return kind if self.sasl is None else f"SASL_{kind}"
+
+    def options(self, client_id: str) -> dict[str, Any]:
+        """What every client of kafka-python is made with; reads the secrets. Raises :class:`SinkError`."""
+        options: dict[str, Any] = {
+            "bootstrap_servers": list(self.servers),
+            "client_id": client_id,
+            "security_protocol": self.protocol,
+            "bootstrap_timeout_ms": int(self.connect_s * 1000),
+            "request_timeout_ms": int(self.request_s * 1000),
+            "reconnect_backoff_max_ms": 5_000,
+            "metadata_max_age_ms": 60_000,
+            "metrics_enabled": False,
+        }
+        if self.tls is not None:
+            options["ssl_context"] = self.tls.context()
+        if self.sasl is not None:
+            options["sasl_mechanism"] = self.sasl.mechanism
+            options |= _secrets(self.sasl)
+        return options
+
+
+def _secrets(sasl: Sasl) -> dict[str, Any]:
+    secret = sasl.secret()
+    if sasl.mechanism != "OAUTHBEARER":
+        return {"sasl_plain_username": sasl.user, "sasl_plain_password": secret}
+    from kafka.net.sasl.oauth import AbstractTokenProvider
+
+    class Token(AbstractTokenProvider):  # type: ignore[misc,unused-ignore]
+        """The token that stands in the file when it is asked for."""
+
+        def token(self) -> str:
+            """The bearer token."""
+            return sasl.secret()
+
+    return {"sasl_oauth_token_provider": Token()}
+
+
+def _no_password() -> bytes:
+    raise ValueError("the key has a password; expected one without, readable by this user alone")
+
+
+def refuse_slow_checksums() -> None:
+    """Kafka's client without its compiled checksum is 10 to 40 times slower. Raises :class:`SinkError` where that is so."""
+    from kafka.record import util
+
+    if getattr(util, "crc32c_c", None) is None:
+        raise SinkError(
+            "the package crc32c is missing or does not load, and Kafka's checksums would cost 10 to 40 times more "
+            "without it; install it: pip install crc32c",
+            retriable=False,
+        )
+
+
+def in_words(error: BaseException, connection: Connection, topic: str = "") -> SinkError:
+    """What a fault of the client means to whoever must mend it. ``retriable`` is False only where the message itself can
+    never be taken; ``refused`` where a person must change something first.
+    """
+    from kafka import errors
+
+    where = f"kafka {', '.join(connection.servers)}"
+    user = f" as {connection.sasl.user or 'the token'}" if connection.sasl else ""
+    if isinstance(error, SinkError):
+        return error
+    if isinstance(error, errors.SaslAuthenticationFailedError):
+        text = f"{where} does not let us in{user}: user, secret or mechanism is wrong (kafka.sasl)"
+        return SinkError(text, retriable=True, refused=True)
+    if isinstance(error, errors.UnsupportedSaslMechanismError):
+        text = f"{where} does not offer the mechanism of kafka.sasl: {_told(error)}"
+        return SinkError(text, retriable=True, refused=True)
+    if isinstance(error, errors.AuthorizationError):
+        what = f"topic {topic}" if topic else "the cluster"
+        text = f"{where} does not let us write to {what}{user}: it needs an ACL with WRITE and DESCRIBE"
+        return SinkError(text, retriable=True, refused=True)
+    if isinstance(error, errors.MessageSizeTooLargeError | errors.RecordListTooLargeError):
+        text = f"{where}: the message is larger than topic {topic} allows: raise its max.message.bytes"
+        return SinkError(text, retriable=False)
+    if isinstance(error, errors.InvalidRecordError | errors.InvalidTimestampError):
+        return SinkError(f"{where}: topic {topic} refuses the message: {_told(error)}", retriable=False)
+    if isinstance(error, errors.UnknownTopicOrPartitionError):
+        text = f"{where}: there is no topic {topic}; make it: sekisho kafka topics create"
+        return SinkError(text, retriable=True)
+    if "CERTIFICATE" in str(error).upper() or "SSL" in str(error).upper():
+        return SinkError(f"{where}: TLS failed: {_told(error)} (kafka.tls)", retriable=True, refused=True)
+    return SinkError(f"{where}: {_told(error)}", retriable=True)
+
+
+def _told(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:300]
+    return text or type(error).__name__
+
+
+class Heard(logging.Handler):
+    """Hears what the client library logs, for it tells the cause of a failed connection nowhere else."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._last: BaseException | None = None
+        self._guard = threading.Lock()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the fault that a record is about."""
+        args = record.args if isinstance(record.args, tuple) else ()
+        found = next((a for a in args if isinstance(a, BaseException)), None)
+        if found is not None:
+            with self._guard:
+                self._last = found
+
+    def cause(self, error: BaseException) -> BaseException:
+        """The last fault that was told, where ``error`` itself only says that time ran out."""
+        from kafka import errors
+
+        with self._guard:
+            last = self._last
+        return last if last is not None and isinstance(error, errors.KafkaTimeoutError) else error
+
+
+@contextlib.contextmanager
+def hearing() -> Iterator[Heard]:
+    """Hear the client library while a connection is made; elsewhere it is silent."""
+    logger, heard = quiet(), Heard()
+    logger.addHandler(heard)
+    try:
+        yield heard
+    finally:
+        logger.removeHandler(heard)
+
+
+def quiet() -> logging.Logger:
+    """The client library's logger, which from now on writes nowhere by itself: what matters is said in our words."""
+    logger = logging.getLogger("kafka")
+    logger.propagate = False
+    if not any(isinstance(h, logging.NullHandler) for h in logger.handlers):
+        logger.addHandler(logging.NullHandler())
+    return logger
