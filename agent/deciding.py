@@ -15,11 +15,13 @@ from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import MINUTE_NS, Clock
 from agent.core.decision import Decision
 from agent.core.errors import StateError
+from agent.core.faults import faultpoint
 from agent.core.finding import WAITING, Case, Destination, Event, Notice, NoticeKind
 from agent.core.flow import FlowBatch
 from agent.detection.claims import Claims
 from agent.detection.detector import Detector
 from agent.store.cases import ActionKind
+from agent.store.inputs import Intake
 from agent.store.state import Commit, State
 
 SNAPSHOT_EVERY = 256
@@ -88,6 +90,25 @@ class LocalDecide:
         position = next((b.header.position for b in reversed(fresh) if b.header.position), "")
         self._commit(decision, tuple((b.header.batch_id, None) for b in fresh), position, last.versions)
 
+    def take_sealed(
+        self, batches: Sequence[FlowBatch], received_ns: Sequence[int], digests: Sequence[bytes], intake: Intake
+    ) -> None:
+        """Decide and commit batches that came as messages, none of them taken before, together with how far that came.
+
+        ``received_ns``: when the broker took each. There may be no batch, only progress.
+        """
+        self._hear_people()
+        decision, versions = Decision(), None
+        if batches:
+            self._moved = True
+            for batch in batches:
+                self.claims.hear(batch)
+            decision = self.detector.take_all(batches, received_ns)
+            versions = batches[-1].header.versions
+        faultpoint("detect.after_apply")
+        ids = tuple((b.header.batch_id, digest) for b, digest in zip(batches, digests, strict=True))
+        self._commit(decision, ids, versions=versions, intake=intake)
+
     def tick(self, now_ns: int) -> None:
         """Let time pass where no rows come."""
         self._hear_people()
@@ -145,6 +166,7 @@ class LocalDecide:
         versions: Mapping[str, str] | None = None,
         *,
         snapshot: bool = False,
+        intake: Intake | None = None,
     ) -> None:
         decision = self._told_whole(decision)
         self._commits += 1
@@ -158,6 +180,7 @@ class LocalDecide:
             notice_sinks=self.notice_sinks,
             versions=versions or {},
             last_action=self._action,
+            intake=intake or Intake(),
         )
         self._until_committed(work)
         if decision.notices or decision.cases:

@@ -102,8 +102,7 @@ class Runtime:
         self.sinks: dict[str, Sink] = {**sinks, **self.extra_sinks}
         for sink in self.sinks.values():
             self._stack.callback(self._close, sink)
-        path = self.state_path or settings.state_dir / "state.db"
-        self.state = State.open(path, clock=self.clock)
+        self.state = self._open_state()
         self._stack.callback(self.state.close)
         self._assemble()
 
@@ -158,6 +157,9 @@ class Runtime:
     def _of_settings(self, context: Context) -> Mapping[str, Collector]:
         return {name: settings.build(context) for name, settings in self.loaded.stages.collectors.items()}
 
+    def _open_state(self) -> State:
+        return State.open(self.state_path or self.settings.state_dir / "state.db", clock=self.clock)
+
     def _assemble(self) -> None:
         settings = self.settings
         notice_sinks = {name: sink for name, sink in self.sinks.items() if sink.takes_notices}
@@ -187,10 +189,16 @@ class Runtime:
         for collector in self.collectors.values():
             if isinstance(collector, Keeping):
                 collector.resume(self.decide.position)
+        self.pipeline = self._make_pipeline()
+        self._asked = threading.Event()
+        self._looked_ns = self.clock.monotonic_ns()
+
+    def _make_pipeline(self) -> Pipeline:
+        settings = self.settings
         header = BatchHeader(
             agent_id=agent_id(settings), run_id=self.run_id or uuid.uuid4().hex, host=settings.host
         )
-        self.pipeline = Pipeline(
+        return Pipeline(
             self.collectors,
             self.enrichers,
             Sealer(header, self.accounts, in_step=self.replay),
@@ -205,8 +213,6 @@ class Runtime:
             comes_again=self.comes_again,
             stop=self.stop,
         )
-        self._asked = threading.Event()
-        self._looked_ns = self.clock.monotonic_ns()
 
     def _witnessed(self, destination: Destination) -> Destination:
         for enricher in self.pipeline.enrichers:

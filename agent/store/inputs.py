@@ -41,10 +41,12 @@ class Said:
     dropped: Intervals = field(default_factory=Intervals)
     missing: Intervals = field(default_factory=Intervals)
     """Below the low-water mark, neither taken nor dropped: the gap."""
+    told: int = 0
+    """How many of the missing people were told of."""
 
     def copy(self) -> Said:
         """The same, apart."""
-        return Said(self.low_water, self.dropped.copy(), self.missing.copy())
+        return Said(self.low_water, self.dropped.copy(), self.missing.copy(), self.told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +83,11 @@ class Inputs:
         t = schema.gaps.c
         with self._database.read() as connection:
             rows = connection.execute(
-                sa.select(t.agent_id, t.run_id, t.lane, t.low_water, t.dropped, t.missing)
+                sa.select(t.agent_id, t.run_id, t.lane, t.low_water, t.dropped, t.missing, t.told)
             ).all()
         return {
-            (agent, run, lane): Said(low, Intervals.parse(dropped), Intervals.parse(missing))
-            for agent, run, lane, low, dropped, missing in rows
+            (agent, run, lane): Said(low, Intervals.parse(dropped), Intervals.parse(missing), told)
+            for agent, run, lane, low, dropped, missing, told in rows
         }
 
     def enrol(self, agent_id: str, public_key: bytes, now_ns: int) -> None:
@@ -113,6 +115,7 @@ def put_intake(connection: sa.Connection, intake: Intake, now_ns: int, day: int)
             "low_water": said.low_water,
             "dropped": said.dropped.text(),
             "missing": said.missing.text(),
+            "told": said.told,
             "day": day,
         }
         for (agent, run, lane), said in intake.said.items()

@@ -102,6 +102,7 @@ gaps = _table(
     _int("low_water"),
     _text("dropped"),
     _text("missing"),
+    _int("told"),
     _int("day"),
     rowid=False,
 )
