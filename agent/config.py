@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from agent import plugins
 from agent.core.accounts import Accounts
 from agent.core.errors import ConfigError, Fault
+from agent.core.kafka import Connection
 from agent.core.stages import CollectorSettings, Context, EnricherSettings, SinkSettings
 from agent.policy.document import Document
 from agent.policy.faults import faults_of
@@ -34,6 +35,27 @@ DEFAULT_ENRICHERS: Mapping[str, Any] = {"asset": {}, "geo": {}, "owner": {}}
 
 def _default_collectors() -> dict[str, dict[str, Any]]:
     return {"af_packet": {}}
+
+
+class Detecting(BaseModel):
+    """Settings of the role that reads what all agents sent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    database: str | None = Field(
+        None,
+        description="PostgreSQL that holds the state, postgresql://USER@HOST/NAME; none is a file in state_dir",
+    )
+    lease_s: float = Field(
+        30.0, ge=5, le=600, description="A leader that is silent for so long is ended by one that stands by"
+    )
+    identities: Literal["pin_first", "enrolled"] = Field(
+        "pin_first",
+        description="Trust the first key of an agent that is new, or only keys that were enrolled",
+    )
+    gather_rows: int = Field(
+        20_000, ge=1, description="Rows that one commit decides at least, where so many wait"
+    )
 
 
 class Settings(BaseModel):
@@ -60,6 +82,8 @@ class Settings(BaseModel):
     commit_rows: int = Field(
         50_000, ge=1, description="Rows that one commit decides, at most (and what one batch adds)"
     )
+    kafka: Connection | None = Field(None, description="How Kafka is reached")
+    detect: Detecting = Field(Detecting(), description="For `sekisho detect` alone")
     archive: bool = Field(True, description="Keep flows as Parquet in state_dir/archive")
     collectors: dict[str, dict[str, Any]] = Field(
         default_factory=_default_collectors, description="Where flows come from"

@@ -91,7 +91,11 @@ class LocalDecide:
         self._commit(decision, tuple((b.header.batch_id, None) for b in fresh), position, last.versions)
 
     def take_sealed(
-        self, batches: Sequence[FlowBatch], received_ns: Sequence[int], digests: Sequence[bytes], intake: Intake
+        self,
+        batches: Sequence[FlowBatch],
+        received_ns: Sequence[int],
+        digests: Sequence[bytes],
+        intake: Intake,
     ) -> None:
         """Decide and commit batches that came as messages, none of them taken before, together with how far that came.
 
@@ -130,11 +134,11 @@ class LocalDecide:
         if _matters(decision):
             self._commit(decision)
 
-    def announce(self, event: Event) -> None:
-        """Tell people something about sekisho itself."""
+    def announce(self, event: Event, intake: Intake | None = None) -> None:
+        """Tell people something about sekisho itself; ``intake`` is committed with it."""
         logs.get("runtime").info(event.name, **event.detail)
         notice = Notice(kind=NoticeKind.EVENT, time_ns=self.clock.now_ns(), host=self.host, event=event)
-        self._commit(Decision(notices=(notice,)))
+        self._commit(Decision(notices=(notice,)), intake=intake)
 
     def change_policy(self, change: Callable[[Detector], Decision]) -> None:
         """Give the detector another policy and commit what follows from it."""

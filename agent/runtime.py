@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
+from typing import Self
 
 from agent import logs
 from agent.config import Loaded, Settings, read_policy
@@ -78,7 +79,7 @@ class Runtime:
         """The settings of this run."""
         return self.loaded.settings
 
-    def __enter__(self) -> Runtime:
+    def __enter__(self) -> Self:
         try:
             self._set_up()
         except BaseException:

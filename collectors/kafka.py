@@ -91,7 +91,9 @@ class Reader:
             found = self._consumer.poll(timeout_ms=int(wait_s * 1000), max_records=most)
         except (KafkaError, OSError, SinkError, ValueError) as error:
             self.close()
-            raise CaptureError(f"{in_words(error, self._connection, self.topic)} (topic {self.topic})") from error
+            raise CaptureError(
+                f"{in_words(error, self._connection, self.topic)} (topic {self.topic})"
+            ) from error
         now_ns = time.time_ns()
         records = [_record(r, now_ns) for rows in found.values() for r in rows]
         for record in records:
@@ -102,12 +104,16 @@ class Reader:
         """Where to go on after all that was handed out."""
         return {(self.topic, number): Place(self.topic_id, at) for number, at in self._next.items()}
 
-    def lag(self) -> int:
-        """Messages that wait at the brokers, as far as the last answers told."""
-        if self._consumer is None:
-            return 0
-        ends = ((self._consumer.highwater(tp), self._next.get(tp.partition, 0)) for tp in self._consumer.assignment())
-        return sum(max(0, end - at) for end, at in ends if end is not None)
+    def lag(self) -> int | None:
+        """Messages that wait at the brokers, as far as the last answers told; None while not all have told."""
+        if self._consumer is None or not self._next:
+            return None
+        ends = [
+            (self._consumer.highwater(tp), self._consumer.position(tp)) for tp in self._consumer.assignment()
+        ]
+        if any(end is None for end, _ in ends):
+            return None
+        return sum(max(0, int(end) - int(at)) for end, at in ends)
 
     def close(self) -> None:
         """Let go of every connection; the next ``poll`` makes new ones."""
@@ -123,7 +129,11 @@ class Reader:
         if record.offset < expected or (expected and record.offset > expected + _HOLE):
             self.restarts += 1
             self._log.warning(
-                "offset_gone", partition=record.partition, wanted=expected, found=record.offset, topic=self.topic
+                "offset_gone",
+                partition=record.partition,
+                wanted=expected,
+                found=record.offset,
+                topic=self.topic,
             )
         self._next[record.partition] = record.offset + 1
 

@@ -82,7 +82,9 @@ class Sasl(_Part):
         try:
             found = self.secret_file.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise SinkError(f"kafka.sasl: {self.secret_file} cannot be read: {error}", retriable=True) from error
+            raise SinkError(
+                f"kafka.sasl: {self.secret_file} cannot be read: {error}", retriable=True
+            ) from error
         if not found:
             raise SinkError(f"kafka.sasl: {self.secret_file} holds no secret", retriable=True)
         return found
@@ -91,7 +93,9 @@ class Sasl(_Part):
 class Connection(_Part):
     """Everything that is set about Kafka."""
 
-    servers: tuple[str, ...] = Field(min_length=1, description="HOST:PORT of some brokers; one that answers is enough")
+    servers: tuple[str, ...] = Field(
+        min_length=1, description="HOST:PORT of some brokers; one that answers is enough"
+    )
     topics: Topics = Topics()
     tls: Tls | None = Field(None, description="Encrypt; `tls: {}` trusts the system's certificates")
     sasl: Sasl | None = Field(None, description="Say who one is")
@@ -112,7 +116,13 @@ class Connection(_Part):
     def _are_addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for server in value:
             host, _, port = server.rpartition(":")
-            if not host or not port.isdecimal() or not 0 < int(port) < 65536 or "/" in server or "@" in server:
+            if (
+                not host
+                or not port.isdecimal()
+                or not 0 < int(port) < 65536
+                or "/" in server
+                or "@" in server
+            ):
                 raise ValueError(f"{server!r}: expected HOST:PORT, such as kafka-1.example.net:9093")
         return value
 

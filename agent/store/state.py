@@ -215,6 +215,10 @@ class State:
             ).scalar_one_or_none()
         return "conflict" if digest is not None and known not in (None, digest) else "duplicate"
 
+    def taken_of(self, stream: Stream) -> Intervals:
+        """The sequences of a stream that were committed, apart."""
+        return self._taken.of(stream)
+
     def streams(self) -> list[Stream]:
         """Every (agent, run, lane) of which a batch was committed and is remembered."""
         return list(self._taken.streams())
