@@ -127,7 +127,7 @@ class MessageStream:
         rows = octets = 0
         while not self.stop.is_set():
             try:
-                more = self.reader.poll(POLL_RECORDS, 0.0 if records else WAIT_S)
+                more = self.reader.poll(min(POLL_RECORDS, self.gather_rows), 0.0 if records else WAIT_S)
             except CaptureError as error:
                 self._unreachable(error)
                 break
