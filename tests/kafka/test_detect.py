@@ -15,6 +15,8 @@ from kafka import KafkaAdminClient, KafkaConsumer
 from agent.core.clock import MINUTE_NS, DataClock
 from agent.core.errors import StateError
 from agent.core.message import HEADER_KEY, SIGNATURE_KEY
+from agent.detection.detector import Detector
+from agent.policy.model import Policy
 from agent.store.state import State
 from tests.tools.brokers import Cluster
 from tests.tools.fleet import DEAD, FLOWS, FakeAgent, Program, Sender, make_topics, now_ns, settings_of, theft, until
@@ -52,12 +54,13 @@ def _taken(folder: Path) -> int:
 
 
 def _facts(state: State) -> dict[str, Any]:
-    """What a run left behind, less times of its own."""
-    found = {
-        (f.rule, f.store, f.entity, f.first_bucket_ns if hasattr(f, "first_bucket_ns") else f.crossed_ns, f.content_octets_out)
-        for f in state.cases.findings_of()
-    }
-    ledger = {(r.day, r.store, r.entity): r.content_octets_out for r in state.ledger.rows()}
+    """What a run left behind, less times of its own; with what the detector holds back for the ledger."""
+    found = {(f.id, f.rule, f.store, f.entity, f.crossed_ns, f.content_octets_out) for f in state.cases.findings_of()}
+    detector, restored = Detector(Policy(), None), state.load()
+    detector.restore(restored.snapshot, restored.deltas)
+    ledger: Counter[tuple[int, str, str]] = Counter()
+    for row in (*state.ledger.rows(), *detector.finish().ledger):
+        ledger[row.day, row.store, row.entity] += row.content_octets_out
     taken = {stream: state.taken_of(stream).text() for stream in state.streams()}
     return {"findings": found, "ledger": ledger, "taken": taken}
 
@@ -145,7 +148,7 @@ def test_messages_that_cannot_be_read_are_dead_and_named(broker: Cluster, sender
         assert {s: t.text() for s in state.streams() for t in [state.taken_of(s)]} == {
             ("db-1", agent.run, 1): "0-1"
         }
-        assert sum(r.content_octets_out for r in state.ledger.rows()) == 5 * MB
+        assert sum(_facts(state)["ledger"].values()) == 5 * MB
         notices = [json.loads(line) for line in (tmp_path / "d" / "alerts.jsonl").read_text().splitlines()]
     assert {n["event"]["name"] for n in notices if n.get("event")} == {"identity_conflict", "messages_refused"}
 
