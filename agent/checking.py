@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-import numpy as np
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -35,6 +34,7 @@ MOST_OCTETS: Final = 1 << 48
 _KEY_TEXTS: Final = frozenset(
     ("process", "vantage", "initiator", "remote_as_org", "remote_provider", "remote_owner", "remote_country")
 )
+_AMOUNTS: Final = ("octets_out", "octets_in", "content_octets_out", "flows", "packets_out", "packets_in")
 _TEXTS: Final = tuple(c.name for c in COLUMNS if c.kind is Kind.TEXT)
 _MOST_KEYS: Final = 100_000
 
@@ -137,13 +137,21 @@ def _impossible(header: Header, batch: FlowBatch) -> str:
     """What no agent writes but a state could choke on; empty where there is nothing."""
     if header.rows == 0:
         return "a batch without rows"
-    for name in ("octets_out", "octets_in", "content_octets_out", "flows", "packets_out", "packets_in"):
-        total = float(np.sum(batch[name], dtype=np.float64))
-        if total > MOST_OCTETS:
-            return f"{name} of {total:.3g} in one batch"
+    for name in _AMOUNTS:
+        if (
+            int(batch[name].max()) * header.rows > MOST_OCTETS
+            and int(batch[name].sum(dtype=object)) > MOST_OCTETS
+        ):
+            return f"{name} of more than {MOST_OCTETS} in one batch"
     for name in _TEXTS:
         most = LONGEST_KEY_TEXT if name in _KEY_TEXTS else LONGEST_TEXT
-        for text in batch.text(name).values:
-            if len(text) > most or "\0" in text or (not text.isascii() and len(text.encode()) > most):
-                return f"{name} holds a text of {len(text)} characters or with a zero in it"
+        if (values := batch.text(name).values) and not _fit(values, most):
+            return f"{name} holds a text of more than {most} octets, or with a zero in it"
     return ""
+
+
+def _fit(texts: tuple[str, ...], most: int) -> bool:
+    whole = "".join(texts)
+    if "\0" in whole or max(map(len, texts)) > most:
+        return False
+    return whole.isascii() or max(len(text.encode()) for text in texts) <= most

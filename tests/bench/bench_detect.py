@@ -101,7 +101,10 @@ def main(arguments: list[str]) -> None:
             took.append(seconds)
             print(f"    {n / seconds / 1e6:.2f} M rows/s", file=sys.stderr)
     rate = n / statistics.median(took) / 1e6
-    table = [["what", "M rows/s of CPU"], ["from the broker's bytes to the committed transaction", f"{rate:.2f}"]]
+    table = [
+        ["what", "M rows/s of CPU"],
+        ["from the broker's bytes to the committed transaction", f"{rate:.2f}"],
+    ]
     bars = [Bar("whole road", 0.7, rate, "M rows/s"), Bar("goal: whole road", 1.5, rate, "M rows/s")]
     title = (
         f"{n:,} rows in messages of {BATCH:,} ({octets / n:.0f} octets a row before compression) of {AGENTS} agents, "

@@ -19,7 +19,18 @@ from agent.detection.detector import Detector
 from agent.policy.model import Policy
 from agent.store.state import State
 from tests.tools.brokers import Cluster
-from tests.tools.fleet import DEAD, FLOWS, FakeAgent, Program, Sender, make_topics, now_ns, settings_of, theft, until
+from tests.tools.fleet import (
+    DEAD,
+    FLOWS,
+    FakeAgent,
+    Program,
+    Sender,
+    make_topics,
+    now_ns,
+    settings_of,
+    theft,
+    until,
+)
 from tests.tools.postgres import Server
 from tests.tools.states import Place
 
@@ -55,7 +66,10 @@ def _taken(folder: Path) -> int:
 
 def _facts(state: State) -> dict[str, Any]:
     """What a run left behind, less times of its own; with what the detector holds back for the ledger."""
-    found = {(f.id, f.rule, f.store, f.entity, f.crossed_ns, f.content_octets_out) for f in state.cases.findings_of()}
+    found = {
+        (f.id, f.rule, f.store, f.entity, f.crossed_ns, f.content_octets_out)
+        for f in state.cases.findings_of()
+    }
     detector, restored = Detector(Policy(), None), state.load()
     detector.restore(restored.snapshot, restored.deltas)
     ledger: Counter[tuple[int, str, str]] = Counter()
@@ -88,7 +102,9 @@ def _run(flags: list[str], folder: Path, want: int, faults: str = "") -> int:
         return program.stop()
 
 
-def test_a_kill_at_any_point_neither_loses_nor_doubles(broker: Cluster, sender: Sender, tmp_path: Path) -> None:
+def test_a_kill_at_any_point_neither_loses_nor_doubles(
+    broker: Cluster, sender: Sender, tmp_path: Path
+) -> None:
     """Killed after applying, after committing and before the outbox, a detector ends with the findings, ledger and
     sequences of one that was never killed, and each alert was sent once or, by the kill, twice."""
     _fill(sender)
@@ -115,10 +131,14 @@ def _told(folder: Path) -> list[str]:
     """Cases of which people were told that they were opened."""
     lines = (folder / "alerts.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in lines]
-    return [str(n["case"]["destination"]["entity"]) for n in found if n.get("kind") == "opened" and n.get("case")]
+    return [
+        str(n["case"]["destination"]["entity"]) for n in found if n.get("kind") == "opened" and n.get("case")
+    ]
 
 
-def test_messages_that_cannot_be_read_are_dead_and_named(broker: Cluster, sender: Sender, tmp_path: Path) -> None:
+def test_messages_that_cannot_be_read_are_dead_and_named(
+    broker: Cluster, sender: Sender, tmp_path: Path
+) -> None:
     """Foreign, broken, forged and contradicting messages go to the dead letters with their reasons; the rest is decided."""
     begin = now_ns() - 5 * MINUTE_NS
     agent, thief = FakeAgent("db-1"), FakeAgent("db-1")
@@ -135,7 +155,11 @@ def test_messages_that_cannot_be_read_are_dead_and_named(broker: Cluster, sender
     sender.flush()
     assert _run(settings_of(tmp_path / "d", broker.bootstrap), tmp_path / "d", sender.sent) == 0
     consumer = KafkaConsumer(
-        DEAD, bootstrap_servers=broker.bootstrap, auto_offset_reset="earliest", group_id=None, consumer_timeout_ms=5000
+        DEAD,
+        bootstrap_servers=broker.bootstrap,
+        auto_offset_reset="earliest",
+        group_id=None,
+        consumer_timeout_ms=5000,
     )
     reasons: Counter[str] = Counter()
     for record in consumer:
@@ -150,7 +174,10 @@ def test_messages_that_cannot_be_read_are_dead_and_named(broker: Cluster, sender
         }
         assert sum(_facts(state)["ledger"].values()) == 5 * MB
         notices = [json.loads(line) for line in (tmp_path / "d" / "alerts.jsonl").read_text().splitlines()]
-    assert {n["event"]["name"] for n in notices if n.get("event")} == {"identity_conflict", "messages_refused"}
+    assert {n["event"]["name"] for n in notices if n.get("event")} == {
+        "identity_conflict",
+        "messages_refused",
+    }
 
 
 def test_a_paused_leader_is_replaced_and_writes_nothing_more(

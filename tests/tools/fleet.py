@@ -48,14 +48,18 @@ class FakeAgent:
     run: str = "0123456789abcdef" * 2
     sequence: int = 0
 
-    def message(self, rows: Sequence[Mapping[str, Any]], *, low_water: int | None = None, **more: Any) -> Message:
+    def message(
+        self, rows: Sequence[Mapping[str, Any]], *, low_water: int | None = None, **more: Any
+    ) -> Message:
         """The next batch, sealed; ``sequence`` and ``lane`` may be given."""
         sequence = more.pop("sequence", self.sequence)
         self.sequence = max(self.sequence, sequence + 1)
         header = BatchHeader(
             agent_id=self.id, run_id=self.run, lane=more.pop("lane", 1), sequence=sequence, host=self.id
         )
-        batch = self.batch(rows).with_header(**{k: getattr(header, k) for k in ("agent_id", "run_id", "lane", "sequence", "host")})
+        batch = self.batch(rows).with_header(
+            **{k: getattr(header, k) for k in ("agent_id", "run_id", "lane", "sequence", "host")}
+        )
         low = sequence if low_water is None else low_water
         return seal(batch, self.key.sign, low_water=low, key=more.pop("key", self.key.public), **more)
 
@@ -94,11 +98,15 @@ class Sender:
 
     def __init__(self, bootstrap: list[str]) -> None:
         self.sent = 0
-        self._producer = KafkaProducer(bootstrap_servers=bootstrap, compression_type="zstd", acks="all", linger_ms=5)
+        self._producer = KafkaProducer(
+            bootstrap_servers=bootstrap, compression_type="zstd", acks="all", linger_ms=5
+        )
 
     def send(self, agent: str, message: Message) -> None:
         """One message, as agents send it."""
-        self.raw(message.value, [(HEADER_KEY, message.header), (SIGNATURE_KEY, message.signature)], agent.encode())
+        self.raw(
+            message.value, [(HEADER_KEY, message.header), (SIGNATURE_KEY, message.signature)], agent.encode()
+        )
 
     def raw(self, value: bytes, headers: list[tuple[str, bytes]], key: bytes | None = None) -> None:
         """Any bytes."""
@@ -133,7 +141,9 @@ def settings_of(folder: Path, bootstrap: list[str], **more: str) -> list[str]:
 class Program:
     """``sekisho detect`` or another command, as a process of its own."""
 
-    def __init__(self, flags: list[str], log: Path, *, faults: str = "", command: Sequence[str] = ("detect",)) -> None:
+    def __init__(
+        self, flags: list[str], log: Path, *, faults: str = "", command: Sequence[str] = ("detect",)
+    ) -> None:
         self.log = log
         environment = {**os.environ, "SEKISHO_FAULTS": faults}
         with log.open("ab") as out:
