@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import tempfile
 import threading
 import time
@@ -149,8 +148,7 @@ class Replay:
         ``replay-<input>-<view>``: the view is what decides which row goes into which batch.
         """
         view = hashlib.sha256("\0".join((*map(str, settings.local), loaded.settings.host)).encode())
-        reading = settings.model_dump(mode="json", exclude={"files", "local"}, exclude_defaults=True)
-        view.update(json.dumps(reading, sort_keys=True).encode())
+        view.update(settings.model_dump_json(exclude={"files", "local"}, exclude_defaults=True).encode())
         for path in (*loaded.settings.policy, *loaded.settings.overrides):
             with contextlib.suppress(OSError):  # reading the policy says it better
                 for file in policy_files.files_of(path):

@@ -8,7 +8,7 @@ from importlib import resources
 
 from pydantic import BaseModel, ConfigDict
 
-from agent.policy.yamlfile import shipped
+from agent.core.shipped import shipped
 from enrichers.ranges.facts import Kind
 
 

@@ -150,7 +150,8 @@ class _Telling:
 
     def _said(self, witness: Witness, what: str | None) -> str:
         key = "who.says" if what else "who.says_nothing"
-        return self._say(key, source=witness.source, what=what, prefix=witness.prefix)
+        lineage = witness.lineage or self._say("unknown")
+        return self._say(key, source=witness.source, lineage=lineage, what=what, prefix=witness.prefix)
 
     def _listing(self, listing: Listing) -> str:
         place = " ".join(v for v in (listing.provider, listing.region, listing.service) if v)

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from agent.core.errors import ConfigError, Fault
+from agent.core.shipped import Loader
 from agent.policy.document import Document, KeyPath
 from agent.policy.faults import faults_of
 
@@ -27,10 +28,7 @@ MAX_DEPTH = 40
 Model = TypeVar("Model", bound=BaseModel)
 
 
-_Shipped: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
-
-
-class _Loader(_Shipped):  # type: ignore[misc]
+class _Loader(Loader):  # type: ignore[misc]
     """PyYAML's safe loader with the plain words of YAML 1.2's core schema, and dates."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
@@ -76,11 +74,6 @@ def read(
     if faults:
         raise kind(faults)
     return Document(name, {} if data is None else data, lines, digest)
-
-
-def shipped(text: str | bytes) -> Any:
-    """The value of a YAML text that comes with this program, by libyaml where PyYAML has it. Raises ``yaml.YAMLError``."""
-    return yaml.load(text, _Shipped)  # noqa: S506  a safe loader
 
 
 def text_of(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from agent.core.errors import EnrichError
 from agent.core.flow import Text
-from agent.policy.yamlfile import shipped
+from agent.core.shipped import shipped
 from enrichers.ranges.lists import FLAGS, Entries
 from enrichers.ranges.prefixes import Prefixes
 from enrichers.ranges.table import RangeTable, from_prefixes, merge, recast

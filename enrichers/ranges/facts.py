@@ -14,7 +14,7 @@ import yaml
 
 from agent.core.address import SPECIAL_SCOPES, Network
 from agent.core.errors import EnrichError
-from agent.policy.yamlfile import shipped
+from agent.core.shipped import shipped
 from enrichers.ranges.mmdb import Database, Fact, Reading, Record, flatten, open_database
 from enrichers.ranges.table import RangeTable
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from agent.core.errors import EnrichError
-from agent.policy.yamlfile import shipped
+from agent.core.shipped import shipped
 
 LINEAGES_FILE = Path(__file__).parents[1] / "data" / "lineages.yaml"
 

@@ -25,7 +25,7 @@ def test_the_demonstration_ends_in_one_case() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    said = done.stdout
+    said = " ".join(done.stdout.split())
     assert "-- 1 case: " in said
     assert '"restricted-owners"' in said
     assert "basis port" in said

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.cli import check
-from agent.words import LANGUAGES, phrases
+from agent.words import LANGUAGES, phrases, screen_phrases
 from collectors.host import bypass
 from collectors.host.bypass import KINDS, Bypass
 
@@ -179,7 +179,7 @@ def test_check_says_what_why_and_who_sees_it(root: Root, monkeypatch: pytest.Mon
     _rdma(root)
     found = root.found()
     monkeypatch.setattr(bypass, "survey", lambda: found)
-    assert check._found("en") == [
+    assert check._found(screen_phrases("en")) == [
         {
             "kind": "rdma",
             "what": "RDMA devices mlx5_0; used by stored (pid 400)",
@@ -187,7 +187,10 @@ def test_check_says_what_why_and_who_sees_it(root: Root, monkeypatch: pytest.Mon
             "seen_by": "the device's port counters (/sys/class/infiniband/*/ports/*/counters), or the switch",
         }
     ]
-    assert check._found("ja")[0]["what"] == "RDMA デバイス mlx5_0、使用中のプログラム：stored (pid 400)"
+    assert (
+        check._found(screen_phrases("ja"))[0]["what"]
+        == "RDMA デバイス mlx5_0、使用中のプログラム：stored (pid 400)"
+    )
 
 
 def test_offload_that_was_switched_off_again_is_not_found(root: Root) -> None:

@@ -61,10 +61,11 @@ def stated_by(home: Path) -> dict[str, str]:
 
 def every_row_says(home: Path, archive: Path) -> list[dict[str, Any]]:
     """The rows of the JSON lines; fails unless they and each batch in the archive's files name every source by its hash."""
-    rows = [json.loads(line) for line in (home / "rows.jsonl").read_text().splitlines()]
-    rows = [row for row in rows if row["record"] == "flow"]
+    lines = [json.loads(line) for line in (home / "rows.jsonl").read_text().splitlines()]
+    rows = [line for line in lines if line["record"] == "flow"]
+    named = {line["id"]: line["versions"] for line in lines if line["record"] == "versions"}
     files = sorted((archive / "flows").glob("day=*/host=*/part-*.parquet"))
-    told = [row["versions"] for row in rows]
+    told = [named[row["versions"]] for row in rows]
     archived = 0
     for file in files:
         metadata = pq.read_metadata(file)

@@ -123,6 +123,9 @@ def test_the_plain_wheel_is_for_any_linux_and_brings_programs_and_unit(tree: Pat
     assert not any("libbpf.so" in name for name in names)
     data = {name.split(".data/data/")[1] for name in names if ".data/data/" in name}
     assert data == {
+        "share/bash-completion/completions/sekisho",
+        "share/fish/vendor_completions.d/sekisho.fish",
+        "share/zsh/site-functions/_sekisho",
         "share/man/man1/sekisho.1",
         "share/sekisho/systemd/drop-ins/af-packet.conf",
         "share/sekisho/systemd/sekisho-agent.service",

@@ -233,7 +233,7 @@ def test_who_shows_two_network_databases_that_disagree(
         tmp_path, policy=None, ownership=Ownership.load(), settings=settings, cache=None
     )
     facts = book.who("20.0.0.1", today=TODAY)
-    told = {line.what: (line.value, line.source) for line in facts.lines()}
+    told = {line.what: (line.value, line.source) for line in databases.told(facts, screen_phrases("en"))}
     one, two = (facts.witnesses[kind].source for kind in ("network", "network_witness"))
     assert told["network"] == (
         value,
