@@ -17,10 +17,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sekisho up --or-replay",
     ),
     "agent": ("sudo sekisho agent", "sudo sekisho agent --detach"),
-    "detect": (
-        "sekisho detect",
-        "sekisho --set kafka.servers=kafka-1:9092 --set detect.database=postgresql://sekisho@db/sekisho detect",
-    ),
+    "detect": ("sekisho detect",),
     "replay": (
         "sekisho replay --sample",
         "sekisho replay capture.pcap",

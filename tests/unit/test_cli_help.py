@@ -18,7 +18,14 @@ from tests.tools.program import sekisho
 
 TREE = dict(commands())
 SAMPLE = Path(str(resources.files("agent"))) / "sample"
-NEEDS_THE_HOST = ("sudo ", "sekisho up", "sekisho db install", "sekisho db update", "sekisho init --dir /etc")
+NEEDS_THE_HOST = (
+    "sudo ",
+    "sekisho up",
+    "sekisho detect",
+    "sekisho db install",
+    "sekisho db update",
+    "sekisho init --dir /etc",
+)
 """Examples that capture, use the network or write into the system: their options are checked, they are not run."""
 CODES = {
     "sekisho check": {0, 1},
