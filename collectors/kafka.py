@@ -9,7 +9,7 @@ earliest message there is; ids of batches tell what came before.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -198,16 +198,34 @@ class Reader:
         options = self._connection.options(self._client_id)
         if self._admin is None:
             known = {name: value for name, value in options.items() if name != "metrics_enabled"}
-            self._admin = KafkaAdminClient(**known)
-        self._consumer = KafkaConsumer(
-            **options,
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_bytes=FETCH_OCTETS,
-            max_partition_fetch_bytes=PARTITION_OCTETS,
-            isolation_level="read_committed",
-        )
+            self._admin = _made(KafkaAdminClient, known)
+        reading = {
+            "group_id": None,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "fetch_max_bytes": FETCH_OCTETS,
+            "max_partition_fetch_bytes": PARTITION_OCTETS,
+            "isolation_level": "read_committed",
+        }
+        self._consumer = _made(KafkaConsumer, options | reading)
+
+
+def _made(kind: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    """A client of the library. One that cannot be made leaves no thread and no socket behind, as the library does."""
+    from kafka.net.compat import KafkaNetClient
+
+    begun: list[Any] = []
+
+    def client(**config: Any) -> Any:
+        begun.append(KafkaNetClient(**config))
+        return begun[-1]
+
+    try:
+        return kind(**options, kafka_client=client)
+    except BaseException:
+        for one in begun:
+            one.close()
+        raise
 
 
 def _record(record: Any, now_ns: int) -> Record:
