@@ -14,7 +14,7 @@ from agent import logs
 from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import MINUTE_NS, Clock
 from agent.core.decision import Decision
-from agent.core.errors import StateError
+from agent.core.errors import StateError, TakenOverError
 from agent.core.faults import faultpoint
 from agent.core.finding import WAITING, Case, Destination, Event, Notice, NoticeKind
 from agent.core.flow import FlowBatch
@@ -26,6 +26,8 @@ from agent.store.state import Commit, State
 
 SNAPSHOT_EVERY = 256
 """Commits between two snapshots of the detector; deltas fill the time between."""
+SNAPSHOT_OCTETS = 32 * 2**20
+"""Deltas between two snapshots, at most, and so what a start reads besides the snapshot."""
 REFRESH_NS = MINUTE_NS
 """How far the amounts of an open case may lag behind the truth."""
 RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
@@ -58,6 +60,7 @@ class LocalDecide:
     position: str = ""
     """Where in its input the last run stood at its last commit."""
     _commits: int = 0
+    _delta_octets: int = 0
     _moved: bool = False
     _refreshed_ns: int = 0
     _action: int = 0
@@ -87,7 +90,8 @@ class LocalDecide:
             self.claims.hear(batch)
         last = fresh[-1].header
         decision = self.detector.take_all(fresh, received_ns)
-        position = next((b.header.position for b in reversed(fresh) if b.header.position), "")
+        told = [b.header.position for b in fresh if b.header.position]
+        position = self.position = newest(self.position, told) if told else ""
         self._commit(decision, tuple((b.header.batch_id, None) for b in fresh), position, last.versions)
 
     def take_sealed(
@@ -174,7 +178,10 @@ class LocalDecide:
     ) -> None:
         decision = self._told_whole(decision)
         self._commits += 1
-        due = snapshot or self._commits % SNAPSHOT_EVERY == 0
+        self._delta_octets += len(decision.delta)
+        due = snapshot or self._commits % SNAPSHOT_EVERY == 0 or self._delta_octets > SNAPSHOT_OCTETS
+        if due:
+            self._delta_octets = 0
         work = Commit(
             batches=batches,
             decision=decision,
@@ -196,6 +203,8 @@ class LocalDecide:
             try:
                 self.state.commit(work)
                 return
+            except TakenOverError:
+                raise
             except StateError as error:
                 if self.stop.is_set() or self.replay:
                     raise
@@ -233,6 +242,19 @@ class LocalDecide:
                 "lost_frames": sum(frames for frames, _ in account.lost_frames.values()),
             }
         )
+
+
+def newest(kept: str, told: Sequence[str]) -> str:
+    """The newest position of each collector, a line each: ``kept`` with those of ``told`` in their places.
+
+    Positions of collectors whose source keeps what it handed out (:class:`agent.core.stages.Keeping`) are three words,
+    the first of them the collector; of all others the last one stays.
+    """
+    lines = {}
+    for position in (*kept.splitlines(), *(" ".join(each.splitlines()) for each in told)):
+        words = position.split(" ")
+        lines[words[0] if len(words) == 3 and words[2].isdecimal() else ""] = position
+    return "\n".join(lines.values())
 
 
 def _matters(decision: Decision) -> bool:

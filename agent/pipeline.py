@@ -20,10 +20,12 @@ from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import DAY_NS, SECOND_NS, STEP_NS, Clock
 from agent.core.errors import AccountError, SekishoError, SinkError
 from agent.core.flow import FlowBatch, Mark
-from agent.core.stages import Collector, Enricher, Keeping, Sink
+from agent.core.stages import Collector, Enricher, Keeping, Scoped, Sink
 from agent.seal import STOPPED, Sealer, in_order
 
 QUEUE_BATCHES = 32
+QUEUE_ROWS = 2_048
+"""A batch of more rows takes the place of several."""
 LEAVE_S = 2.0
 """How long a run that has failed waits for its collectors."""
 FLUSH_EVERY_NS = 10 * SECOND_NS
@@ -34,6 +36,30 @@ HELD_IN = "batches"
 """The place of memory, in the account, where rows are between collector and sealing."""
 SETTLE_ROWS = 50_000
 """Sealed rows that are decided and committed together, at most (and what one batch adds)."""
+
+
+class _Waiting(queue.Queue[tuple[str, FlowBatch | None]]):
+    """Batches between collectors and worker. What bounds it is their rows, so that it holds as much of large ones."""
+
+    def _init(self, maxsize: int) -> None:
+        super()._init(maxsize)
+        self._places = 0
+
+    def _qsize(self) -> int:
+        return self._places
+
+    def _put(self, item: tuple[str, FlowBatch | None]) -> None:
+        super()._put(item)
+        self._places += _places(item)
+
+    def _get(self) -> tuple[str, FlowBatch | None]:
+        item: tuple[str, FlowBatch | None] = super()._get()
+        self._places -= _places(item)
+        return item
+
+
+def _places(item: tuple[str, FlowBatch | None]) -> int:
+    return 1 if item[1] is None else 1 + len(item[1]) // QUEUE_ROWS
 
 
 class Decide(Protocol):
@@ -64,6 +90,8 @@ class Pipeline:
     """Sees every sealed batch, for a live view."""
     between: Callable[[], None] = lambda: None
     """Called by the worker between two batches and while idle: reloads and other chores."""
+    started: Callable[[], None] = lambda: None
+    """Called once when every collector has its thread, before any row is taken."""
     turned: Callable[[str], None] = lambda _collector: None
     """Called by the worker when it is through with what a collector brought (empty: nothing came)."""
     settle_rows: int = SETTLE_ROWS
@@ -78,6 +106,10 @@ class Pipeline:
     _pending: list[FlowBatch] = field(default_factory=list)
     _pending_amounts: Amounts = field(default_factory=Amounts)
 
+    def __post_init__(self) -> None:
+        scoped = [c for c in self.collectors.values() if isinstance(c, Scoped)]
+        self._scope = {name: text for collector in scoped for name, text in collector.scope().items()}
+
     @property
     def _live(self) -> bool:
         return all(collector.live for collector in self.collectors.values())
@@ -88,7 +120,7 @@ class Pipeline:
         Raises the first error that the worker cannot go on after (:class:`StateError`, :class:`AccountError`).
         Collectors' errors are in ``failures``: what they brought before is not lost.
         """
-        rows: queue.Queue[tuple[str, FlowBatch | None]] = queue.Queue(QUEUE_BATCHES)
+        rows = _Waiting(QUEUE_BATCHES)
         broken = threading.Event()
         threads = [
             threading.Thread(
@@ -102,6 +134,7 @@ class Pipeline:
         for thread in threads:
             thread.start()
         try:
+            self.started()
             self._work(rows, running=len(threads))
         except BaseException:
             self.stop.set()
@@ -206,7 +239,8 @@ class Pipeline:
         if self._is_cut:
             self.accounts.drop(STOPPED, batch, held_in=HELD_IN)
             return
-        self._gather(self.sealer.add(self._enriched(in_order(batch)), self.clock.monotonic_ns()))
+        for piece in in_order(batch):
+            self._gather(self.sealer.add(self._enriched(piece), self.clock.monotonic_ns()))
 
     def _through_whole(self, batch: FlowBatch, keeper: Keeping) -> None:
         """Take rows of one position so that they are decided and committed in one step, and tell their collector."""
@@ -214,13 +248,14 @@ class Pipeline:
         self._pend(self.sealer.flush())
         if len(batch):
             batch = self._suspected(batch) if self._live else batch
-            self._pend(self.sealer.add(self._enriched(in_order(batch)), self.clock.monotonic_ns()))
+            for piece in in_order(batch):
+                self._pend(self.sealer.add(self._enriched(piece), self.clock.monotonic_ns()))
             self._pend(self.sealer.flush())
         self._settle()
         keeper.settled(batch.header.position)
 
     def _enriched(self, batch: FlowBatch) -> FlowBatch:
-        versions: dict[str, str] = dict(batch.header.versions)
+        versions: dict[str, str] = self._scope | dict(batch.header.versions)
         for enricher in self.enrichers:
             richer = enricher.enrich(batch)
             if len(richer) != len(batch) or richer.amounts() != batch.amounts():

@@ -8,6 +8,7 @@ databases; so does a change of their files. A reload with a fault keeps the last
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import threading
 import uuid
@@ -16,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from agent import logs
 from agent.config import Loaded, Settings, read_policy
@@ -26,7 +27,8 @@ from agent.core.decision import Decision
 from agent.core.errors import SekishoError, SinkError
 from agent.core.finding import Destination, Event, Severity
 from agent.core.flow import BatchHeader, FlowBatch
-from agent.core.stages import Collector, Context, Enricher, Keeping, Sink, Witness
+from agent.core.process import give_back
+from agent.core.stages import Collector, Context, Enricher, Keeping, Scoped, Sink, Witness
 from agent.deciding import LocalDecide
 from agent.detection.detector import Detector
 from agent.pipeline import Pipeline
@@ -38,10 +40,13 @@ from agent.signals import Signals
 from agent.store.outbox import Outbox
 from agent.store.state import State
 from agent.view import View
+from collectors.host import rights
 
 LOOK_EVERY_NS = 5 * SECOND_NS
 OUTBOX_STOP_S = 10.0
 OLD_DATABASE_DAYS = 45
+_KEPT_RIGHTS: Final = frozenset({"dac_read_search", "dac_override"})
+"""Rights over files, where given: policy, databases and state may be other users'."""
 
 Observer = Callable[[FlowBatch], None]
 
@@ -112,7 +117,6 @@ class Runtime:
 
     def go(self) -> None:
         """Run to the end of the data, or until a signal. Raises what the pipeline raises."""
-        self.outbox.start()
         try:
             with Signals(self.stop, self._asked):
                 self._greet()
@@ -208,6 +212,7 @@ class Runtime:
             self.accounts,
             self.clock,
             observe=self.view.observe,
+            started=self._started,
             between=_nothing if self.replay else self._between,
             turned=self.attendant.turned,
             settle_rows=settings.commit_rows,
@@ -220,6 +225,12 @@ class Runtime:
             if isinstance(enricher, Witness):
                 destination = enricher.witnessed(destination)
         return destination
+
+    def _started(self) -> None:
+        """The collectors' threads were made, each with all rights of this one: from now on the rest needs none of them."""
+        if not self.replay and os.geteuid():
+            logs.get("runtime").info("rights_given_up", kept=sorted(rights.keep_only(_KEPT_RIGHTS)))
+        self.outbox.start()
 
     def _committed(self, decision: Decision) -> None:
         self.outbox.wake()
@@ -237,6 +248,7 @@ class Runtime:
             self._looked_ns = self.clock.monotonic_ns()
             self.reload()
             self._tell_troubles()
+            give_back()
 
     def _reload_policy(self, *, asked: bool) -> bool:
         stamps = self._stamps()
@@ -292,6 +304,11 @@ class Runtime:
 
     def _greet(self) -> None:
         log = logs.get("runtime")
+        for collector in self.collectors.values():
+            if isinstance(collector, Scoped):
+                self.decide.announce(
+                    Event(name="guests_watched", severity=Severity.LOW, detail=dict(collector.scope()))
+                )
         self._tell_troubles()
         log.info(
             "run_started",

@@ -21,6 +21,8 @@ STORE_LANE = 1
 OTHER_LANE = 0
 MAX_ROWS = 1_000
 MAX_AGE_NS = {STORE_LANE: SECOND_NS, OTHER_LANE: 10 * SECOND_NS}
+PIECE = 16_384
+"""Rows that are enriched and sealed at a time."""
 STOPPED = "stopped"
 """Reason, in the account, of rows that were let go because the run was stopped and its data comes again."""
 
@@ -91,7 +93,7 @@ class Sealer:
     def _seal(self, lane: int, now_ns: int, *, whole: bool) -> Iterator[FlowBatch]:
         rows = concat(self._rows[lane])
         full = len(rows) if whole else len(rows) - len(rows) % MAX_ROWS
-        self._rows[lane] = [rows.take(slice(full, None))] if full < len(rows) else []
+        self._rows[lane] = [rows.take(slice(full, None)).compact()] if full < len(rows) else []
         self._count[lane] = len(rows) - full
         self._since_ns.pop(lane, None)
         if self._count[lane]:
@@ -121,8 +123,18 @@ class Sealer:
         )
 
 
-def in_order(batch: FlowBatch) -> FlowBatch:
-    """The same rows in an order that depends on nothing but themselves, so that a replay seals equal batches."""
+def in_order(batch: FlowBatch, at_once: int = PIECE) -> Iterator[FlowBatch]:
+    """The same rows in an order that depends on nothing but themselves, so that a replay seals equal batches.
+
+    Some at a time: what is made of a hundred thousand rows on their way would else be many times as large as they.
+    """
+    if len(batch):
+        order = _order(batch)
+        for start in range(0, len(batch), at_once):
+            yield batch.take(order[start : start + at_once])
+
+
+def _order(batch: FlowBatch) -> NDArray[np.intp]:
     ends = batch["end_ns"]
     order = np.argsort(ends, kind="stable")
     in_time = ends[order]
@@ -131,7 +143,7 @@ def in_order(batch: FlowBatch) -> FlowBatch:
         tied = np.concatenate([[False], same]) | np.concatenate([same, [False]])
         rows = np.sort(order[tied])
         order[tied] = rows[np.lexsort([key[rows] for key in _sort_keys(batch)])]
-    return batch.take(order)
+    return order
 
 
 def _sort_keys(batch: FlowBatch) -> list[NDArray[np.generic]]:

@@ -82,6 +82,6 @@ def _tried(loaded: Loaded, name: str) -> Tier:
         name,
         hindered,
         () if hindered else settings.shortcomings(),
-        settings.build(bare_context(loaded.settings)).not_seen,
+        settings.ending().build(bare_context(loaded.settings)).not_seen,
         name in BESIDE,
     )

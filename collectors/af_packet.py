@@ -204,7 +204,7 @@ class _Capture:
             if not self._more:
                 break
         self._count_lost()
-        yield self._table.flush()
+        yield from self._table.drain()
 
     def _watch_traffic(self, stop: threading.Event) -> Iterator[FlowBatch]:
         tick_ns = self._clock.monotonic_ns()

@@ -12,20 +12,21 @@ import threading
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Self
 
 from pydantic import Field
 
-from agent.core.accounts import Amounts
 from agent.core.clock import SECOND_NS
 from agent.core.errors import CaptureError
 from agent.core.flow import FlowBatch
 from agent.core.log import Log
-from agent.core.stages import Collector, CollectorSettings, Context
+from agent.core.stages import Collector, Context
 from collectors.bpf import libbpf
-from collectors.bpf.counting import Counting, How
+from collectors.bpf.atsockets import AtSockets
+from collectors.bpf.counting import How
 from collectors.bpf.gaps import Diary
-from collectors.bpf.pins import LINK, Pins
+from collectors.bpf.kept import Kept, KeptSettings
+from collectors.bpf.pins import LINK
 from collectors.bpf.programs import POLITE, Programs, Wish, at_work, back_fill, hooks_for, image
 from collectors.bpf.refusal import plain, require_libbpf
 from collectors.bpf.roots import watched
@@ -37,41 +38,17 @@ _KEPT_RIGHTS: Final = frozenset({"bpf", "sys_ptrace", "dac_read_search", "dac_ov
 """CAP_BPF to read maps (before Linux 6.0, where unprivileged BPF is off); the others to read /proc, where given."""
 
 
-class Settings(CollectorSettings):
+class Settings(KeptSettings):
     """Count in the kernel, with the process of every flow (needs root or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"cap_bpf", "cap_net_admin", "cap_perfmon"})
+    tier = "ebpf"
 
     cgroup: Path | None = Field(
         None,
         description="Folder of the control group (version 2) to watch, with all below it; none is the whole host",
     )
-    interval: int = Field(
-        10,
-        ge=1,
-        le=60,
-        description="Seconds between two readings, and so the longest a row is; divides the minute",
-    )
-    map_flows: int = Field(
-        131_072,
-        ge=1024,
-        le=4_194_304,
-        description="Flows that one reading may hold (200 octets each when used, twice); what has no room is summed in one row",
-    )
     loopback: bool = Field(False, description="Also keep traffic within the host (interface lo)")
-    pin: bool = Field(
-        True, description="Keep counting in the kernel if this program is killed, until it starts again"
-    )
-    pin_dir: Path = Field(
-        Path("/sys/fs/bpf/sekisho"), description="Folder in a BPF file system in which that is kept"
-    )
-    instance: str = Field(
-        "agent", pattern="^[a-z0-9_-]+$", description="Name below pin_dir; each agent of a host needs its own"
-    )
-    libbpf: Path | None = Field(
-        None,
-        description="File of libbpf.so.1; none is the one in the package, if it has one, else the system's",
-    )
     keep_on_stop: bool = Field(
         False, description="Keep counting after an orderly stop too, for a restart that misses nothing"
     )
@@ -84,11 +61,11 @@ class Settings(CollectorSettings):
         """Why it cannot run here; found by loading the programs."""
         try:
             with watched(self.cgroup):
-                require_libbpf(self.libbpf)
+                require_libbpf(self.libbpf, self.tier)
                 try:
                     libbpf.Object(image("flow")).close()
                 except OSError as error:
-                    raise plain(error) from error
+                    raise _plain(error) from error
         except CaptureError as error:
             return str(error)
         return ""
@@ -97,7 +74,7 @@ class Settings(CollectorSettings):
         """What it would do without here. Only where it can run at all."""
         out = []
         with watched(self.cgroup) as root:
-            if hooks_for(root.folder, _pinned_hooks(self.pin_dir / self.instance))[1]:
+            if hooks_for(root.folder, _pinned_hooks(self.folder))[1]:
                 out.append(
                     "another tool's programs stand on this host's connect and sendmsg hooks, so ours are left out: a "
                     "socket that one process makes and another uses is shown with the first"
@@ -106,53 +83,35 @@ class Settings(CollectorSettings):
             out.append(
                 "the kernel has no BTF (CONFIG_DEBUG_INFO_BTF), so sockets older than the agent have no process"
             )
-        if self.pin:
-            try:
-                Pins.open(self.pin_dir / self.instance).close()
-            except (OSError, CaptureError) as error:
-                out.append(f"counts do not survive a crash of the agent: {error}")
+        if told := self.without_pins():
+            out.append(told)
         return tuple(out)
 
+    def kept_on_stop(self) -> bool:
+        """See :class:`KeptSettings`."""
+        return self.keep_on_stop
 
-class Ebpf:
+    def ending(self) -> Self:
+        """See :class:`KeptSettings`."""
+        return self.model_copy(update={"keep_on_stop": False})
+
+
+class Ebpf(Kept):
     """The collector. Interface names are those of the network namespace of the thread that runs ``collect``."""
 
     name = "ebpf"
-    live = True
     not_seen: tuple[str, ...] = ("forwarded", "raw_frames", "bypass", "local_sockets", "before_start")
 
     def __init__(self, settings: Settings, context: Context) -> None:
+        super().__init__()
         self._settings, self._context = settings, context
-        self._position = ""
-        self._settled = ""
-        self.durable = False
-        """Whether somebody tells when rows are durable; else they are whoever's who took them."""
-        self.overflowed = Amounts()
-        """What had no room in the map, in this run."""
-        self.pinned = False
-
-    def progress(self) -> None:
-        """None: there is no end."""
-        return
-
-    def resume(self, position: str) -> None:
-        """See :class:`agent.core.stages.Keeping`."""
-        self._position, self.durable = position, True
-
-    def settled(self, position: str) -> None:
-        """See :class:`agent.core.stages.Keeping`."""
-        self._settled = position
-
-    def is_settled(self, position: str) -> bool:
-        """Whether rows of that position need not be kept any longer."""
-        return not self.durable or self._settled == position
 
     def collect(self, stop: threading.Event) -> Iterator[FlowBatch]:
         """Rows every ``interval``, and a batch at least once a second, until ``stop``; then all that is left.
 
         Raises :class:`CaptureError` where the kernel or its rights do not allow it.
         """
-        require_libbpf(self._settings.libbpf)
+        require_libbpf(self._settings.libbpf, self.name)
         diary = Diary(self._context.state_dir / f"ebpf-{self._settings.instance}.json")
         put_back = False
         while (yield from self._count(stop, diary, put_back)):
@@ -163,13 +122,14 @@ class Ebpf:
         settings = self._settings
         with ExitStack() as held:
             root = held.enter_context(watched(settings.cgroup))
-            pins = self._open_pins(held)
+            pins = settings.open_pins(held)
+            self.pinned = pins is not None
             try:
-                hooks, left_out = hooks_for(root.folder, _pinned_hooks(settings.pin_dir / settings.instance))
+                hooks, left_out = hooks_for(root.folder, _pinned_hooks(settings.folder))
                 wish = Wish(root.folder, settings.map_flows, hooks)
                 programs, older = held.enter_context(at_work(wish, pins))
             except OSError as error:
-                raise plain(error) from error
+                raise _plain(error) from error
             if left_out:
                 _LOG.warning(
                     "hooks_left_out", hooks=list(left_out), reason="another tool's programs are there"
@@ -184,29 +144,20 @@ class Ebpf:
             )
             if os.geteuid():
                 _LOG.info("rights_given_up", kept=sorted(rights.keep_only(_KEPT_RIGHTS)))
-            how = How(settings.interval * SECOND_NS, settings.loopback, settings.keep_on_stop)
-            counting = Counting(self, how, self._context, root, back_filled, watch, diary)
+            how = How(settings.interval * SECOND_NS, settings.keep_on_stop)
+            counting = AtSockets(
+                self, how, self._context, root, back_filled, watch, diary, loopback=settings.loopback
+            )
             return (yield from counting.run(stop, programs, older, self._position))
 
-    def _open_pins(self, held: ExitStack) -> Pins | None:
-        settings = self._settings
-        if not settings.pin:
-            return None
-        try:
-            pins = Pins.open(settings.pin_dir / settings.instance)
-        except OSError as error:
-            folder = settings.pin_dir / settings.instance
-            _LOG.warning(
-                "maps_not_pinned",
-                reason=str(error)
-                if error.errno is None
-                else f"{folder}: {error.strerror}; another user's agent may have made it (sekisho agent --detach, as that user)",
-                cost="what is counted and not read is lost if the agent is killed",
-            )
-            return None
-        held.callback(pins.close)
-        self.pinned = True
-        return pins
+
+def _plain(error: OSError) -> CaptureError:
+    return plain(
+        error,
+        tier="ebpf",
+        rights="CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
+        kernel="Linux 5.11 or newer with CONFIG_CGROUP_BPF",
+    )
 
 
 def _pinned_hooks(folder: Path) -> dict[str, int]:

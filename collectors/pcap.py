@@ -229,7 +229,7 @@ class Pcap:
                 _LOG.info("left_out", file=str(file.path), reason=GONE)
             else:
                 faults.append(fault)
-        yield self._named(table.flush())
+        yield from map(self._named, table.drain())
         if file.torn != (0, 0):
             self._accounts.lose_frames("torn_tail", *file.torn)
 

@@ -56,6 +56,7 @@ class Asset:
             "unit",
             "container",
             "pod",
+            "attribution",
             "marks",
         }
     )
@@ -129,9 +130,10 @@ class _Watched:
     def claims(self, batch: FlowBatch, host: str, this: str) -> Iterator[tuple[int, Rows]]:
         """(rank of the basis, rows that belong to the store by it)."""
         on_host = any(same_host(this if name == THIS_HOST else name, host) for name in self.hosts)
-        at_host = np.full(len(batch), on_host)
-        if self.addresses and not on_host:
-            at_host = self.addresses.contains(batch["local_address"])
+        # A virtual machine is a host of its own, though its traffic is seen on this one.
+        at_host = on_host & ~(batch.text("attribution").where("interface") & (batch["pod"] < 0))
+        if self.addresses and not at_host.all():
+            at_host |= self.addresses.contains(batch["local_address"])
         in_pod = _named(batch.text("pod"), self.recognise.pods, _is_pod)
         here = at_host | in_pod
         if not here.any():

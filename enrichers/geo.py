@@ -211,6 +211,8 @@ class Geo:
         """
         stamps = {part: _stamp(self._sources.path(part)) for part in self._sources.parts}
         if stamps == self._looked:
+            if self._answers is not None:
+                self._answers.table.rest()
             return False
         self._looked = stamps
         had = self._answers.parts if self._answers else {}

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -187,6 +188,8 @@ def main(arguments: list[str] | None = None) -> Any:
     try:
         if arguments is None and signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+        if arguments is None:
+            sys.unraisablehook = _unraisable
         code = cli.main(args=arguments, prog_name="sekisho", standalone_mode=False)
         sys.stdout.flush()
     except SystemExit as asked:
@@ -204,6 +207,18 @@ def main(arguments: list[str] | None = None) -> Any:
                 sys.stderr.flush()
             os._exit(code)
     sys.exit(_flushed(code if isinstance(code, int) else 0))
+
+
+def _unraisable(what: sys.UnraisableHookArgs) -> None:
+    """A Ctrl-C that fell into code out of which nothing can be raised (a callback from C, a finaliser) comes once more,
+    a moment later, where it can; else the interpreter would tell of it and go on."""
+    if what.exc_type is KeyboardInterrupt:
+        # To the main thread itself, so that it also wakes where it waits.
+        again = threading.Timer(0.01, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(what)
 
 
 def _said(error: BaseException) -> int:

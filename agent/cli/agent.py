@@ -117,9 +117,11 @@ def _detach(options: Options) -> None:
     if not found:
         echo("Nothing is left at work in the kernel.")
         return
-    folders = ", ".join(str(one.folder) for one in found)
-    if kept := detaching.kept_for_a_successor(loaded, os.environ):
-        echo(f"Left at work in {folders}: {kept}. To end it: sekisho agent --detach")
+    kept = {one: why for one in found if (why := one.kept_for_a_successor(os.environ))}
+    for one, why in kept.items():
+        echo(f"Left at work in {one.folder}: {why}. To end it: sekisho agent --detach")
+    if not (ending := tuple(one for one in found if one not in kept)):
         return
-    detaching.detach(loaded, found)
+    detaching.detach(loaded, ending)
+    folders = ", ".join(str(one.folder) for one in ending)
     echo(f"What was counted is decided and written; the programs of {folders} are removed.")

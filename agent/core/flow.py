@@ -140,7 +140,8 @@ COLUMNS: Final[tuple[Column, ...]] = (
     _c("container", Kind.TEXT, "Container id.", null=True, stage="process", ocsf="src_endpoint.instance_uid"),
     _c("pod", Kind.TEXT, "Kubernetes pod: namespace/name, else its uid.", null=True, stage="process"),
     _c("pod_uid", Kind.TEXT, "Its uid.", null=True, stage="process"),
-    _c("attribution", Kind.TEXT, "How the process is known: process (it made, connected or sent on the socket), listener (it made the listening socket; a worker may have answered), holder (it held the socket when the capture began), kernel (no process: the kernel's own packet) or unattributed; null where the tier does not tell.", null=True, stage="process"),
+    _c("vm", Kind.TEXT, "Virtual machine behind the interface, as libvirt names it; process is then what runs the machine.", null=True, stage="process"),
+    _c("attribution", Kind.TEXT, "How the process is known: process (it made, connected or sent on the socket), listener (it made the listening socket; a worker may have answered), holder (it held the socket when the capture began), kernel (no process: the kernel's own packet), interface (only the virtual machine or pod is known, by its interface) or unattributed; null where the tier does not tell.", null=True, stage="process"),
     # where to
     _c("remote_scope", Kind.TEXT, "internal, external, multicast, loopback, link_local, private, shared, broadcast, unspecified or reserved.", null=True, stage="network", ocsf="dst_endpoint.network_scope_id"),
     _c("remote_country", Kind.TEXT, "ISO 3166-1 alpha-2 country where the address is said to be; never set for anycast or special-purpose addresses.", null=True, stage="network", ocsf="dst_endpoint.location.country"),

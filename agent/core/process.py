@@ -5,12 +5,14 @@ Needs nothing but the standard library, and changes no result: what cannot be se
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 from typing import Final
 
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
+M_ARENA_MAX: Final = -8
 """Numbers of glibc's ``mallopt`` (<malloc.h>)."""
 LARGEST_KEPT: Final = 32 << 20
 """Octets: glibc's own upper limit (DEFAULT_MMAP_THRESHOLD_MAX, 64-bit) for what is not asked from the kernel anew."""
@@ -32,6 +34,7 @@ def prepare() -> None:
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     gc.set_threshold(OBJECTS_BETWEEN, 10, 10)
     if any(
         name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
@@ -47,3 +50,14 @@ def prepare() -> None:
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
     mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
     mallopt(M_TRIM_THRESHOLD, FREE_KEPT)
+    # One heap for all threads: Python lets one of them run at a time, and what one frees the others then use.
+    # Arrow's own pool would be one more.
+    mallopt(M_ARENA_MAX, 1)
+
+
+def give_back() -> None:
+    """Hand free memory back to the system (glibc only): what lasts for months is to be as large as it is, not as it was."""
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):  # another C library has another way
+        ctypes.CDLL(None).malloc_trim(0)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -65,14 +65,23 @@ class Collector(Protocol):
 class Keeping(Protocol):
     """A collector whose source keeps what it handed out until that is durable, so that a crash loses and doubles nothing.
 
-    Its batches carry a position in their header; all rows of one position become durable in one step.
+    Its batches carry a position in their header; all rows of one position become durable in one step. A position is
+    three words with single spaces: the collector (each of a run its own), what it reads, and a number.
     """
 
     def resume(self, position: str) -> None:
-        """Called once, before ``collect``: the newest position that is durable, perhaps another collector's or empty."""
+        """Called once, before ``collect``: the newest position of each collector that is durable, a line each; perhaps empty."""
 
     def settled(self, position: str) -> None:
         """Called from another thread once a position is durable. Does not block."""
+
+
+@runtime_checkable
+class Scoped(Protocol):
+    """A collector that may watch only what somebody allowed."""
+
+    def scope(self) -> Mapping[str, str]:
+        """Name -> what was allowed, why, by whom and when: stands in the header of every batch of the run."""
 
 
 class Enricher(Protocol):
@@ -143,6 +152,10 @@ class CollectorSettings(_StageSettings, abc.ABC):
     def hindrance(self) -> str:
         """Why it cannot run on this host, in a sentence that says how to mend it; empty if it can. Found by trying."""
         return ""
+
+    def ending(self) -> Self:
+        """The same, to hand out and end what an earlier run left at work; nothing more is watched, nothing is refused."""
+        return self
 
     def shortcomings(self) -> tuple[str, ...]:
         """What it would do without on this host, a sentence each, with what that costs. Found by looking."""

@@ -10,6 +10,7 @@ provider is known), a detail loses all but its path; both are counted.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -79,11 +80,11 @@ class Cube:
     """By pair: when it was first seen."""
     set_keys: list[str] = field(default_factory=list)
     """Destination sets with networks that were ever in force; a path's ``sets`` has a bit for each."""
-    facts: list[PathFact] = field(default_factory=list)
-    owners: list[OwnerFact] = field(default_factory=list)
-    hits: list[dict[int, Hit]] = field(default_factory=list)
+    born_ns: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))
+    """By path: when it was first seen."""
+    hits: list[Mapping[int, Hit]] = field(default_factory=list)
+    """By path; paths that the same rules read alike share one."""
     reasons: dict[str, int] = field(default_factory=dict)
-    _pair_names: list[tuple[str, str, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.use(self.book)
@@ -97,10 +98,10 @@ class Cube:
         for destinations in book.policy.destinations:
             if destinations.networks and (bit := self._bit(networks_key(destinations))) is not None:
                 self._nets.append((bit, NetworkSet(destinations.networks)))
-        self.owners = [book.owner(fact) for fact in self.facts]
-        self.hits = [book.hits(f, o) for f, o in zip(self.facts, self.owners, strict=True)]
+        self._rule_sets: dict[frozenset[int], frozenset[int]] = {}
+        self.hits = [self._judged(path) for path in range(self.paths.count)]
         self.rule_reads = {w.index: np.zeros(len(self.pair_of), bool) for w in book.watches}
-        self.pair_rules: list[set[int]] = [set() for _ in range(self.pairs.count)]
+        self.pair_rules: list[frozenset[int]] = [frozenset()] * self.pairs.count
         for path, hits in enumerate(self.hits):
             self._note_hits(path, hits)
 
@@ -113,6 +114,9 @@ class Cube:
         columns["override"] = self._overrides.values(step.arrays["remote"])
         columns["sets"] = self._sets(step)
         path = self._paths([columns[name] for name in _PATH], step.arrays["end_ns"])
+        if self.names.refused:
+            self._count("texts_past_limit", self.names.refused)
+            self.names.refused = 0
         pair = self.pair_of[path]
         self.first_ns = grown(self.first_ns, self.pairs.count, NEVER_NS)
         local = step.arrays["local"].view(np.int64)
@@ -126,10 +130,12 @@ class Cube:
 
     def pair(self, pair: int) -> tuple[str, str, str]:
         """(tenant, store, entity) of a pair."""
-        for new in range(len(self._pair_names), self.pairs.count):
-            tenant, store, entity = map(self.names.text, self.pairs.columns[:, new].tolist())
-            self._pair_names.append((tenant, store, entity))
-        return self._pair_names[pair]
+        tenant, store, entity = map(self.names.text, self.pairs.columns[:, pair].tolist())
+        return tenant, store, entity
+
+    def owner(self, path: int) -> OwnerFact:
+        """What is on record of the network at a path's end."""
+        return self.book.owner(self.fact(path))
 
     def paths_of(self, pair: int, *, before: int | None = None) -> list[int]:
         """Paths of a pair; only those with a number under ``before``."""
@@ -159,32 +165,35 @@ class Cube:
     def _learn(self, known: int, born_ns: list[int]) -> None:
         """Paths from ``known`` on are new; each was born then."""
         codes: list[tuple[int, ...]] = []
-        for path, born in enumerate(born_ns, known):
-            fact = self._fact(path, born)
+        self.born_ns = grown(self.born_ns, self.paths.count)
+        self.born_ns[known : self.paths.count] = born_ns
+        for path in range(known, self.paths.count):
+            fact = self.fact(path)
             owner = self.book.owner(fact)
             entity = self.book.entity(fact, owner)
             codes.append(tuple(map(self.names.code, (fact.tenant, fact.store, entity))))
-            self._remember(fact, owner)
+            self.hits.append(self.book.hits(fact, owner))
         self.pair_of = grown(self.pair_of, self.paths.count)
         self.pair_of[known : self.paths.count] = self.pairs.ids(list(np.array(codes, np.int64).T))
         for path in range(known, self.paths.count):
             self._note_hits(path, self.hits[path])
 
-    def _remember(self, fact: PathFact, owner: OwnerFact) -> None:
-        self.facts.append(fact)
-        self.owners.append(owner)
-        self.hits.append(self.book.hits(fact, owner))
+    def _judged(self, path: int) -> Mapping[int, Hit]:
+        fact = self.fact(path)
+        return self.book.hits(fact, self.book.owner(fact))
 
-    def _note_hits(self, path: int, hits: dict[int, Hit]) -> None:
+    def _note_hits(self, path: int, hits: Mapping[int, Hit]) -> None:
         pair = int(self.pair_of[path])
         while len(self.pair_rules) <= pair:
-            self.pair_rules.append(set())
-        self.pair_rules[pair].update(hits)
+            self.pair_rules.append(frozenset())
+        rules = self.pair_rules[pair].union(hits)
+        self.pair_rules[pair] = self._rule_sets.setdefault(rules, rules)
         for rule in hits:
             reads = self.rule_reads[rule] = grown(self.rule_reads[rule], path + 1)
             reads[path] = True
 
-    def _fact(self, path: int, born_ns: int) -> PathFact:
+    def fact(self, path: int) -> PathFact:
+        """What a path stands for. Made anew each time: of most paths nobody asks twice."""
         key = dict(zip(_PATH, self.paths.columns[:, path].tolist(), strict=True))
         text = {name: self.names.text(code) for name, code in key.items() if name not in _NUMBERS}
         return PathFact(
@@ -203,7 +212,7 @@ class Cube:
             owner_confidence=text["owner_confidence"],
             override=text["override"],
             networks=frozenset(k for bit, k in enumerate(self.set_keys) if key["sets"] >> bit & 1),
-            born_ns=born_ns,
+            born_ns=int(self.born_ns[path]),
         )
 
     def _details(self, key: list[Ints]) -> Ints:
@@ -249,18 +258,18 @@ class Cube:
             "details": self.details.columns,
             "pair_of": self.pair_of[: self.paths.count],
             "first_ns": self.first_ns[: self.pairs.count],
-            "born_ns": np.array([fact.born_ns for fact in self.facts], np.int64),
+            "born_ns": self.born_ns[: self.paths.count],
         }
 
     def set_state(self, meta: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
         """Take back what :meth:`state` gave."""
         self.names = Names(meta["names"])
         self.set_keys = list(meta["sets"])
-        self.pairs, self._pair_names = Keys.of(arrays["pairs"], UNBOUNDED), []
+        self.pairs = Keys.of(arrays["pairs"], UNBOUNDED)
         self.paths = Keys.of(arrays["paths"], UNBOUNDED)
         self.details = Keys.of(arrays["details"], UNBOUNDED)
         self.paths.limit, self.details.limit = PATHS, DETAILS
         self.pair_of = grown(arrays["pair_of"], 1024)
         self.first_ns = grown(arrays["first_ns"], 1024, NEVER_NS)
-        self.facts = [self._fact(path, born) for path, born in enumerate(arrays["born_ns"].tolist())]
+        self.born_ns = grown(arrays["born_ns"], 1024)
         self.use(self.book)

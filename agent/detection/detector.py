@@ -31,7 +31,8 @@ from agent.policy.model import Policy
 from agent.policy.ownership import Ownership
 
 LEDGER_EVERY_NS: Final = 10 * SECOND_NS
-"""Ledger rows are gathered this long (of receipt), so that a key costs the ledger one row and not one per batch."""
+"""Ledger rows are gathered this long (of receipt), so that a key costs the ledger one row and not one per batch;
+at most :data:`agent.detection.facts.LEDGER_WAITS` wait."""
 GEO_SOURCES: Final = ("country", "network")
 """Names under which a batch's header tells the versions of what says where an address is."""
 
@@ -230,7 +231,8 @@ class Detector:
 
     def _ledger(self, step: Step) -> tuple[LedgerRow, ...]:
         now_ns = step.meta.get("received", step.meta.get("now"))
-        if step.kind == "finish" or (now_ns is not None and now_ns - self._ledger_ns >= LEDGER_EVERY_NS):
+        is_due = now_ns is not None and now_ns - self._ledger_ns >= LEDGER_EVERY_NS
+        if step.kind == "finish" or is_due or self._facts.ledger_is_full:
             self._ledger_ns = now_ns if now_ns is not None else self._ledger_ns
             return self._facts.ledger()
         return ()

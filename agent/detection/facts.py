@@ -32,7 +32,10 @@ LATE: Final = MEASURES.index("late_octets")
 SHARES_SHOWN: Final = 20
 ADDRESSES: Final = 131_072
 ADDRESSES_COUNTED: Final = 1_000
-_LEDGER_KEYS: Final = 65_536
+_LEDGER_KEYS: Final = 16_384
+_PIECES_WAIT: Final = 256
+LEDGER_WAITS: Final = 65_536
+"""Sums that wait for the ledger before those of one key are joined; if that does not halve them they are given out."""
 _KEPT_OF_A_PAIR: Final = (500, 100, SHARES_SHOWN, 4, 1)
 UNKNOWN: Final = "?"
 _PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 33: "dccp", 58: "icmpv6", 132: "sctp"}
@@ -75,6 +78,9 @@ class Facts:
         self._distinct: Ints = np.zeros(1024, np.int64)
         self._waiting: list[tuple[Ints, Ints, Ints]] = []
         """(day, detail, sums) for the ledger."""
+        self._waits = 0
+        self.ledger_is_full = False
+        """More waits for the ledger than memory is given to: take it, whatever the time is."""
         self._ledger_keys: dict[tuple[int, int], tuple[Any, ...]] = {}
         self._ledger_book = cube.book
 
@@ -102,7 +108,7 @@ class Facts:
         first = np.minimum.reduceat(step.arrays["start_ns"][rows][order], groups)
         last = np.maximum.reduceat(step.arrays["end_ns"][rows][order], groups)
         self._details.add(ids, sums, first, last, day)
-        self._waiting.append((np.full(len(ids), day, np.int64), ids, sums))
+        self._wait(np.full(len(ids), day, np.int64), ids, sums)
         self._add_addresses(placed.pair[rows], step.arrays["remote"][rows], columns[CONTENT, rows], day)
 
     def _add_addresses(self, pairs: Ints, addresses: Addresses, content: Ints, day: int) -> None:
@@ -156,7 +162,7 @@ class Facts:
             **totals,
             first_ns=base.details.first_ns if base.details.first_ns != NEVER_NS else 0,
             last_ns=later,
-            initiators=shares([self._cube.facts[p].initiator for p in path], content),
+            initiators=shares([self._cube.fact(p).initiator for p in path], content),
             bases=shares(map(names.text, basis), content),
             processes=shares(map(names.text, process), content),
             services=shares(map(_service, service), content),
@@ -175,9 +181,9 @@ class Facts:
             weight[path] += octets
         known = self._cube.paths_of(pair)
         main = max(known, key=lambda p: (weight[p], -p))
-        fact, owner = self._cube.facts[main], self._cube.owners[main]
+        fact, owner = self._cube.fact(main), self._cube.owner(main)
         addresses, count = self._top_addresses(pair, base)
-        facts = [self._cube.facts[p] for p in paths]
+        facts = [self._cube.fact(p) for p in paths]
         return Destination(
             entity=self._cube.pair(pair)[2],
             label=_label(self._cube.pair(pair)[2], owner, fact.as_org),
@@ -223,9 +229,22 @@ class Facts:
 
     # the ledger
 
+    def _wait(self, days: Ints, details: Ints, sums: Ints) -> None:
+        self._waiting.append((days, details, sums))
+        self._waits += len(details)
+        if self._waits > LEDGER_WAITS or len(self._waiting) > _PIECES_WAIT:
+            days, details, sums = (np.concatenate(part, axis=-1) for part in zip(*self._waiting, strict=True))
+            order = np.lexsort((details, days))
+            days, details = days[order], details[order]
+            starts = np.flatnonzero(np.r_[True, (days[1:] != days[:-1]) | (details[1:] != details[:-1])])
+            self._waiting = [(days[starts], details[starts], np.add.reduceat(sums[:, order], starts, axis=1))]
+            self._waits = len(starts)
+            self.ledger_is_full = self._waits > LEDGER_WAITS // 2
+
     def ledger(self) -> tuple[LedgerRow, ...]:
         """The rows since the last call."""
         waiting, self._waiting = self._waiting, []
+        self._waits, self.ledger_is_full = 0, False
         if not waiting:
             return ()
         days, details, amounts = (np.concatenate(part, axis=-1) for part in zip(*waiting, strict=True))
@@ -255,7 +274,7 @@ class Facts:
         return key
 
     def _made_ledger_path(self, path: int, process: int) -> tuple[Any, ...]:
-        fact = self._cube.facts[path]
+        fact = self._cube.fact(path)
         tenant, store, entity = self._cube.pair(int(self._cube.pair_of[path]))
         categories = ",".join(self._cube.book.categories(store))
         network = (entity, max(fact.asn, -1), fact.as_org, fact.provider, fact.owner, fact.country)
@@ -288,7 +307,9 @@ class Facts:
         self._keys = Keys.of(arrays["address_keys"], ADDRESSES)
         self._distinct = arrays["distinct"]
         waiting = part("waiting.", arrays)
-        self._waiting = [(waiting["days"], waiting["ids"], waiting["sums"])] if waiting["ids"].size else []
+        self._waiting, self._waits, self.ledger_is_full = [], 0, False
+        if waiting["ids"].size:
+            self._wait(waiting["days"], waiting["ids"], waiting["sums"])
 
 
 def shares(values: Sequence[str] | Any, octets: Sequence[int]) -> tuple[Share, ...]:

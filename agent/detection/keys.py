@@ -23,13 +23,19 @@ _MULTIPLIER: Final = np.uint64(0x9E37_79B9_7F4A_7C15)
 _FIRST_BITS: Final = 10
 
 
+TEXTS: Final = 262_144
+"""Different texts that are numbered."""
+
+
 class Names:
     """Text -> number, first come first numbered; None is -1."""
 
-    def __init__(self, values: Sequence[str] = (), *, limit: int = 500_000) -> None:
+    def __init__(self, values: Sequence[str] = (), *, limit: int | None = None) -> None:
         self.values: list[str] = list(values)
         self._index = {value: code for code, value in enumerate(self.values)}
-        self._limit = limit
+        self._limit = TEXTS if limit is None else limit
+        self.refused = 0
+        """How often a text found no place; whoever counts it sets it back."""
 
     def code(self, text: str | None) -> int:
         """The number of a text, given now if it has none."""
@@ -38,6 +44,7 @@ class Names:
         code = self._index.get(text)
         if code is None:
             if len(self.values) >= self._limit and text != OVERFLOW:
+                self.refused += 1
                 return self.code(OVERFLOW)
             code = self._index[text] = len(self.values)
             self.values.append(text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from agent.core.clock import SECOND_NS
 from agent.core.finding import OwnerFact, Severity
@@ -17,6 +18,8 @@ from agent.policy.model import DestinationSet, Override, Policy, Rule, Store
 from agent.policy.ownership import Ownership
 
 _LARGEST_QUIET_NS = 24 * 3600 * SECOND_NS
+_REMEMBERED = 4_096
+"""Networks whose judgement is kept for the next path there; then they are forgotten, and judged anew when asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,8 @@ class Rulebook:
         self._readers: dict[tuple[str, bool, str], tuple[int, ...]] = {}
         self._hits: dict[tuple[object, ...], dict[int, Hit]] = {}
         """By readers, network and whether sampled: shared by all paths that agree in these."""
+        self._alike: dict[tuple[tuple[int, Hit], ...], dict[int, Hit]] = {}
+        """Equal hits are one object, however many networks have them."""
 
     def store(self, store_id: str) -> Store | None:
         """The register's entry."""
@@ -134,6 +139,7 @@ class Rulebook:
         """What is on record of the network at the path's end."""
         network = path.network
         if network not in self._owners:
+            _make_room(self._owners)
             self._owners[network] = self._ask(path)
         return self._owners[network]
 
@@ -185,7 +191,9 @@ class Rulebook:
                     known[asks] = self._hit(rule, path, owner)
                 if (hit := known[asks]) is not None:
                     found[index] = hit
-            self._hits[key] = found
+            _make_room(self._hits)
+            _make_room(self._alike)
+            self._hits[key] = self._alike.setdefault(tuple(found.items()), found)
         return self._hits[key]
 
     def _hit(self, rule: Rule, path: PathFact, owner: OwnerFact) -> Hit | None:
@@ -207,7 +215,10 @@ class Rulebook:
         return not (store.public_service and path.initiator == "remote")
 
     def _match(self, set_id: str, path: PathFact, owner: OwnerFact) -> Match:
-        known = self._matches.setdefault(path.network, {})
+        known = self._matches.get(path.network)
+        if known is None:
+            _make_room(self._matches)
+            known = self._matches[path.network] = {}
         if set_id not in known:
             known[set_id] = self._matched(set_id, path, owner)
         return known[set_id]
@@ -228,6 +239,11 @@ class Rulebook:
             owner.review,
             in_network=bool(destinations.networks) and networks_key(destinations) in path.networks,
         )
+
+
+def _make_room(known: dict[Any, Any]) -> None:
+    if len(known) >= _REMEMBERED:
+        known.clear()
 
 
 def _severity(

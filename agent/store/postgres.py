@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from agent.core.errors import StateError
+from agent.core.errors import StateError, TakenOverError
 from agent.core.log import Log
 from agent.store import schema
 from agent.store.database import Database, check_version, make_tables, translated
@@ -114,7 +114,7 @@ class Leadership:
         with translated(self._database.name):
             changed = self._session.execute(change).rowcount
         if changed != 1:
-            raise StateError(f"{self._database.name}: another sekisho leads now; this one stops")
+            raise TakenOverError(f"{self._database.name}: another sekisho leads now; this one stops")
 
     def release(self) -> None:
         """Give the role up; whoever stands by has it within a second."""

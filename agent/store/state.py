@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from agent.core.clock import DAY_NS, Clock
 from agent.core.decision import Decision
-from agent.core.errors import StateError
+from agent.core.errors import StateError, TakenOverError
 from agent.core.faults import faultpoint
 from agent.store import deliveries, schema
 from agent.store.cases import Action, Cases, put_cases, put_findings
@@ -289,7 +289,7 @@ class State:
         mine = sa.and_(head.c.epoch == self._epoch, head.c.commit_no == number - 1)
         changed = connection.execute(sa.update(head).where(mine).values(commit_no=number))
         if changed.rowcount != 1:
-            raise StateError(
+            raise TakenOverError(
                 f"{self.name}: another sekisho has taken this state over since this one opened it; "
                 "nothing was written; stop one of the two"
             )

@@ -1,43 +1,36 @@
-"""Reading out what programs at work count, interval by interval, until they are to stop or somebody takes them off."""
+"""Reading out what programs at work count, interval by interval, until they are to stop or somebody takes them off.
+
+What the programs count, where and whose it is differs from collector to collector (``atsockets``, ``atguests``). When it
+is read, how it is accounted for, how a gap is noticed and how it ends does not.
+"""
 
 from __future__ import annotations
 
-import socket
-import struct
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.accounts import Accounts, Amounts
-from agent.core.address import Addresses, parse
 from agent.core.clock import MINUTE_NS, SECOND_NS, Clock
 from agent.core.faults import faultpoint
-from agent.core.flow import BatchHeader, FlowBatch, Text, concat
+from agent.core.flow import BatchHeader, FlowBatch, concat
 from agent.core.log import Log
 from agent.core.stages import Context
 from collectors.bpf import rows
 from collectors.bpf.epochs import Drained, Epochs
 from collectors.bpf.gaps import Diary, Note, boot_id
-from collectors.bpf.known import Known
-from collectors.bpf.merge import Flows, merge
-from collectors.bpf.owning import Owning
+from collectors.bpf.kept import Kept
 from collectors.bpf.programs import Programs
-from collectors.bpf.reconcile import Counters, Reckoning, Rows
-from collectors.bpf.roots import Root
-from collectors.flowtable.table import KeyHash
-from collectors.host.cgroups import Groups
-from collectors.host.interfaces import HostWatch
+from collectors.bpf.reconcile import Counters, Rows
 
-_LOG: Final = Log(part="ebpf")
 _NO_ROWS: Final = FlowBatch.empty()
 _HELD: Final = "batches"
 """Place name in the account of rows that were handed out."""
-_LOOPBACK_INDEX: Final = 1
-"""``lo`` has this index in every network namespace (LOOPBACK_IFINDEX, include/net/flow.h)."""
 _TICK_S: Final = 0.7
 _SOON_S: Final = 0.05
 _FULL: Final = 0.7
@@ -45,7 +38,8 @@ _FULL: Final = 0.7
 _FAST: Final = 0.05
 """Growth of that share within a tick from which on it is looked at more often."""
 _LAST_WAIT_S: Final = 30.0
-_SO_NETNS_COOKIE: Final = 71
+_CHECK_NS: Final = SECOND_NS // 2
+"""How often it is asked whether the programs are still in place; always before maps are exchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,44 +47,35 @@ class How:
     """What the settings say of counting."""
 
     interval_ns: int
-    loopback: bool
-    keep_on_stop: bool
+    keep_on_stop: bool = False
+    reader: str = "ebpf"
+    """The word that positions begin with; see :class:`agent.core.stages.Keeping`."""
+    look_s: float = 60
+    """How often there is something to look at between two readings, if more often than by itself."""
 
 
-class Keeper(Protocol):
-    """Who is told of rows, and knows which are durable."""
+@dataclass(frozen=True, slots=True)
+class Captured:
+    """What one epoch holds."""
 
-    name: str
-    durable: bool
-    overflowed: Amounts
+    batch: FlowBatch
+    inside: NDArray[np.bool_]
+    """Which rows stayed within the host, where that is not asked for: left out, and accounted for."""
+    passed: Rows
+    """What of it the interfaces of :meth:`Counting.counters` have counted too."""
 
-    def is_settled(self, position: str) -> bool:
-        """Whether rows of that position need not be kept any longer."""
 
-
-class Counting:
+class Counting(ABC):
     """One run over programs at work. Not thread-safe."""
 
-    def __init__(
-        self,
-        stage: Keeper,
-        how: How,
-        context: Context,
-        root: Root,
-        back_filled: bool,
-        watch: HostWatch,
-        diary: Diary,
-    ) -> None:
-        self._stage, self._how = stage, how
+    def __init__(self, stage: Kept, how: How, context: Context, vantage: str, diary: Diary) -> None:
+        """``vantage``: that of rows which had no room."""
+        self._stage, self._how, self._diary = stage, how, diary
         self._accounts: Accounts = context.accounts
         self._clock: Clock = context.clock
         self._host = context.host
-        self._vantage = f"ebpf:{root.name}"
-        self._owning = Owning(Groups(root.mount), back_filled=back_filled)
-        self._watch, self._diary = watch, diary
-        self._names: dict[int, str] = {}
-        self._netns = _netns_cookie()
-        self._hasher, self._known = KeyHash(), Known()
+        self._vantage = vantage
+        self._log = Log(part=stage.name)
         self._sets: list[Epochs] = []
         self._counted = Amounts()
         """What the kernel has counted, as last told to the account."""
@@ -99,26 +84,42 @@ class Counting:
         self._handed = Amounts()
         self._stop = threading.Event()
         self._boot_id = boot_id()
-        self._is_whole = root.name == "/"
-        self._reckoning: Reckoning | None = None
         self._counters = Counters({}, 0, 0, 0)
         """As they stood before the last exchange."""
         self._since = Rows()
         """What was counted since, by programs that have been taken off."""
         self._exchanged_ns = 0
         """When they were read, CLOCK_BOOTTIME."""
-        self._outward: frozenset[int] = frozenset()
-        self._addresses: Addresses = np.zeros((0, 2), np.uint64)
+
+    @abstractmethod
+    def capture(self, drained: Drained, times: rows.Times, *, forced: bool) -> Captured:
+        """Rows of an epoch that has some. ``forced``: the capture ends here."""
+
+    @abstractmethod
+    def counters(self) -> Counters:
+        """What the interfaces themselves have counted until now, as seen from the end whose rows these are."""
+
+    @abstractmethod
+    def look(self, now_ns: int) -> None:
+        """Whatever is to be looked at between two readings; first before the first one. ``now_ns``: CLOCK_BOOTTIME."""
+
+    def reckon(self, passed: Rows) -> None:
+        """Take up what a reading counted."""
+        return
+
+    def close_reckoning(self, *, at_end: bool) -> None:
+        """Tell how rows and interfaces compare, if it is time."""
+        return
 
     def run(
         self, stop: threading.Event, programs: Programs, older: Sequence[Programs], position: str
     ) -> Generator[FlowBatch, None, bool]:
         """Rows of every interval until ``stop``; then all that is left. Gives whether somebody else took the programs off."""
         self._stop = stop
-        self._look()
+        self.look(self._clock.monotonic_ns())
         self._begin(programs, older)
         for one in (programs, *older):
-            epochs = Epochs(one)
+            epochs = Epochs(one, self._how.reader)
             epochs.resume(position)
             self._sets.append(epochs)
         self._account()
@@ -142,20 +143,18 @@ class Counting:
         else:
             fallen = False
         self._account()
-        self._reckon(at_end=True)
+        self.close_reckoning(at_end=True)
         return fallen
 
     def _begin(self, programs: Programs, older: Sequence[Programs]) -> None:
-        """Tell of a gap before this start, and begin to compare with the interfaces."""
-        self._counters = self._read_counters()
+        """Tell of a gap before this start."""
+        self._counters = self.counters()
         wall_ns, boot_ns = self._clock.now_ns(), self._clock.monotonic_ns()
         last = self._diary.last()
         if last is not None and last.instance not in {one.instance for one in (programs, *older)}:
             gap = last.gap(self._counters, wall_ns, boot_ns, self._boot_id)
             self._accounts.unobserve("not_counting", gap)
-            _LOG.error("not_observed", **gap.as_dict(), advice="see After a crash in docs/capture.md")
-        if self._is_whole:
-            self._reckoning = Reckoning(self._counters, wall_ns, boot_ns)
+            self._log.error("not_observed", **gap.as_dict(), advice="see After a crash in docs/capture.md")
         self._note(programs.instance)
 
     def _note(self, instance: str, sure_ns: int | None = None) -> None:
@@ -174,44 +173,33 @@ class Counting:
         )
         self._diary.write(note)
 
-    def _read_counters(self) -> Counters:
-        host = self._watch.read()
-        self._outward = host.outward()
-        self._addresses = parse([str(network.network_address) for network in host.addresses])
-        return Counters.read(host)
-
-    def _reckon(self, *, at_end: bool = False) -> None:
-        wall_ns = self._clock.now_ns()
-        if self._reckoning is None or not (at_end or self._reckoning.due(wall_ns)):
-            return
-        told = self._reckoning.close(self._read_counters(), wall_ns, self._clock.monotonic_ns())
-        self._accounts.reconcile(told)
-        _LOG.info("rows_beside_interfaces", **told.as_dict())
-
     def _watch_traffic(
         self, programs: Programs, epochs: Epochs, stop: threading.Event
     ) -> Generator[FlowBatch, None, int]:
         """Count until ``stop``, or until a program is found taken off; gives when all of them were last in place."""
         interval_ns = self._how.interval_ns
         done = self._clock.now_ns() // interval_ns
-        told_ns, pause_s, before = 0, _TICK_S, 0.0
+        calm_s = min(_TICK_S, self._how.look_s)
+        told_ns, pause_s, before = 0, calm_s, 0.0
         sure_ns = self._clock.monotonic_ns()
         while not stop.is_set():
             looked_ns, now_ns = self._clock.monotonic_ns(), self._clock.now_ns()
-            if fallen := programs.fallen():
-                _LOG.error(
+            self.look(looked_ns)
+            fill = epochs.fill()
+            is_due = now_ns // interval_ns != done or fill >= _FULL
+            fallen = programs.fallen() if is_due or looked_ns >= sure_ns + _CHECK_NS else None
+            if fallen:
+                self._log.error(
                     "programs_taken_off",
                     programs=list(fallen),
-                    advice="another tool did, or their group is gone",
+                    advice="another tool did, or what they stood on is gone",
                 )
                 break
-            sure_ns = looked_ns
-            self._owning.look(looked_ns)
-            fill = epochs.fill()
-            pause_s = _SOON_S if epochs.pending is not None or fill - before > _FAST else _TICK_S
+            sure_ns = looked_ns if fallen is not None else sure_ns
+            pause_s = _SOON_S if epochs.pending is not None or fill - before > _FAST else calm_s
             before = fill
             self._settle_if_durable(epochs)
-            if epochs.pending is None and (now_ns // interval_ns != done or fill >= _FULL):
+            if epochs.pending is None and is_due:
                 done, before = now_ns // interval_ns, 0.0
                 yield from self._exchange(epochs)
             elif looked_ns - told_ns >= _TICK_S * SECOND_NS:
@@ -224,8 +212,8 @@ class Counting:
 
     def _exchange(self, epochs: Epochs) -> Iterator[FlowBatch]:
         # Before the maps are exchanged: what a crash may lose is what the interfaces count from here on, or less.
-        self._counters, self._exchanged_ns = self._read_counters(), self._clock.monotonic_ns()
-        self._reckon()
+        self._counters, self._exchanged_ns = self.counters(), self._clock.monotonic_ns()
+        self.close_reckoning(at_end=False)
         self._since = Rows()
         yield from self._hand_out(epochs, epochs.swap(), forced=False)
 
@@ -252,7 +240,7 @@ class Counting:
         faultpoint("ebpf.before_removal")
         programs.remove()
         if any(epochs.unread()):
-            _LOG.error("kernel_counts_differ", octets=epochs.unread())
+            self._log.error("kernel_counts_differ", octets=epochs.unread())
         return True
 
     def _last(self, epochs: Epochs, *, forced: bool) -> Generator[FlowBatch, None, bool]:
@@ -271,7 +259,7 @@ class Counting:
             now_ns = self._clock.monotonic_ns()
             end_ns = end_ns if self._stop.is_set() and end_ns else now_ns + int(_LAST_WAIT_S * SECOND_NS)
             if now_ns > end_ns:
-                _LOG.warning("epoch_not_settled", advice="it is read again at the next start, if pinned")
+                self._log.warning("epoch_not_settled", advice="it is read again at the next start, if pinned")
                 return False
             pause.wait(_SOON_S / 5)
             yield _NO_ROWS
@@ -285,7 +273,9 @@ class Counting:
         del drained
         epochs.let_go()
         self._account(batch.amounts())
-        batch = self._without_loopback(batch, inside)
+        if inside.any():
+            self._accounts.exclude("loopback", batch.take(inside), held_in=_HELD)
+            batch = batch.take(~inside)
         if not len(batch):
             epochs.settle()
             yield _NO_ROWS
@@ -297,55 +287,22 @@ class Counting:
 
     def _rows(self, drained: Drained, forced: bool, late: bool) -> tuple[FlowBatch, NDArray[np.bool_]]:
         """An epoch's rows, and which of them stayed within the host."""
-        if self._watch.changed():
-            self._look()
         times = rows.Times(self._clock.now_ns(), self._clock.monotonic_ns())
         parts, inside = [], np.zeros(0, bool)
         if len(drained.keys):
-            flows = merge(drained.keys, drained.values, self._hasher)
-            inside = flows.owner["ifindex"] == _LOOPBACK_INDEX
-            self._reckon_in(flows, late)
-            parts.append(
-                rows.batch(
-                    flows,
-                    self._known.take(flows),
-                    times=times,
-                    vantage=self._vantage,
-                    interface=self._interface(flows),
-                    owners=self._owning.columns(flows, times.boot_ns),
-                    forced=forced,
-                )
-            )
+            captured = self.capture(drained, times, forced=forced)
+            parts.append(captured.batch)
+            inside = captured.inside
+            self._add(captured.passed, late)
         if any(drained.over.values()):
             parts.append(self._overflow(drained, times))
-            self._add(Rows(drained.over["octets_out"], drained.over["octets_in"]), late)
             inside = np.append(inside, False)
+            self._add(Rows(drained.over["octets_out"], drained.over["octets_in"]), late)
         self._ended_ns = times.boot_ns
         return concat(parts), inside
 
-    def _reckon_in(self, flows: Flows, late: bool) -> None:
-        """Take up what passed the uplinks. The kernel's own packets have no namespace: their address tells."""
-        netns, ifindex = flows.owner["netns"], flows.owner["ifindex"]
-        here = netns == self._netns
-        unsaid = (netns == 0) | (self._netns == 0)
-        if unsaid.any():
-            by_address = [(flows.local == address).all(axis=1) for address in self._addresses]
-            here = np.where(unsaid, np.any(by_address, axis=0) if by_address else False, here)
-        own = here & np.isin(ifindex, list(self._outward))
-        others = ~here & (ifindex != _LOOPBACK_INDEX)
-
-        def total(name: str, rows_: NDArray[np.bool_]) -> int:
-            return int(flows.sums[name][rows_].sum())
-
-        apart = ("octets_out", "octets_in", "packets_out", "packets_in")
-        self._add(
-            Rows(total("octets_out", own), total("octets_in", own), *(total(name, others) for name in apart)),
-            late,
-        )
-
     def _add(self, passed: Rows, late: bool) -> None:
-        if self._reckoning is not None:
-            self._reckoning.add(passed)
+        self.reckon(passed)
         if late:
             self._since.add(passed)
 
@@ -355,26 +312,13 @@ class Counting:
         start_ns = max(start_ns, end_ns - MINUTE_NS + 1)
         batch = rows.overflow(drained.over, start_ns=start_ns, end_ns=end_ns, vantage=self._vantage)
         self._stage.overflowed += batch.amounts()
-        _LOG.warning(
+        self._log.warning(
             "map_overflowed",
             octets_out=drained.over["octets_out"],
             octets_in=drained.over["octets_in"],
-            advice="raise ebpf.map_flows or lower ebpf.interval",
+            advice=f"raise {self._stage.name}.map_flows or lower {self._stage.name}.interval",
         )
         return batch
-
-    def _interface(self, flows: Flows) -> Text:
-        """Names where the socket is in our own network namespace; an index means nothing elsewhere."""
-        here = flows.owner["netns"] == self._netns if self._netns else np.zeros(len(flows), bool)
-        indexes, which = np.unique(flows.owner["ifindex"], return_inverse=True)
-        names = [self._names.get(index) for index in indexes.tolist()]
-        values = tuple(dict.fromkeys(name for name in names if name))
-        codes = np.array([values.index(name) if name else -1 for name in names], np.int32)
-        return Text(np.where(here, codes[which], -1).astype(np.int32), values)
-
-    def _look(self) -> None:
-        self._names = {i.index: i.name for i in self._watch.read().interfaces.values()}
-        self._names.setdefault(_LOOPBACK_INDEX, "lo")
 
     def _account(self, drained: Amounts | None = None) -> None:
         """Tell the account what the kernel has counted and still holds, and what was read from it just now."""
@@ -383,18 +327,3 @@ class Counting:
         counted = left + self._handed
         self._accounts.drain(counted - self._counted, left, drained=drained or Amounts(), held_in=_HELD)
         self._counted = counted
-
-    def _without_loopback(self, batch: FlowBatch, inside: NDArray[np.bool_]) -> FlowBatch:
-        if self._how.loopback or not inside.any():
-            return batch
-        self._accounts.exclude("loopback", batch.take(inside), held_in=_HELD)
-        return batch.take(~inside)
-
-
-def _netns_cookie() -> int:
-    """The cookie of this thread's network namespace; 0 where the kernel does not tell (before 5.14)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
-        try:
-            return int(struct.unpack("=Q", asked.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8))[0])
-        except OSError:
-            return 0

@@ -27,7 +27,6 @@ from collectors.bpf.programs import Programs
 
 _CHUNK: Final = 1 << 14
 _OVER: Final = ("octets_out", "octets_in", "packets_out", "packets_in", "content_out")
-_PREFIX: Final = "ebpf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +53,10 @@ class Drained:
 class Epochs:
     """The reader of one set of maps. Not thread-safe."""
 
-    def __init__(self, programs: Programs) -> None:
+    def __init__(self, programs: Programs, name: str = "ebpf") -> None:
+        """``name``: the reader's, one word; positions begin with it."""
         self._programs = programs
+        self._name = name
         self._flows = (programs.maps["sekisho_flows_a"], programs.maps["sekisho_flows_b"])
         self._notes = programs.notes()
         self._token = np.zeros(libbpf.BATCH_TOKEN_OCTETS, np.uint8)
@@ -68,13 +69,14 @@ class Epochs:
 
     def position(self, number: int) -> str:
         """An epoch as it stands in the headers of its rows."""
-        return f"{_PREFIX} {self.instance} {number}"
+        return f"{self._name} {self.instance} {number}"
 
     def settled_in(self, position: str) -> int:
-        """The newest epoch of this set that a position tells durable; -1 if none."""
-        parts = position.split(" ")
-        if len(parts) == 3 and parts[:2] == [_PREFIX, self.instance] and parts[2].isdecimal():
-            return int(parts[2])
+        """The newest epoch of this set that a position tells durable; -1 if none. A position may have several lines."""
+        for line in position.splitlines():
+            parts = line.split(" ")
+            if len(parts) == 3 and parts[:2] == [self._name, self.instance] and parts[2].isdecimal():
+                return int(parts[2])
         return -1
 
     def resume(self, position: str) -> None:

@@ -40,7 +40,9 @@ struct {
 	__type(value, struct totals);
 } sekisho_totals SEC(".maps");
 
+#ifndef SEKISHO_TC
 struct sekisho_owners_map sekisho_owners SEC(".maps");
+#endif
 
 // The reader's own notes, pinned with the maps: layout.NOTES.
 struct {
@@ -54,6 +56,9 @@ struct packet {
 	struct key key;
 	__u32 header; /* octets of IP and transport headers */
 	__u32 extra;  /* octets that segmentation takes away again (jumbo option) */
+#ifdef SEKISHO_TC
+	__u32 total; /* length of the packet as its IP header says, 0 unknown: frames may be padded */
+#endif
 	__u16 flags;
 };
 
@@ -77,25 +82,34 @@ static __always_inline void v4_ends(struct packet *p, bool out, __u32 source, __
 	p->key.remote[3] = out ? target : source;
 }
 
-// Headers that lie in one piece: the common packet, without a helper call.
-static __always_inline int parse_fast(struct __sk_buff *skb, struct packet *p, bool out)
+static __always_inline void says_length(struct packet *p, __u32 head, __be16 rest)
 {
-	__u8 *d = (void *)(long)skb->data, *end = (void *)(long)skb->data_end, *l4;
+#ifdef SEKISHO_TC
+	p->total = rest ? head + bpf_ntohs(rest) : 0;
+#endif
+}
 
-	if (skb->protocol == bpf_htons(ETH_IPV4)) {
+// Headers that lie in one piece: the common packet, without a helper call. The IP header begins after `head` octets.
+static __always_inline int parse_fast(struct __sk_buff *skb, struct packet *p, bool out, __u32 head, __be16 type)
+{
+	__u8 *d = (void *)(long)skb->data + head, *end = (void *)(long)skb->data_end, *l4;
+
+	if (type == bpf_htons(ETH_IPV4)) {
 		if (d + 40 > end || d[0] != 0x45 || ((d[6] & 0x3f) | d[7]))
 			return 1;
 		v4_ends(p, out, *(__u32 *)(d + 12), *(__u32 *)(d + 16));
 		p->key.protocol = d[9];
 		p->header = 20;
+		says_length(p, 0, *(__be16 *)(d + 2));
 		l4 = d + 20;
-	} else if (skb->protocol == bpf_htons(ETH_IPV6)) {
+	} else if (type == bpf_htons(ETH_IPV6)) {
 		if (d + 60 > end)
 			return 1;
 		__builtin_memcpy(out ? p->key.local : p->key.remote, d + 8, 16);
 		__builtin_memcpy(out ? p->key.remote : p->key.local, d + 24, 16);
 		p->key.protocol = d[6];
 		p->header = 40;
+		says_length(p, 40, *(__be16 *)(d + 4));
 		l4 = d + 40;
 	} else
 		return 1;
@@ -113,27 +127,29 @@ static __always_inline int parse_fast(struct __sk_buff *skb, struct packet *p, b
 }
 
 // Any other packet. What cannot be read further keeps what was read: ends without ports.
-static __always_inline int parse(struct __sk_buff *skb, struct packet *p, bool out)
+static __always_inline int parse(struct __sk_buff *skb, struct packet *p, bool out, __u32 head, __be16 type)
 {
 	__u8 b[40];
 	__be16 both[2];
 	__u32 off;
 
 	__builtin_memset(p, 0, sizeof(*p));
-	if (skb->protocol == bpf_htons(ETH_IPV4)) {
-		if (bpf_skb_load_bytes(skb, 0, b, 20))
+	if (type == bpf_htons(ETH_IPV4)) {
+		if (bpf_skb_load_bytes(skb, head, b, 20))
 			return -1;
 		v4_ends(p, out, *(__u32 *)(b + 12), *(__u32 *)(b + 16));
 		p->key.protocol = b[9];
 		p->header = off = (b[0] & 0x0f) * 4;
+		says_length(p, 0, *(__be16 *)(b + 2));
 		if ((b[6] & 0x1f) | b[7])
 			return 0; /* a later fragment has no ports */
-	} else if (skb->protocol == bpf_htons(ETH_IPV6)) {
-		if (bpf_skb_load_bytes(skb, 0, b, 40))
+	} else if (type == bpf_htons(ETH_IPV6)) {
+		if (bpf_skb_load_bytes(skb, head, b, 40))
 			return -1;
 		__builtin_memcpy(out ? p->key.local : p->key.remote, b + 8, 16);
 		__builtin_memcpy(out ? p->key.remote : p->key.local, b + 24, 16);
 		__u8 next = b[6];
+		says_length(p, 40, *(__be16 *)(b + 4));
 		off = 40;
 #pragma unroll
 		for (int i = 0; i < MOST_EXTENSIONS; i++) {
@@ -142,7 +158,7 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p, bool o
 			/* hop-by-hop, routing, fragment, authentication, destination options (RFC 8200, RFC 4302) */
 			if (next != 0 && next != 43 && next != 44 && next != 51 && next != 60)
 				break;
-			if (bpf_skb_load_bytes(skb, off, e, 8))
+			if (bpf_skb_load_bytes(skb, head + off, e, 8))
 				break;
 			p->key.protocol = e[0];
 			if (next == 44) {
@@ -165,14 +181,14 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p, bool o
 	} else
 		return -1;
 	if (p->key.protocol == IPPROTO_TCP) {
-		if (bpf_skb_load_bytes(skb, off, b, 14))
+		if (bpf_skb_load_bytes(skb, head + off, b, 14))
 			return 0;
 		__builtin_memcpy(both, b, 4);
 		p->header += (b[12] >> 4) * 4;
 		tcp_flags(p, b[13]);
 	} else if (p->key.protocol == IPPROTO_UDP || p->key.protocol == IPPROTO_SCTP ||
 		   p->key.protocol == IPPROTO_UDPLITE || p->key.protocol == IPPROTO_DCCP) {
-		if (bpf_skb_load_bytes(skb, off, both, 4))
+		if (bpf_skb_load_bytes(skb, head + off, both, 4))
 			return 0;
 		p->header += p->key.protocol == IPPROTO_SCTP || p->key.protocol == IPPROTO_DCCP ? 12 : 8;
 	} else
@@ -181,6 +197,7 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *p, bool o
 	return 0;
 }
 
+#ifndef SEKISHO_TC
 // Whose socket it is, and where the socket itself says it is: after address translation the packet says otherwise.
 static __always_inline void describe(struct __sk_buff *skb, const struct key *k, struct value *v)
 {
@@ -194,7 +211,6 @@ static __always_inline void describe(struct __sk_buff *skb, const struct key *k,
 		v->bits |= NO_SOCKET;
 		return;
 	}
-	v->cgroup = bpf_sk_cgroup_id(sk);
 	v->own_port = sk->src_port;
 	if (k->local[0] | k->local[1] | (k->local[2] ^ bpf_htonl(0xffff))) {
 		v->own[0] = sk->src_ip6[0];
@@ -217,12 +233,16 @@ static __always_inline void describe(struct __sk_buff *skb, const struct key *k,
 		v->tgid = owner->tgid;
 		v->uid = owner->uid;
 		v->source = owner->source;
-		v->role = owner->role;
-		if (owner->cgroup)
-			v->cgroup = owner->cgroup;
+		/* The child of a listener has a copy of its listener's. */
+		v->role = k->protocol == IPPROTO_TCP && owner->origin != k->cookie ? ACCEPTED : owner->role;
+		v->cgroup = owner->cgroup;
 		__builtin_memcpy(v->comm, owner->comm, sizeof(v->comm));
 	}
+	if (!v->cgroup)
+		v->cgroup = bpf_sk_cgroup_id(sk);
 }
+
+#endif
 
 static __always_inline void overflow(struct totals *t, bool out, __u64 octets, __u64 packets, __u64 content)
 {
@@ -233,10 +253,10 @@ static __always_inline void overflow(struct totals *t, bool out, __u64 octets, _
 }
 
 // Additions are atomic even per CPU: a packet that comes in may interrupt one that goes out on the same CPU.
-static __always_inline void count(struct __sk_buff *skb, bool out)
+static __always_inline void count(struct __sk_buff *skb, bool out, __u32 head, __be16 type)
 {
 	struct packet p = {};
-	__u32 zero = 0, length = skb->len;
+	__u32 zero = 0, length = skb->len - head;
 	struct totals *t = bpf_map_lookup_elem(&sekisho_totals, &zero);
 	struct value *v;
 	__u64 now, octets, content, packets = 1;
@@ -244,12 +264,16 @@ static __always_inline void count(struct __sk_buff *skb, bool out)
 
 	if (!t)
 		return;
-	if (parse_fast(skb, &p, out) && parse(skb, &p, out)) {
+	if (parse_fast(skb, &p, out, head, type) && parse(skb, &p, out, head, type)) {
 		__sync_fetch_and_add(&t->unread, 1);
 		__sync_fetch_and_add(out ? &t->octets_out : &t->octets_in, length);
 		overflow(t, out, length, 1, 0);
 		return;
 	}
+#ifdef SEKISHO_TC
+	if (!skb->gso_size && p.total && p.total < length)
+		length = p.total;
+#endif
 	content = length > p.header ? length - p.header : 0;
 	length -= p.extra;
 	p.header -= p.extra;
@@ -258,7 +282,11 @@ static __always_inline void count(struct __sk_buff *skb, bool out)
 	else if (skb->gso_size)
 		packets = (content + skb->gso_size - 1) / skb->gso_size;
 	octets = length + (packets - 1) * p.header;
+#ifdef SEKISHO_TC
+	p.key.cookie = skb->ifindex;
+#else
 	p.key.cookie = bpf_get_socket_cookie(skb);
+#endif
 	now = bpf_ktime_get_boot_ns();
 	__sync_fetch_and_add(out ? &t->octets_out : &t->octets_in, octets);
 	flows = bpf_map_lookup_elem(&sekisho_active, &zero);
@@ -266,15 +294,30 @@ static __always_inline void count(struct __sk_buff *skb, bool out)
 		overflow(t, out, octets, packets, content);
 		return;
 	}
-	v = bpf_map_lookup_elem(flows, &p.key);
+	/* The first packet of a connection has no row yet, most probably. */
+	v = p.flags & PURE_SYN ? NULL : bpf_map_lookup_elem(flows, &p.key);
 	if (!v) {
 		struct value fresh = { .first_ns = now, .last_ns = now, .ifindex = skb->ifindex };
 
-		fresh.bits = out ? FIRST_OUT : 0;
+		if (out) {
+			fresh.octets_out = octets;
+			fresh.packets_out = packets;
+			fresh.content_out = content;
+			fresh.flags_out = p.flags;
+			fresh.bits = FIRST_OUT;
+		} else {
+			fresh.octets_in = octets;
+			fresh.packets_in = packets;
+			fresh.flags_in = p.flags;
+		}
+#ifndef SEKISHO_TC
 		describe(skb, &p.key, &fresh);
-		if (!bpf_map_update_elem(flows, &p.key, &fresh, BPF_NOEXIST))
+#endif
+		if (!bpf_map_update_elem(flows, &p.key, &fresh, BPF_NOEXIST)) {
 			__sync_fetch_and_add(&t->inserts, 1);
-		v = bpf_map_lookup_elem(flows, &p.key); /* also where another CPU was quicker */
+			return;
+		}
+		v = bpf_map_lookup_elem(flows, &p.key); /* there already, or no room */
 		if (!v) {
 			overflow(t, out, octets, packets, content);
 			return;
@@ -295,17 +338,18 @@ static __always_inline void count(struct __sk_buff *skb, bool out)
 	v->last_ns = now;
 }
 
+#ifndef SEKISHO_TC
 SEC("cgroup_skb/egress")
 int sekisho_egress(struct __sk_buff *skb)
 {
-	count(skb, true);
+	count(skb, true, 0, skb->protocol);
 	return 1;
 }
 
 SEC("cgroup_skb/ingress")
 int sekisho_ingress(struct __sk_buff *skb)
 {
-	count(skb, false);
+	count(skb, false, 0, skb->protocol);
 	return 1;
 }
 
@@ -345,7 +389,7 @@ static __always_inline void used(struct bpf_sock_addr *ctx, __u8 source)
 		return;
 	if (owner->tgid != bpf_get_current_pid_tgid() >> 32)
 		stamp(owner, source);
-	if (!owner->origin)
+	if (!owner->origin || source == CONNECTED)
 		owner->origin = bpf_get_socket_cookie(ctx);
 	if (source == CONNECTED)
 		owner->role = INITIATED;
@@ -379,20 +423,22 @@ int sekisho_send6(struct bpf_sock_addr *ctx)
 	return 1;
 }
 
+// Says who opened a connection where the hooks above are left out. It runs several times for each connection.
 SEC("sockops")
 int sekisho_sockops(struct bpf_sock_ops *ctx)
 {
 	struct bpf_sock *sk = ctx->sk;
 	struct owner *owner;
 
-	if (ctx->op != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB && ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB)
-		return 1;
-	if (!sk)
+	if (ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB || !sk)
 		return 1;
 	owner = bpf_sk_storage_get(&sekisho_owners, sk, 0, 0);
-	if (owner)
-		owner->role = ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB ? INITIATED : ACCEPTED;
+	if (owner) {
+		owner->origin = bpf_get_socket_cookie(ctx);
+		owner->role = INITIATED;
+	}
 	return 1;
 }
+#endif
 
 char _license[] SEC("license") = "Dual BSD/GPL";

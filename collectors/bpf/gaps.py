@@ -18,7 +18,6 @@ from agent.core.clock import SECOND_NS
 from agent.core.log import Log
 from collectors.bpf.reconcile import Counters
 
-_LOG: Final = Log(part="ebpf")
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -32,15 +31,19 @@ class Note:
     boot_ns: int
     boot_id: str
     counters: Counters
-    """Of the uplinks, not later than that."""
+    """Of the uplinks (or of the interfaces that are watched), not later than that."""
     counted_out: int = 0
     """Octets that were counted after the counters were read, and are durable too."""
     counted_in: int = 0
 
     def gap(self, counters: Counters, wall_ns: int, boot_ns: int, boot_id: str) -> Unobserved:
-        """From the note until now. After a start of the machine the interfaces' counters bound nothing."""
+        """From the note until now. After a start of the machine the interfaces' counters bound nothing, nor do those of
+        an interface that is gone.
+        """
         if boot_id != self.boot_id:
             return Unobserved(max(wall_ns - self.wall_ns, 0) / SECOND_NS, None, None)
+        if self.counters.links.keys() - counters.links.keys():
+            return Unobserved(max(boot_ns - self.boot_ns, 0) / SECOND_NS, None, None)
         _, _, octets_in, octets_out = counters.since(self.counters).links[0]
         return Unobserved(
             max(boot_ns - self.boot_ns, 0) / SECOND_NS,
@@ -60,7 +63,8 @@ def boot_id(path: Path = _BOOT_ID) -> str:
 class Diary:
     """Keeps the newest note. Where the file cannot be written, it is kept in memory alone, and that is logged once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tier: str = "ebpf") -> None:
+        self._log = Log(part=tier)
         self._path = path
         self._note: Note | None = None
         self._told = False
@@ -83,7 +87,7 @@ class Diary:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            _LOG.warning("note_not_readable", path=str(self._path), reason=str(error))
+            self._log.warning("note_not_readable", path=str(self._path), reason=str(error))
             return None
 
     def write(self, note: Note) -> None:
@@ -96,7 +100,7 @@ class Diary:
             os.replace(new, self._path)  # noqa: PTH105
         except OSError as error:
             if not self._told:
-                _LOG.warning(
+                self._log.warning(
                     "note_not_written",
                     path=str(self._path),
                     reason=error.strerror,

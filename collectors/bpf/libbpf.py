@@ -29,6 +29,7 @@ _SIGNATURES: Final[Mapping[str, tuple[Any, ...]]] = {
     "bpf_object__find_map_by_name": (_P, _P, ctypes.c_char_p),
     "bpf_program__name": (ctypes.c_char_p, _P),
     "bpf_program__set_autoload": (ctypes.c_int, _P, ctypes.c_bool),
+    "bpf_program__fd": (ctypes.c_int, _P),
     "bpf_program__attach_cgroup": (_P, _P, ctypes.c_int),
     "bpf_program__attach_iter": (_P, _P, _P),
     "bpf_link__fd": (ctypes.c_int, _P),
@@ -37,6 +38,7 @@ _SIGNATURES: Final[Mapping[str, tuple[Any, ...]]] = {
     "bpf_map__fd": (ctypes.c_int, _P),
     "bpf_map__reuse_fd": (ctypes.c_int, _P, ctypes.c_int),
     "bpf_map__set_max_entries": (ctypes.c_int, _P, ctypes.c_uint32),
+    "bpf_map__set_initial_value": (ctypes.c_int, _P, _P, ctypes.c_size_t),
     "bpf_map_lookup_elem": (ctypes.c_int, ctypes.c_int, _P, _P),
     "bpf_map_update_elem": (ctypes.c_int, ctypes.c_int, _P, _P, ctypes.c_uint64),
     "bpf_map_lookup_batch": (ctypes.c_int, ctypes.c_int, _P, _P, _P, _P, _P, _P),
@@ -44,6 +46,13 @@ _SIGNATURES: Final[Mapping[str, tuple[Any, ...]]] = {
     "bpf_obj_pin": (ctypes.c_int, ctypes.c_int, ctypes.c_char_p),
     "bpf_obj_get": (ctypes.c_int, ctypes.c_char_p),
     "bpf_obj_get_info_by_fd": (ctypes.c_int, ctypes.c_int, _P, _P),
+    "bpf_link_create": (ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int, _P),
+    "bpf_prog_get_fd_by_id": (ctypes.c_int, ctypes.c_uint32),
+    "bpf_tc_hook_create": (ctypes.c_int, _P),
+    "bpf_tc_hook_destroy": (ctypes.c_int, _P),
+    "bpf_tc_attach": (ctypes.c_int, _P, _P),
+    "bpf_tc_detach": (ctypes.c_int, _P, _P),
+    "bpf_tc_query": (ctypes.c_int, _P, _P),
     "bpf_prog_query": (ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_uint32, _P, _P, _P),
     "libbpf_num_possible_cpus": (ctypes.c_int,),
     "libbpf_set_print": (_P, _P),
@@ -177,10 +186,11 @@ class Object:
         *,
         entries: Mapping[str, int] | None = None,
         reuse: Mapping[str, int] | None = None,
+        constants: bytes = b"",
         wanted: Callable[[str], bool] = lambda _program: True,
     ) -> None:
         """Load the programs of an object file. ``entries``: sizes of maps; ``reuse``: file descriptors of maps that exist;
-        ``wanted``: which programs. Raises ``OSError`` with the verifier's or loader's words.
+        ``constants``: what its read-only data holds instead; ``wanted``: which programs. Raises ``OSError`` with the verifier's or loader's words.
         """
         self._library = _library()
         self._library.said.clear()
@@ -191,6 +201,8 @@ class Object:
                 call("bpf_map__reuse_fd", self._map(name), fd)
             for name, count in (entries or {}).items():
                 call("bpf_map__set_max_entries", self._map(name), count)
+            if constants:
+                call("bpf_map__set_initial_value", self._map(".rodata"), constants, len(constants))
             self._programs = dict(self._walk())
             for name, program in self._programs.items():
                 call("bpf_program__set_autoload", program, wanted(name))
@@ -217,6 +229,10 @@ class Object:
     def map(self, name: str) -> int:
         """File descriptor of a map, a copy of its own: close it."""
         return os.dup(call("bpf_map__fd", self._map(name)))
+
+    def program(self, name: str) -> int:
+        """File descriptor of a program, a copy of its own: close it."""
+        return os.dup(call("bpf_program__fd", self._programs[name]))
 
     def attach(self, program: str, cgroup: int) -> Link:
         """Attach a program to a control group (beside whatever is there). Raises ``OSError``."""

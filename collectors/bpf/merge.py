@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.address import NULL_HALF, V4_PREFIX, Addresses
-from collectors.bpf.layout import FIN, PURE_SYN, RST, Bits, Role, Source
+from collectors.bpf.layout import FIN, PURE_SYN, RST, VALUE, Bits, Role, Source
 from collectors.flowtable.table import KeyHash
 
 Numbers = NDArray[np.int64]
@@ -87,11 +87,7 @@ def merge(keys: NDArray[np.void], values: NDArray[np.void], hasher: KeyHash) -> 
     _meet_translated(rows, values)
     identity = _identity(rows, hasher)
     _adopt_orphans(rows, identity, hasher)
-    secondary = rows.listener | rows.orphan
-    order = np.lexsort((rows.cookie, secondary, identity))
-    in_order = identity[order]
-    starts = np.flatnonzero(np.concatenate(([True], in_order[1:] != in_order[:-1])) if len(order) else [])
-    return _joined(rows, values, identity, order, starts)
+    return _joined(rows, values, identity, _groups(rows, identity))
 
 
 def _rows(keys: NDArray[np.void], values: NDArray[np.void]) -> _Rows:
@@ -202,43 +198,88 @@ def _adopt_orphans(rows: _Rows, identity: Words, hasher: KeyHash) -> None:
     identity[orphans[sure]] = pairs[first[at[sure]], 1]
 
 
-def _joined(rows: _Rows, values: NDArray[np.void], identity: Words, order: Numbers, starts: Numbers) -> Flows:
-    best = order[starts]
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """Which rows are one flow. Most flows are one row alone, so only the others are put in order and summed."""
 
-    def reduced(how: Any, column: NDArray[Any]) -> Numbers:
-        return np.asarray(how.reduceat(column[order], starts)) if len(starts) else column[:0]
+    best: Numbers
+    """The row of each flow that says whose it is."""
+    several: Numbers
+    """Flows that have more than one row."""
+    members: Numbers
+    """The rows of those, flow by flow, the best ones first."""
+    starts: Numbers
+    """Where each of those flows begins among the members."""
 
-    primary = ~(rows.listener | rows.orphan)[order]
-    cookie, group = rows.cookie[order], identity[order]
-    other = np.ones(len(order), bool)
-    other[1:] = (cookie[1:] != cookie[:-1]) | (group[1:] != group[:-1])
-    sockets = np.add.reduceat(primary & other, starts) if len(starts) else np.zeros(0, np.int64)
-    flags_out = reduced(np.bitwise_or, values["flags_out"].astype(np.int64))
-    flags_in = reduced(np.bitwise_or, values["flags_in"].astype(np.int64))
-    # An orphan's row beside the flow's own: the kernel acknowledged the other side's FIN, which no socket saw.
-    closed = reduced(np.logical_or, rows.orphan & rows.out).astype(bool) & primary[starts]
-    flags_in |= np.where(closed & (flags_out & (FIN | RST) != 0), FIN, 0)
-    first_ns = values["first_ns"]
-    oldest = order[np.lexsort((first_ns[order], identity[order]))] if len(order) else order
-    nat = np.column_stack([reduced(np.minimum, np.ascontiguousarray(rows.nat[:, half])) for half in (0, 1)])
+
+def _groups(rows: _Rows, identity: Words) -> _Groups:
+    order = np.argsort(identity)
+    in_order = identity[order]
+    starts = np.flatnonzero(np.append(True, in_order[1:] != in_order[:-1]) if len(order) else [])
+    count = np.diff(starts, append=len(order))
+    several = np.flatnonzero(count > 1)
+    shared = np.repeat(count > 1, count)
+    members = np.sort(order[shared])  # what else is equal stays as the map had it
+    secondary = (rows.listener | rows.orphan)[members]
+    members = members[np.lexsort((rows.cookie[members], secondary, identity[members]))]
+    order[shared] = members
+    ends = np.cumsum(count[several])
+    return _Groups(order[starts], several, members, ends - count[several])
+
+
+def _joined(rows: _Rows, values: NDArray[np.void], identity: Words, groups: _Groups) -> Flows:
+    best, several, members, starts = groups.best, groups.several, groups.members, groups.starts
+    # As plain words: numpy copies rows of fields one field at a time.
+    words = values.view(np.uint64).reshape(-1, VALUE.itemsize // 8)
+    owner = words.take(best, axis=0).view(VALUE)[:, 0]
+
+    def reduced(how: Any, column: NDArray[Any], alone: NDArray[Any]) -> Any:
+        out = alone.copy()
+        if len(several):
+            out[several] = how.reduceat(column[members], starts)
+        return out
+
+    def of_values(how: Any, name: str) -> Numbers:
+        return np.asarray(reduced(how, values[name], owner[name]).astype(np.int64, copy=False))
+
+    flags_out, flags_in = (of_values(np.bitwise_or, name) for name in ("flags_out", "flags_in"))
+    connections = np.ones(len(best), np.int64)
+    first_out = owner["bits"] & Bits.FIRST_OUT != 0
+    if len(several):
+        connections[several] = np.maximum(_sockets(rows, identity, groups), 1)
+        # An orphan's row beside the flow's own: the kernel acknowledged the other side's FIN, which no socket saw.
+        primary = ~(rows.listener | rows.orphan)[members[starts]]
+        closed = np.logical_or.reduceat((rows.orphan & rows.out)[members], starts) & primary
+        flags_in[several] |= np.where(closed & (flags_out[several] & (FIN | RST) != 0), FIN, 0)
+        oldest = members[np.lexsort((values["first_ns"][members], identity[members]))][starts]
+        first_out[several] = values["bits"][oldest] & Bits.FIRST_OUT != 0
     return Flows(
         identity=identity[best],
-        local=rows.local[best],
-        remote=rows.remote[best],
-        nat=nat.astype(np.uint64),
+        local=rows.local.take(best, axis=0),
+        remote=rows.remote.take(best, axis=0),
+        nat=reduced(np.minimum, rows.nat, rows.nat.take(best, axis=0)),
         local_port=rows.local_port[best].astype(np.int32),
         remote_port=rows.remote_port[best].astype(np.int32),
         protocol=rows.protocol[best],
-        sums={name: reduced(np.add, values[name]) for name in _SUMMED},
-        first_ns=reduced(np.minimum, first_ns),
-        last_ns=reduced(np.maximum, values["last_ns"]),
+        sums={name: of_values(np.add, name) for name in _SUMMED},
+        first_ns=of_values(np.minimum, "first_ns"),
+        last_ns=of_values(np.maximum, "last_ns"),
         flags_out=flags_out,
         flags_in=flags_in,
-        connections=np.maximum(sockets, 1),
-        listening=rows.accepted[best] | (values["role"][best] == Role.ACCEPTED),
-        first_out=values["bits"][oldest[starts]] & Bits.FIRST_OUT != 0,
-        owner=values[best],
+        connections=connections,
+        listening=rows.accepted[best] | (owner["role"] == Role.ACCEPTED),
+        first_out=first_out,
+        owner=owner,
     )
+
+
+def _sockets(rows: _Rows, identity: Words, groups: _Groups) -> Numbers:
+    """Different sockets of each flow that has several rows, without listeners and the kernel's own."""
+    members = groups.members
+    cookie, flow = rows.cookie[members], identity[members]
+    other = np.append(True, (cookie[1:] != cookie[:-1]) | (flow[1:] != flow[:-1]))
+    primary = ~(rows.listener | rows.orphan)[members]
+    return np.add.reduceat((primary & other).astype(np.int64), groups.starts)
 
 
 def opened_out(flows: Flows) -> Flags:

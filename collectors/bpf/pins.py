@@ -45,9 +45,9 @@ class Pins:
         self._held = -1
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: Path, tier: str = "ebpf") -> Self:
         """Take the folder. Raises ``OSError`` where nothing can be pinned there, :class:`CaptureError` where another agent
-        holds it.
+        holds it, with the setting of ``tier`` to change.
         """
         if not is_bpf_fs(folder):
             raise OSError(f"{folder} lies in no BPF file system (mount -t bpf bpf /sys/fs/bpf)")
@@ -61,7 +61,7 @@ class Pins:
         except BlockingIOError:
             made.close()
             raise CaptureError(
-                f"another agent counts with {folder}; stop it, or give this one an instance of its own (ebpf.instance)"
+                f"another agent counts with {folder}; stop it, or give this one an instance of its own ({tier}.instance)"
             ) from None
         return made
 

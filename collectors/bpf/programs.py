@@ -6,11 +6,11 @@ import contextlib
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final, Self, TypeVar
 
 import numpy as np
 
@@ -23,9 +23,11 @@ from collectors.bpf.pins import LINK, Pins, detach, remove
 
 _LOG: Final = Log(part="ebpf")
 
-ALWAYS: Final = ("sekisho_egress", "sekisho_ingress", "sekisho_create", "sekisho_sockops")
+ALWAYS: Final = ("sekisho_egress", "sekisho_ingress", "sekisho_create")
 POLITE: Final = ("sekisho_conn4", "sekisho_conn6", "sekisho_send4", "sekisho_send6")
 """Left out where another tool's programs stand on the same hooks: Cilium, for one, may refuse to start beside them."""
+INSTEAD: Final = ("sekisho_sockops",)
+"""Used only where those are left out, to know who opened a connection: it costs a run at every step of each."""
 _KINDS: Final[Mapping[str, int]] = {
     # enum bpf_attach_type (linux/bpf.h)
     "sekisho_conn4": 10,
@@ -81,11 +83,13 @@ def hooks_for(cgroup: Path, ours: Mapping[str, int]) -> tuple[tuple[str, ...], t
     finally:
         os.close(folder)
     left_out = POLITE if taken else ()
-    return (*ALWAYS, *(() if taken else POLITE)), left_out
+    return (*ALWAYS, *(INSTEAD if taken else POLITE)), left_out
 
 
 class Programs:
     """One set of maps with its programs. Close it; what is pinned goes on counting."""
+
+    maps_of_set: ClassVar[tuple[str, ...]] = MAPS
 
     def __init__(self, maps: Mapping[str, int], folder: Path | None) -> None:
         """``maps``: file descriptors, owned from now on."""
@@ -193,11 +197,11 @@ class Programs:
             os.close(cgroup)
 
     @classmethod
-    def adopt(cls, folder: Path) -> Programs | None:
+    def adopt(cls, folder: Path) -> Self | None:
         """Take over a pinned set; None where it is no whole set of this layout. Raises ``OSError``."""
         maps: dict[str, int] = {}
         try:
-            for name in MAPS:
+            for name in cls.maps_of_set:
                 maps[name] = libbpf.pinned(folder / name)
             found = cls(maps, folder)
             if int(found.notes()["layout"]) == LAYOUT:
@@ -226,21 +230,38 @@ def at_work(wish: Wish, pins: Pins | None) -> Iterator[tuple[Programs, Sequence[
 
     Raises ``OSError`` with the kernel's or libbpf's words.
     """
-    current: Programs | None = None
-    older: list[Programs] = []
+    with taken_over(
+        pins, Programs.adopt, lambda p: p.serves(wish), lambda: Programs.load(wish, pins)
+    ) as both:
+        yield both
+
+
+P = TypeVar("P", bound=Programs)
+
+
+@contextlib.contextmanager
+def taken_over(
+    pins: Pins | None,
+    adopt: Callable[[Path], P | None],
+    serves: Callable[[P], bool],
+    load: Callable[[], P],
+) -> Iterator[tuple[P, Sequence[P]]]:
+    """(the pinned set that serves, else a new one; the others, taken off). Closed at the end."""
+    current: P | None = None
+    older: list[P] = []
     try:
         for folder in pins.sets() if pins is not None else ():
-            found = Programs.adopt(folder)
+            found = adopt(folder)
             if found is None:
                 _LOG.warning("pins_removed", folder=str(folder), reason="no whole set of this version")
                 remove(folder)
-            elif current is None and found.serves(wish):
+            elif current is None and serves(found):
                 current = found
             else:
                 found.detach()
                 older.append(found)
         if current is None:
-            current = Programs.load(wish, pins)
+            current = load()
         yield current, older
     finally:
         for programs in (*older, *((current,) if current else ())):

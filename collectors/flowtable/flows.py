@@ -6,7 +6,7 @@ the row that the key had), summed per run, and merged into the table. No Python 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from agent.core.accounts import Accounts, Amounts
 from agent.core.address import Addresses
 from agent.core.clock import SECOND_NS
-from agent.core.flow import FlowBatch
+from agent.core.flow import FlowBatch, concat
 from collectors.flowtable import rows as rowlib
 from collectors.flowtable.cuts import (
     AFTER_IDLE,
@@ -129,10 +129,18 @@ class FlowTable:
 
     def flush(self) -> FlowBatch:
         """Everything that is held: flows that are idle by now as such, the others as forced."""
-        closed = self._sweep()
-        closed += self._leave(self._slots.live(), FORCED)
-        self._slots = Slots()
-        return self._hand_out(closed)
+        return concat(list(self.drain()))
+
+    def drain(self) -> Iterator[FlowBatch]:
+        """What :meth:`flush` gives, some rows at a time: as columns a row takes several times its place in the table."""
+        slots, cells = self._slots.live(), self._slots.cells
+        slots = slots[np.lexsort([*cells[slots, KEY].T[::-1], self._slots.last[slots]])]
+        for at in range(0, len(slots), _PIECE):
+            some = slots[at : at + _PIECE]
+            idle = self._slots.last[some] <= self._clock - self._idle_ns
+            idle &= cells[some, CLOCK] < self._clock
+            yield self._hand_out(self._leave(some[idle], IDLE) + self._leave(some[~idle], FORCED))
+        self._slots, self._swept = Slots(), self._clock
 
     def _take(self, packets: Packets) -> list[Rows]:
         if self._first is None:

@@ -22,11 +22,12 @@ from agent.core.errors import CaptureError
 _HEADER: Final = struct.Struct("=IHHII")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _DUMP: Final = 0x0301  # NLM_F_REQUEST | NLM_F_DUMP
+_ONE: Final = 0x0001  # NLM_F_REQUEST
 _ERROR, _DONE = 2, 3
 _NEWLINK, _GETLINK, _NEWADDR, _GETADDR = 16, 18, 20, 22
 _GROUPS: Final = 0x1 | 0x10 | 0x100  # RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
-_IFNAME, _LINK, _MASTER, _LINKINFO = 3, 5, 10, 18
-_STATS64: Final = 23
+_GETNSID, _NSID, _NSID_PID = 90, 1, 2  # linux/net_namespace.h
+_IFNAME, _LINK, _MASTER, _LINKINFO, _STATS64, _LINK_NETNSID = 3, 5, 10, 18, 23, 37
 _TRAFFIC: Final = struct.Struct("=QQQQ")
 _ETHERNET, _ETHERNET_HEADER = 1, 14  # ARPHRD_ETHER
 _INFO_KIND, _INFO_DATA, _VLAN_ID = 1, 2, 1
@@ -52,6 +53,10 @@ class Interface:
     """Index of the interface that it lies upon, such as a VLAN's; 0 for none."""
     vlan: int = -1
     """VLAN id; -1 where it is no VLAN interface."""
+    hardware: int = 0
+    """ARPHRD number of its link layer (linux/if_arp.h); 1 is Ethernet."""
+    netns: int = -1
+    """This namespace's own number for the network namespace that its other end lies in; -1 where that is none."""
     xdp: int = 0
     """Id of the XDP program on it, -1 where there are several; 0 for none."""
     link_header: int = field(default=14, compare=False)
@@ -154,6 +159,27 @@ class HostWatch:
         )
 
 
+def passed(index: int) -> Traffic | None:
+    """What has passed an interface; None if it is gone. Reads the namespace of the calling thread."""
+    try:
+        answers = asked(_GETLINK, struct.pack("=BxHiII", 0, 0, index, 0, 0), _ONE)
+    except CaptureError:
+        return None
+    found = _attributes(answers[0][1][16:]).get(_STATS64, b"") if answers else b""
+    return _traffic(found)
+
+
+def number_of_netns(pid: int) -> int:
+    """The calling thread's namespace's own number for the network namespace of a process; -1 if it has none."""
+    body = struct.pack("=Bxxx", 0) + _ATTRIBUTE.pack(8, _NSID_PID) + struct.pack("=I", pid)
+    try:
+        answers = asked(_GETNSID, body, _ONE)
+    except CaptureError:
+        return -1  # the process has ended
+    found = _attributes(answers[0][1][4:]).get(_NSID, b"") if answers else b""
+    return int(struct.unpack_from("=i", found)[0]) if len(found) >= 4 else -1
+
+
 def _netlink(groups: int = 0) -> socket.socket:
     try:
         opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
@@ -167,21 +193,27 @@ def _netlink(groups: int = 0) -> socket.socket:
 
 
 def _dump(request: int) -> list[tuple[int, bytes]]:
-    """All messages (type, body) that answer a dump request."""
+    # struct ifinfomsg; the longest head of the two requests
+    return asked(request, struct.pack("=BxHiII", 0, 0, 0, 0, 0))
+
+
+def asked(request: int, body: bytes, flags: int = _DUMP) -> list[tuple[int, bytes]]:
+    """The messages (type, body) that answer a request: all of a dump, else one. Raises :class:`CaptureError`."""
     out: list[tuple[int, bytes]] = []
-    with contextlib.closing(_netlink()) as asked:
-        asked.settimeout(5)
-        body = struct.pack("=BxHiII", 0, 0, 0, 0, 0)  # struct ifinfomsg; the longest head of the two requests
+    with contextlib.closing(_netlink()) as asking:
+        asking.settimeout(5)
         try:
-            asked.send(_HEADER.pack(_HEADER.size + len(body), request, _DUMP, 1, 0) + body)
+            asking.send(_HEADER.pack(_HEADER.size + len(body), request, flags, 1, 0) + body)
             while True:
-                for kind, message in _messages(asked.recv(1 << 20)):
+                for kind, message in _messages(asking.recv(1 << 20)):
                     if kind == _DONE:
                         return out
                     if kind == _ERROR:
                         code = -struct.unpack_from("=i", message)[0]
                         raise OSError(code, errno.errorcode.get(code, str(code)))
                     out.append((kind, message))
+                if flags == _ONE:
+                    return out
         except OSError as error:
             raise CaptureError(f"the kernel did not list interfaces and addresses: {error}") from error
 
@@ -220,10 +252,9 @@ def _interface(body: bytes) -> Interface:
     vlan = -1
     if kind == "vlan":
         vlan = _number(_attributes(info.get(_INFO_DATA, b"")).get(_VLAN_ID))
-    stats = found.get(_STATS64, b"")
     return Interface(
         link_header=_ETHERNET_HEADER if hardware == _ETHERNET else 0,
-        traffic=Traffic(*_TRAFFIC.unpack_from(stats)) if len(stats) >= _TRAFFIC.size else Traffic(),
+        traffic=_traffic(found.get(_STATS64, b"")) or Traffic(),
         index=index,
         name=found.get(_IFNAME, b"").rstrip(b"\0").decode("utf-8", "replace"),
         up=bool(flags & _IFF_UP),
@@ -232,8 +263,14 @@ def _interface(body: bytes) -> Interface:
         master=_number(found.get(_MASTER)),
         parent=_number(found.get(_LINK)),
         vlan=vlan,
+        hardware=hardware,
+        netns=_number(found.get(_LINK_NETNSID)) if _LINK_NETNSID in found else -1,
         xdp=_program(_attributes(found.get(_XDP, b""))),
     )
+
+
+def _traffic(stats: bytes) -> Traffic | None:
+    return Traffic(*_TRAFFIC.unpack_from(stats)) if len(stats) >= _TRAFFIC.size else None
 
 
 def _program(xdp: dict[int, bytes]) -> int:

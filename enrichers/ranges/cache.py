@@ -1,28 +1,41 @@
-"""Built tables kept on disk, found by the hash of everything they were built from."""
+"""Built tables kept on disk, found by the hash of everything they were built from, and read where they lie.
+
+A file is checked whole (checksums, order, codes), then mapped: of a table only the pages that lookups touch take memory,
+and the kernel may drop them again. It is never changed in place; a newer one takes another name.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import json
 import os
+import struct
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agent.core.flow import ColumnData, Text
+from agent.core.process import give_back
 from enrichers.ranges.table import Alias, RangeTable
 
-FORMAT = 3
+FORMAT = 4
 """Goes up whenever a table is built or written differently, so that an old file is never taken for a new one."""
 MAX_OCTETS = 1 << 30
 KEEP = 8
 """Newest files kept in the folder."""
+
+_LOCAL: Final = struct.Struct("<26xHH")
+"""The fixed part of a local file header: it ends with the lengths of the name and of the extra fields."""
+_ZIP64: Final = 20
+"""Octets of the field that ``zipfile`` puts before ours."""
+_PADDING: Final = struct.Struct("<HH")
 
 _ARRAYS: dict[str, type[np.generic]] = {
     "v4_start": np.uint32,
@@ -32,6 +45,7 @@ _ARRAYS: dict[str, type[np.generic]] = {
     "v6_row": np.int32,
 }
 _DAMAGE = (
+    struct.error,
     OSError,
     ValueError,
     KeyError,
@@ -56,10 +70,11 @@ def cached(folder: Path | None, key: str, build: Callable[[], RangeTable]) -> Ra
     with contextlib.suppress(*_DAMAGE):
         return read(path, key)
     table = build()
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(*_DAMAGE):
         write(path, key, table)
         _prune(folder)
-    _give_back()
+        table = read(path, key)
+    give_back()  # building has freed some hundred MB
     return table
 
 
@@ -77,7 +92,7 @@ def write(path: Path, key: str, table: RangeTable) -> None:
     descriptor, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
+            _put(file, arrays)
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -100,7 +115,46 @@ def read(path: Path, key: str) -> RangeTable:
         for i, (name, values) in enumerate(head["facts"].items()):
             rows[name] = _fact(file[f"fact{i}"], values)
     aliases = tuple(Alias(int(prefix, 16), int(length)) for prefix, length in head["aliases"])
-    return _checked(RangeTable(**arrays, rows=rows, aliases=aliases))
+    checked = _checked(RangeTable(**arrays, rows=rows, aliases=aliases))
+    mapped = _mapped(path)  # not before its checksums were compared
+    columns = dict(zip((f"fact{i}" for i in range(len(rows))), rows, strict=True))
+    for member, name in columns.items():
+        fact = rows[name]
+        if isinstance(fact, Text):
+            rows[name] = Text(mapped.get(member, fact.codes), fact.values)
+        else:
+            rows[name] = mapped.get(member, fact)
+    return replace(checked, **{name: mapped.get(name, array) for name, array in arrays.items()}, rows=rows)
+
+
+def _put(file: IO[bytes], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """As ``np.savez``, with every array's octets at a multiple of 64, so that they can be used where they lie."""
+    with zipfile.ZipFile(file, "w") as members:
+        for name, array in arrays.items():
+            info = zipfile.ZipInfo(f"{name}.npy")
+            begins = file.tell() + _LOCAL.size + len(info.filename) + _ZIP64 + _PADDING.size
+            # Whoever reads skips a field of a kind that it does not know (PKWARE APPNOTE 4.5.2).
+            spare = -begins % 64
+            info.extra = _PADDING.pack(0xD935, spare) + bytes(spare)
+            with members.open(info, "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def _mapped(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays that lie so that they can be used there, read-only."""
+    found: dict[str, NDArray[Any]] = {}
+    with path.open("rb") as file, zipfile.ZipFile(file) as members:
+        for info in members.infolist():
+            file.seek(info.header_offset)
+            *_, name, extra = _LOCAL.unpack(file.read(_LOCAL.size))
+            file.seek(name + extra, 1)
+            if np.lib.format.read_magic(file) != (1, 0):
+                continue
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            if not dtype.hasobject and len(shape) == 1 and shape[0] and file.tell() % dtype.alignment == 0:
+                array = np.memmap(file, dtype, "r", file.tell(), shape)
+                found[info.filename.removesuffix(".npy")] = np.asarray(array)
+    return found
 
 
 def _array(array: Any, wanted: type[np.generic]) -> Any:
@@ -142,12 +196,6 @@ def _checked(table: RangeTable) -> RangeTable:
     ):
         raise ValueError("not a range table")
     return table
-
-
-def _give_back() -> None:
-    """Hand the memory that building has freed back to the system: glibc would keep some hundred MB for itself."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library has another way
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _prune(folder: Path) -> None:

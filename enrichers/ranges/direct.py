@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ASKED_BEFORE = 1 << 18
-"""Addresses that a table must have been asked for before its direct index is built: it takes 64 MiB and some 0.1 s."""
+"""Addresses that a table must have been asked for at one go (see :meth:`Direct.rest`) before its direct index is built: it takes 64 MiB and some 0.1 s."""
 INTERVALS_BEFORE = 4_096
 """A table of fewer intervals lies in the cache whole, and searching it costs as little."""
 
@@ -27,6 +27,10 @@ class Direct:
     def octets(self) -> int:
         """Memory held."""
         return 0 if self._block_row is None else self._block_row.nbytes
+
+    def rest(self) -> None:
+        """Begin to count anew: what is asked slowly, for months, needs no index."""
+        self._asked = 0
 
     def find(
         self, start: NDArray[np.uint32], row: NDArray[np.int32], numbers: NDArray[np.uint32]

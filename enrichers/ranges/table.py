@@ -109,6 +109,10 @@ class RangeTable:
         arrays += [f.codes if isinstance(f, Text) else f for f in self.rows.values()]
         return sum(a.nbytes for a in arrays)
 
+    def rest(self) -> None:
+        """Said now and then where rows come as they happen: what was asked until now is no reason for an index."""
+        self._direct.rest()
+
     def find(self, addresses: Addresses) -> Rows:
         """The row id of each address; -1 where nothing is known, and for null addresses."""
         found = np.empty(len(addresses), np.int32)

@@ -44,6 +44,7 @@ _OWN = (
     "unit",
     "pod",
     "pod_uid",
+    "vm",
     "store",
     "basis",
     "vantage",

@@ -21,7 +21,7 @@ from tests.capture.agent import Agent
 from tests.capture.judge import VERDICTS, Verdict
 from tests.capture.leftovers import sweep
 from tests.capture.stage import SCENARIOS, Outcome, Tier, run
-from tests.capture.tiers import TIERS, TIME_WAIT, here, hindrance
+from tests.capture.tiers import RESETS, TIERS, TIME_WAIT, here, hindrance
 
 HEAD = """| scenario | family | packets out | octets out: error | packets out: error | octets in: error | content: error | sent again | process right | listener | unknown | wrong |
 |---|---|---|---|---|---|---|---|---|---|---|---|"""
@@ -81,6 +81,8 @@ def _section(tier: Tier, outcomes: list[Outcome]) -> str:
     for outcome in outcomes:
         for family, verdict in outcome.verdicts.items():
             lines.append(_line(outcome.scenario, family, verdict, outcome.sent[family]))
+            if verdict.resets and family in tier.unseen_resets and not verdict.exact:
+                notes.append(f"- {outcome.scenario}, IPv{family}: {verdict.resets:,} such resets: {RESETS}.")
             notes += [f"- {outcome.scenario}, IPv{family}: {said}" for said in sorted(set(verdict.wrong))[:3]]
         if outcome.absent:
             lines.append(f"| {outcome.scenario} | | not there: {outcome.absent} | | | | | | | | | |")

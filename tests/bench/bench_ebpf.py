@@ -39,7 +39,7 @@ for _ in range(int(sys.argv[2])): s.send(data)
 """
 CHURN = """
 for _ in range(int(sys.argv[2])):
-    with socket.create_connection((sys.argv[1], 5002)) as s:
+    with socket.create_connection((sys.argv[1], int(sys.argv[3]))) as s:
         s.sendall(bytes(200)); s.shutdown(1)
         while s.recv(4096): pass
 """
@@ -94,14 +94,14 @@ def _ran(programs: Programs) -> dict[str, tuple[int, int]]:
 
 
 @contextlib.contextmanager
-def _peer_serves(two: Pair) -> Iterator[None]:
+def _peer_serves(two: Pair, port: int = 5002) -> Iterator[None]:
     """A sink for datagrams and a server for short connections."""
     import socket
 
     stop, ready = threading.Event(), threading.Event()
 
     def serve() -> None:
-        with socket.create_server((PEER4, 5002), backlog=1000) as server:
+        with socket.create_server((PEER4, port), backlog=1000) as server:
             server.settimeout(0.2)
             ready.set()
             while not stop.is_set():
@@ -133,9 +133,13 @@ def _in_kernel(here: Group, two: Pair) -> tuple[list[float], list[float]]:
     if stats < 0:
         raise SystemExit("the kernel does not measure BPF programs (BPF_ENABLE_STATS)")
     programs = Programs.load(Wish(here.folder, FULL, (*ALWAYS, *POLITE)), None)
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
     try:
-        with _peer_serves(two):
-            for _ in range(REPEATS):
+        # Other work on the machine evicts what the programs need from the CPU's caches.
+        os.setpriority(os.PRIO_PROCESS, 0, -20)
+        # A port of its own for each round, or the client searches long for one of its own that does not wait yet.
+        for port in range(5002, 5002 + REPEATS):
+            with _peer_serves(two, port):
                 before = _ran(programs)
                 here.run(DATAGRAMS, PEER4, PACKETS)
                 after = _ran(programs)
@@ -145,10 +149,11 @@ def _in_kernel(here: Group, two: Pair) -> tuple[list[float], list[float]]:
                 assert runs >= PACKETS
                 packet.append(ns / runs)
                 before = after
-                here.run(CHURN, PEER4, CONNECTIONS)
+                here.run(CHURN, PEER4, CONNECTIONS, port)
                 after = _ran(programs)
                 connection.append(sum(after[name][0] - before[name][0] for name in after) / CONNECTIONS)
     finally:
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
         programs.close()
         os.close(stats)
     return packet, connection
@@ -274,7 +279,7 @@ def main(arguments: Sequence[str] = ()) -> int:
         bars,
         (
             f"In the kernel: time of the programs as the kernel counts it (BPF_ENABLE_STATS), its own reading of the clock "
-            f"included; {REPEATS} rounds.",
+            f"included; {REPEATS} rounds, both ends first in line for the CPU (nice -20).",
             f"CPU: user and system of `sekisho up --plain` over {SECONDS} s, after its start; databases "
             + ("installed." if (default_state_dir() / "databases").is_dir() else "not installed."),
             f"Memory: {FULL - 1000:,} flows twice, into both maps; the most that was seen, looking every 0.2 s. The control "

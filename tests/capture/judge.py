@@ -85,6 +85,8 @@ class Verdict:
     """Verdict on the process -> octets, both directions, of the rows that a claim speaks of."""
     wrong: tuple[str, ...] = ()
     """What was said of rows with a wrong process."""
+    resets: int = 0
+    """How many of the true packets were resets of no connection."""
 
     @property
     def exact(self) -> bool:

@@ -51,6 +51,10 @@ TIME_WAIT = (
     "the last acknowledgement and FIN of a connection that this host closed first belong to no full socket (TIME_WAIT) "
     "and pass no cgroup hook: at most a bare packet each way, never content; af_packet sees them"
 )
+RESETS = (
+    "a reset that the kernel sends by IPv6 for a packet that belongs to no connection passes no cgroup hook (one by IPv4 "
+    "does): 60 octets each, never content; af_packet sees them"
+)
 
 EBPF = Tier(
     "ebpf",
@@ -65,6 +69,7 @@ EBPF = Tier(
         "af_packet sees them",
     },
     time_wait=frozenset({"closed_by_the_host", "gone_at_once"}),
+    unseen_resets=frozenset({6}),
     inexact={
         "packet_socket": "a packet socket passes no cgroup hook; af_packet sees it",
         "vxlan_outside": _OUTSIDE,

@@ -117,6 +117,10 @@ class Wire:
             octets, sum(p for p, _o in out), sum(o for _p, o in back), sum(p for p, _o in back), octets - headers
         )  # fmt: skip
 
+    def resets(self, family: int) -> int:
+        """Resets of the host with no option at all: those that belong to no connection (the others carry timestamps)."""
+        return self.read()[f"reset_{family}"][0]
+
     def namespace(self, what: str) -> Namespace:
         """A further namespace, removed with the others."""
         made = Namespace(f"sk{what}{os.getpid()}x{next(_numbers)}")
@@ -152,6 +156,9 @@ def _ruleset(local: dict[int, set[str]]) -> str:
         for words in range(5, 16):
             names.append(name := f"doff_{family}_{words}")
             rules["in"].append(f"{word} saddr {hosts} tcp doff {words} counter name {name};")
+        names.append(name := f"reset_{family}")
+        bare = "tcp flags & rst == rst tcp doff 5"
+        rules["in"].append(f"{word} saddr {hosts} {bare} counter name {name};")
     counters = "\n".join(f"counter {name} {{ }}" for name in names)
     return f"""
     table inet truth {{

@@ -12,6 +12,12 @@ from tests.tools.truth import write_pcap
 
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("collectors", "pcap"): {"files": ["{folder}/sample.pcap"]},
+    ("collectors", "tc"): {
+        "interfaces": ["vnet*"],
+        "legal_basis": "test",
+        "approved_by": "A. Example",
+        "approved_on": "2026-01-01",
+    },
     ("sinks", "jsonl"): {"file": "{folder}/out.jsonl"},
     ("sinks", "ocsf"): {"file": "{folder}/out.ocsf.jsonl"},
     ("sinks", "webhook"): {"url": "http://127.0.0.1:9/", "secret_file": "{folder}/secret"},

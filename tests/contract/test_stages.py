@@ -19,7 +19,7 @@ from tests.tools.rows import batch_of
 
 STAGES = [(room, name) for room in plugins.ROOMS for name in plugins.names(room)]
 COLLECTORS = [name for room, name in STAGES if room == "collectors"]
-LIVE = ("af_packet", "conntrack", "ebpf")
+LIVE = ("af_packet", "conntrack", "ebpf", "tc")
 """They need a kernel to listen to: tests/live."""
 ENRICHERS = [name for room, name in STAGES if room == "enrichers"]
 SINKS = [name for room, name in STAGES if room == "sinks"]

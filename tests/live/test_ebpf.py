@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from collectors.host.cgroups import mounted
 from tests.tools import hosting, netns
 from tests.tools.bpf_capture import Rows, capturing
 from tests.tools.hosting import Group
-from tests.tools.netns import HOST4, PEER4, PEER6, Count, Pair, Task, wait_for
+from tests.tools.netns import HOST4, HOST6, PEER4, PEER6, Count, Pair, Task, wait_for
 
 pytestmark = [
     pytest.mark.root,
@@ -220,6 +221,42 @@ def test_what_a_server_answers_is_the_listening_process_s(two: Pair, here: Group
     assert {(r["local_port"], r["initiator"], r["pid"], r["attribution"]) for r in rows} == {
         (PORT, "remote", server.pid, "listener")
     }
+
+
+LATE = """
+import socket, sys
+from scapy.layers.inet import IP, TCP
+from scapy.layers.inet6 import IPv6
+here, there = sys.argv[1:3]
+family, layer = (socket.AF_INET6, IPv6) if ":" in here else (socket.AF_INET, IP)
+late = bytes(layer(src=here, dst=there) / TCP(sport=int(sys.argv[4]), dport=int(sys.argv[3]), flags="A", seq=1, ack=7))
+with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW) as s:
+    for _ in range(5): s.sendto(late, (there, 0))
+"""
+
+
+@pytest.mark.parametrize(
+    ("host", "peer", "header", "seen"), [(HOST4, PEER4, 20, 5), (HOST6, PEER6, 40, 0)], ids=["IPv4", "IPv6"]
+)
+def test_resets_of_no_connection_are_seen_by_ipv4_alone(
+    two: Pair, host: str, peer: str, header: int, seen: int
+) -> None:
+    """Acknowledgements that find their connection gone are counted at the listening socket; of the kernel's resets, headers
+    without options, those by IPv6 pass no hook."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    mine = 40_000 + os.getpid() % 20_000  # other runs on this machine use the same addresses
+    with (
+        two.host.call(lambda: socket.create_server((host, PORT), family=family)),
+        hosting.group(two.host) as all_of_it,
+        capturing(all_of_it, cgroup=None) as capture,
+    ):
+        assert hosting.start_in(two.peer, LATE, peer, host, PORT, mine).wait(60) == 0
+        two.settle()
+        rows = [r for r in capture.rows() if (r["remote_address"], r["remote_port"]) == (peer, mine)]
+    word, octets = {20: "ip", 40: "ip6"}[header], header + 20
+    assert two.counts()["in", word, 6] == two.counts()["out", word, 6] == (5, 5 * octets)
+    assert sums(rows, "packets_in", "octets_in") == (5, 5 * octets)
+    assert sums(rows, "packets_out", "octets_out") == (seen, seen * octets)
 
 
 def test_a_process_that_ends_at_once_is_named(two: Pair, here: Group) -> None:

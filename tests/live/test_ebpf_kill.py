@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.core.clock import SystemClock
 from agent.core.faults import FAULT_POINTS
-from agent.store.state import State
 from collectors.bpf import libbpf
 from collectors.host.cgroups import mounted
 from tests.tools import hosting, netns
-from tests.tools.hosting import Group
-from tests.tools.netns import HOST4, PEER4, Pair, wait_for
-from tests.tools.places import ROOT
+from tests.tools.killed import Site
+from tests.tools.netns import PEER4
 
 pytestmark = [
     pytest.mark.root,
@@ -37,14 +31,6 @@ for n in range(int(sys.argv[2])):
     s.sendto(bytes(100), (sys.argv[1], 10000 + n % int(sys.argv[3])))
     if n % 100 == 99: time.sleep(0.012)
 """
-# Every commit writes the ledger, and maps are read and emptied in several steps, so that there is a midst to die in.
-AGENT = """
-from agent.detection import detector
-from collectors.bpf import epochs
-detector.LEDGER_EVERY_NS, epochs._CHUNK = 0, 512
-from agent.cli import main
-main()
-"""
 QUIET: dict[str, Any] = {"stdin": None, "stdout": None}
 AT_START = ("ebpf.before_pins", "ebpf.after_link")
 AT_RESUME = ("ebpf.in_resume",)
@@ -55,77 +41,11 @@ PASS = {"ebpf.in_read": 4, "ebpf.in_clear": 4}
 COMMIT = ["commit.before_begin", "commit.after_ledger", "commit.after_commit"]
 
 
-@dataclass
-class Site:
-    """A host to watch, and an agent that does."""
-
-    two: Pair
-    here: Group
-    home: Path
-    pins: Path
-
-    def start(self, faults: str = "") -> subprocess.Popen[str]:
-        """Start the agent and wait until it counts, or is dead."""
-        said = self._said()
-        with self.log.open("a") as log:
-            agent = hosting.start_in(
-                self.two.host,
-                AGENT,
-                f"--config={self.home / 'sekisho.yaml'}",
-                "up",
-                "--plain",
-                cwd=ROOT,
-                env={**os.environ, "SEKISHO_FAULTS": faults},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        wait_for(lambda: agent.poll() is not None or self._said() > said, "the agent to count", 90)
-        return agent
-
-    @property
-    def log(self) -> Path:
-        """What the agents say."""
-        return self.home / "log"
-
-    def _said(self) -> int:
-        return self.log.read_text().count("capture_started") if self.log.exists() else 0
-
-    def stop(self, agent: subprocess.Popen[str]) -> None:
-        """Stop it in order."""
-        agent.send_signal(signal.SIGTERM)
-        assert agent.wait(timeout=90) == 0, self.log.read_text()
-
-    def decided(self) -> tuple[int, int]:
-        """(packets, octets) that the state's ledger says have left."""
-        state = State.open(self.home / "state" / "state.db", clock=SystemClock(), read_only=True)
-        try:
-            sums = state.ledger.sums(("store",))
-        finally:
-            state.close()
-        return sum(s.packets_out for s in sums), sum(s.octets_out for s in sums)
-
-    def left(self) -> Any:
-        """(packets, octets) that the peer has counted."""
-        return self.two.counts()["in", "ip", 17]
-
-
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
-    (tmp_path / "policy.yaml").write_text(
-        "version: 1\ntenant: example\nstores:\n"
-        f"  - {{id: records, categories: [personal_health], recognise: {{addresses: [{HOST4}]}}}}\n"
-    )
-    (tmp_path / "overrides.yaml").write_text(
-        "overrides:\n  - {network: 192.0.2.0/24, country: US, asn: 64496, as_org: example, provider: example, "
-        "owner: example, owner_country: US, source: test, checked: 2025-11-01}\n"
-    )
     with netns.pair() as two, hosting.group(two.host) as here, hosting.bpf_folder() as pins:
-        (tmp_path / "sekisho.yaml").write_text(
-            f"version: 1\nstate_dir: {tmp_path / 'state'}\npolicy: [{tmp_path / 'policy.yaml'}]\n"
-            f"overrides: [{tmp_path / 'overrides.yaml'}]\narchive: false\ncollectors:\n"
-            f"  ebpf: {{cgroup: {here.folder}, interval: 1, pin_dir: {pins}, map_flows: 4096}}\n"
-        )
-        yield Site(two, here, tmp_path, pins)
+        collectors = f"  ebpf: {{cgroup: {here.folder}, interval: 1, pin_dir: {pins}, map_flows: 4096}}\n"
+        yield Site.made(two, here, tmp_path, pins, collectors)
 
 
 @pytest.mark.parametrize("point", [*DRAIN, *COMMIT])

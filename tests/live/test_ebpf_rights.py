@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from agent import config, tiers
+from agent import config, detaching, tiers
 from agent.core.accounts import Accounts
 from agent.core.errors import CaptureError
 from agent.core.stages import Context
@@ -25,6 +26,7 @@ from collectors.host.cgroups import mounted
 from tests.tools import hosting, netns
 from tests.tools.hosting import Group
 from tests.tools.netns import PEER4
+from tests.tools.places import ROOT
 
 pytestmark = [
     pytest.mark.root,
@@ -64,6 +66,14 @@ def here() -> Iterator[Group]:
         yield made
 
 
+@pytest.fixture
+def own() -> Iterator[Path]:
+    """A folder of nobody's, which nobody can reach: pytest's own lie in one of root's."""
+    with tempfile.TemporaryDirectory(prefix="sekisho-rights-") as name:
+        os.chown(name, NOBODY, NOBODY)
+        yield Path(name)
+
+
 def as_nobody(caps: str, group: Group) -> subprocess.Popen[str]:
     # Reading files of others is for the tests' own Python, which may lie in root's home.
     given = "-all" + "".join(f",+{cap}" for cap in (*caps.split(), "dac_read_search"))
@@ -88,6 +98,45 @@ def test_three_capabilities_are_enough(here: Group) -> None:
     assert f"rights {kept} {kept} {kept} {kept}" in said
 
 
+def of_threads(pid: int) -> dict[int, int]:
+    """Thread -> its effective capabilities as a mask."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        effective = (task / "status").read_text().split("CapEff:")[1].split()[0]
+        found[int(task.name)] = int(effective, 16)
+    return found
+
+
+@needs_setpriv
+def test_each_thread_of_the_agent_keeps_the_least(here: Group, own: Path) -> None:
+    """Once it counts, the thread that reads maps has CAP_BPF and CAP_SYS_PTRACE, and no other thread has either."""
+    settings = own / "sekisho.yaml"
+    collectors = {"ebpf": {"cgroup": str(here.folder), "pin": False}}
+    settings.write_text(json.dumps({"collectors": collectors, "archive": False, "policy": []}))
+    given = "-all,+bpf,+net_admin,+perfmon,+sys_ptrace,+dac_read_search"
+    line = [
+        "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", f"--inh-caps={given}",
+        f"--ambient-caps={given}", f"--bounding-set={given}", sys.executable, "-m", "agent.cli", "-c", str(settings),
+        "--state-dir", str(own / "state"), "agent",
+    ]  # fmt: skip
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, cwd=own, env=environ) as running:
+        assert running.stderr is not None
+        said: list[str] = []
+        while sum("rights_given_up" in one for one in said) < 2 and (one := running.stderr.readline()):
+            said.append(one)
+        masks = of_threads(running.pid) if running.poll() is None else {}
+        running.terminate()
+        said += running.stderr
+    files = 1 << 2  # CAP_DAC_READ_SEARCH: the tests' own Python may lie in root's home
+    main = masks.pop(running.pid, None)
+    assert (running.returncode, main, set(masks.values())) == (
+        0,
+        files,
+        {files, 1 << 39 | 1 << 19 | files},
+    ), said
+
+
 @needs_setpriv
 @pytest.mark.parametrize("caps", ["net_admin perfmon", "bpf perfmon", ""])
 def test_without_them_it_says_what_is_missing(here: Group, caps: str) -> None:
@@ -108,7 +157,7 @@ def test_another_tool_s_hooks_are_left_alone(here: Group) -> None:
         foreign = held.enter_context(libbpf.Object(programs.image("flow")))
         held.enter_context(foreign.attach("sekisho_conn4", folder))
         hooks, left_out = programs.hooks_for(here.folder, dict.fromkeys(programs.POLITE, 0))
-        assert (hooks, left_out) == (programs.ALWAYS, programs.POLITE)
+        assert (hooks, left_out) == ((*programs.ALWAYS, *programs.INSTEAD), programs.POLITE)
         assert "connect and sendmsg" in settings.shortcomings()[0]
 
 
@@ -188,3 +237,27 @@ def test_a_folder_that_is_no_control_group_is_refused(tmp_path: Path) -> None:
     """The setting is named."""
     assert "ebpf.cgroup" in Settings(cgroup=tmp_path).hindrance()
     assert json.dumps(str(tmp_path))[1:-1] in Settings(cgroup=tmp_path).hindrance()
+
+
+def test_what_root_wrote_below_a_user_s_folder_becomes_that_user_s(own: Path) -> None:
+    """Files and folders of root's change hands; a link's target, a file with a second name and other users' do not."""
+    elsewhere = own.parent / f"{own.name}-elsewhere"
+    elsewhere.mkdir()
+    try:
+        (elsewhere / "target").write_text("")
+        (elsewhere / "twice").write_text("")
+        (own / "archive" / "day").mkdir(parents=True)
+        for name in ("state.db", "archive/day/part", "third"):
+            (own / name).write_text("")
+        (own / "link").symlink_to(elsewhere / "target")
+        (own / "twice").hardlink_to(elsewhere / "twice")
+        os.chown(own / "third", NOBODY - 1, NOBODY - 1)
+        detaching._hand_over(own)
+        found = {str(path.relative_to(own)): path.lstat().st_uid for path in own.rglob("*")}
+        assert found == {
+            "state.db": NOBODY, "archive": NOBODY, "archive/day": NOBODY, "archive/day/part": NOBODY,
+            "third": NOBODY - 1, "link": 0, "twice": 0,
+        }  # fmt: skip
+        assert (elsewhere / "target").stat().st_uid == 0
+    finally:
+        shutil.rmtree(elsewhere)

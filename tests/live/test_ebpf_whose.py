@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from collectors.bpf import libbpf, owning
+from collectors.bpf import libbpf, owning, programs
+from collectors.bpf.epochs import Epochs
+from collectors.bpf.layout import Bits, Role
 from collectors.host.cgroups import mounted
 from collectors.host.pods import Pods
 from tests.tools import hosting, netns
 from tests.tools.bpf_capture import capturing
 from tests.tools.hosting import Group
-from tests.tools.netns import PEER4, Pair, wait_for
+from tests.tools.netns import HOST4, PEER4, Pair, wait_for
 
 pytestmark = [
     pytest.mark.root,
@@ -218,3 +220,47 @@ for n in range(100_000): s[n % 4].sendto(bytes(20), (sys.argv[1], 1024 + n // 4)
     assert sum(row["flows"] for row in rows) == 100_000
     assert sum(row["octets_out"] for row in rows) == 4_800_000
     assert 255 not in {row["protocol"] for row in rows}
+
+
+def test_a_unit_that_ends_before_the_reading_keeps_its_control_group(two: Pair, here: Group) -> None:
+    """A group that is made, used and removed within one interval is named by the looks between: with unit and path."""
+    below = here.folder / "brief.service"
+    with capturing(here, interval=60) as capture:
+        below.mkdir()
+        Group(below, two.host).run('socket.socket(2, 2).sendto(b"x", (sys.argv[1], 9))', PEER4)
+        # Each empty batch was handed out after a look.
+        looked = len(capture.batches)
+        wait_for(lambda: len(capture.batches) > looked + 2, "two more looks", 60)
+        wait_for(lambda: not (below / "cgroup.procs").read_text(), "the unit to be empty")
+        below.rmdir()
+        rows = capture.rows()
+    assert [(r["unit"], r["cgroup"], r["packets_out"]) for r in rows] == [
+        ("brief.service", f"{here.path}/brief.service", 1)
+    ]
+
+
+@pytest.mark.parametrize("instead_of_connect", [False, True], ids=["connect hooks", "without them"])
+def test_who_opened_a_connection_is_known_without_its_first_packet(
+    here: Group, instead_of_connect: bool
+) -> None:
+    """Each end's socket says whether it was opened or accepted, whichever hooks are used."""
+    hooks = (*programs.ALWAYS, *(programs.INSTEAD if instead_of_connect else programs.POLITE))
+    code = """
+with socket.create_server((sys.argv[1], 0)) as server, socket.create_connection(server.getsockname()) as link:
+    accepted = server.accept()[0]; accepted.sendall(b"x"); link.recv(1); accepted.close()
+    print(server.getsockname()[1])
+"""
+    loaded = programs.Programs.load(programs.Wish(here.folder, 2048, hooks), None)
+    try:
+        _, port = here.run(code, HOST4)
+        drained = Epochs(loaded).swap()
+    finally:
+        loaded.close()
+    sent = drained.values["content_out"] > 0
+    connected = drained.values["bits"] & Bits.CONNECTED != 0
+    roles = [
+        set(drained.values["role"][connected & (drained.keys[name] == port)].tolist())
+        for name in ("local_port", "remote_port")
+    ]
+    assert roles == [{Role.ACCEPTED}, {Role.INITIATED}]
+    assert drained.keys["local_port"][sent].tolist() == [port]

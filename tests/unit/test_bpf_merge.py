@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from agent.core.address import parse, texts
 from agent.core.clock import SECOND_NS
+from collectors.bpf import merge as merging
 from collectors.bpf.known import Known
 from collectors.bpf.layout import FIN, KEY, PURE_SYN, SYN, VALUE, Bits, Role, Source
 from collectors.bpf.merge import Flows, merge
+from collectors.bpf.owning import _distinct
 from collectors.flowtable.table import KeyHash
 
 HASHER = KeyHash(1)
@@ -138,3 +140,66 @@ def test_a_flow_is_counted_once_until_it_is_idle() -> None:
     assert take(39) == (1, 0)
     assert take(40, flags_out=FIN) == (0, 0)
     assert take(41, flags_in=SYN | PURE_SYN) == (1, 1)
+
+
+_SOME_ROWS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "cookie": st.integers(1, 4),
+            "origin": st.integers(1, 4),
+            "remote_port": st.integers(1, 2),
+            "bits": st.sampled_from((0, Bits.CONNECTED, Bits.CONNECTED | Bits.FIRST_OUT, Bits.NO_SOCKET)),
+            "source": st.sampled_from((Source.NOBODY, Source.MADE)),
+            "out": st.integers(0, 2),
+            "in": st.integers(0, 2),
+            "first": st.integers(0, 2**40),
+            "last": st.integers(0, 2**40),
+            "flags_out": st.sampled_from((0, SYN | PURE_SYN, FIN)),
+            "flags_in": st.sampled_from((0, SYN, FIN)),
+        }
+    ),
+    min_size=1,
+    max_size=12,
+    unique_by=lambda row: (row["cookie"], row["remote_port"], row["first"]),
+)
+
+
+@given(_SOME_ROWS)
+def test_columns_say_what_a_row_at_a_time_would(given_rows: list[dict[str, Any]]) -> None:
+    """Sums, times, flags and sockets of each flow equal those of a plain loop over its rows."""
+    keys, values = rows_of(*given_rows)
+    each = merging._rows(keys, values)
+    merging._meet_translated(each, values)
+    identity = merging._identity(each, HASHER)
+    merging._adopt_orphans(each, identity, HASHER)
+    expected = []
+    for flow in sorted(set(identity.tolist())):
+        its = np.flatnonzero(identity == flow).tolist()
+        aside = each.listener | each.orphan
+        best = min(its, key=lambda n: (aside[n], each.cookie[n]))
+        out = int(np.bitwise_or.reduce(values["flags_out"][its]))
+        into = int(np.bitwise_or.reduce(values["flags_in"][its]))
+        if not aside[best] and (each.orphan & each.out)[its].any() and out & FIN:
+            into |= FIN
+        expected.append(
+            (
+                flow, int(values["octets_out"][its].sum()), int(values["packets_in"][its].sum()),
+                int(values["first_ns"][its].min()), int(values["last_ns"][its].max()), out, into,
+                max(len({each.cookie[n].item() for n in its if not aside[n]}), 1),
+            )
+        )  # fmt: skip
+    flows = merge(keys, values, HASHER)
+    columns = (
+        flows.identity, flows.sums["octets_out"], flows.sums["packets_in"], flows.first_ns, flows.last_ns,
+        flows.flags_out, flows.flags_in, flows.connections,
+    )  # fmt: skip
+    assert list(zip(*(column.tolist() for column in columns), strict=True)) == expected
+
+
+@given(st.lists(st.sampled_from([b"", b"a", *(b"n%d" % n for n in range(20))])))
+def test_distinct_values_stand_for_their_rows(names: list[bytes]) -> None:
+    """Each row's code leads back to its value, and no value stands there twice."""
+    column = np.array(names, "S16")
+    values, codes = _distinct(column)
+    assert values[codes].tolist() == names
+    assert sorted(values.tolist()) == sorted(set(names))

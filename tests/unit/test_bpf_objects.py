@@ -19,7 +19,9 @@ BUILT_FROM = (FOLDER / "built_from.txt").read_text().split()
 
 def test_the_objects_were_built_from_these_sources() -> None:
     """Whoever changes a source compiles it: the digest noted at the last build is that of the sources now."""
-    sources = b"".join((FOLDER / name).read_bytes() for name in ("sekisho.h", "flow.bpf.c", "iter.bpf.c"))
+    sources = b"".join(
+        (FOLDER / name).read_bytes() for name in ("sekisho.h", "flow.bpf.c", "iter.bpf.c", "tc.bpf.c")
+    )
     assert hashlib.sha256(sources).hexdigest() == BUILT_FROM[0], "make bpf"
 
 
@@ -41,7 +43,7 @@ def test_building_again_gives_the_same_objects() -> None:
 
 def test_objects_name_no_path_and_their_licence() -> None:
     """Nothing of the machine they were built on is in them, and the kernel finds the licence it asks for."""
-    for name in ("flow", "iter"):
+    for name in ("flow", "iter", "tc"):
         image = (FOLDER / f"{name}.bpf.o").read_bytes()
         assert b"Dual BSD/GPL\0" in image
         assert not re.search(rb"/(home|root|tmp|usr|work)/", image)

@@ -133,6 +133,30 @@ def test_a_promise_is_kept_or_broken(scenario: str, counted: Counts, by: str, ke
     assert (tier.kept(outcome) == "") is kept
 
 
+@pytest.mark.parametrize(
+    ("scenario", "family", "resets", "missing", "kept"),
+    [
+        ("plain", 6, 3, Counts(180, 3), True),
+        ("plain", 6, 3, Counts(60, 1), True),
+        ("plain", 6, 3, Counts(), True),
+        ("plain", 6, 2, Counts(180, 3), False),
+        ("plain", 6, 3, Counts(180, 2), False),
+        ("plain", 6, 3, Counts(60, 1, 60, 1), False),
+        ("plain", 6, 3, Counts(60, 1, 0, 0, 1), False),
+        ("plain", 4, 3, Counts(40, 1), False),
+        ("closed", 6, 1, Counts(60 + 72, 2, 72, 1), True),
+        ("closed", 6, 0, Counts(60 + 72, 2, 72, 1), False),
+    ],
+)
+def test_resets_of_no_connection_may_be_missing(
+    scenario: str, family: int, resets: int, missing: Counts, kept: bool
+) -> None:
+    """As many as the peer counted and no more, whole packets of headers without options, in the families that are named."""
+    tier = Tier("tier", unseen_resets=frozenset({6}), time_wait=frozenset({"closed"}))
+    verdict = Verdict(TRUE, TRUE - missing, {"right": 1}, resets=resets)
+    assert (tier.kept(Outcome(scenario, "tier", verdicts={family: verdict})) == "") is kept
+
+
 def test_a_fault_that_the_scenario_itself_finds_breaks_the_promise() -> None:
     """What a scenario says against the rows stands, whatever the amounts."""
     outcome = Outcome(

@@ -456,6 +456,17 @@ def test_a_cached_table_is_the_same_table(tmp_path: Path) -> None:
     assert [p.suffix for p in (tmp_path / "c").iterdir()] == [".npz"]
 
 
+def test_a_cached_table_is_used_where_it_lies(tmp_path: Path) -> None:
+    """From the first time on its arrays are the file's own pages, read-only, and each lies at a multiple of its size."""
+    for _ in range(2):
+        table = cached(tmp_path, "key", a_table)
+        arrays = [table.v4_start, table.v4_row, table.v6_high, table.v6_low, table.v6_row]
+        arrays += [f.codes if isinstance(f, Text) else f for f in table.rows.values()]
+        assert [(array.flags.writeable, array.ctypes.data % array.itemsize) for array in arrays] == [
+            (False, 0)
+        ] * len(arrays)
+
+
 def test_a_damaged_cache_is_built_anew(tmp_path: Path) -> None:
     """A cache file with any octet changed, cut or replaced never gives a wrong table, and never an error."""
     cached(tmp_path, "key", a_table)

@@ -1,0 +1,118 @@
+"""What collectors have in common whose counts stay in the kernel until they are durable: settings, and being told so."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from agent.core.accounts import Amounts
+from agent.core.errors import CaptureError
+from agent.core.log import Log
+from agent.core.stages import CollectorSettings
+from collectors.bpf.pins import Pins
+
+
+class KeptSettings(CollectorSettings):
+    """Settings of a collector that may leave programs at work in the kernel."""
+
+    tier: ClassVar[str]
+    """Name of the collector."""
+
+    interval: int = Field(
+        10,
+        ge=1,
+        le=60,
+        description="Seconds between two readings, and so the longest a row is; divides the minute",
+    )
+    map_flows: int = Field(
+        131_072,
+        ge=1024,
+        le=4_194_304,
+        description="Flows that one reading may hold (200 octets each when used, twice); what has no room is summed in one row",
+    )
+    pin: bool = Field(
+        True, description="Keep counting in the kernel if this program is killed, until it starts again"
+    )
+    pin_dir: Path = Field(
+        Path("/sys/fs/bpf/sekisho"), description="Folder in a BPF file system in which that is kept"
+    )
+    instance: str = Field(
+        "agent", pattern="^[a-z0-9_-]+$", description="Name below pin_dir; each agent of a host needs its own"
+    )
+    libbpf: Path | None = Field(
+        None,
+        description="File of libbpf.so.1; none is the one in the package, if it has one, else the system's",
+    )
+
+    @property
+    def folder(self) -> Path:
+        """Where programs and maps are pinned."""
+        return self.pin_dir / self.instance
+
+    def kept_on_stop(self) -> bool:
+        """Whether an orderly stop leaves programs at work."""
+        return False
+
+    def open_pins(self, held: ExitStack) -> Pins | None:
+        """The folder, held until ``held`` is closed; None (and a warning) where nothing can be kept.
+
+        Raises :class:`CaptureError` where another agent holds it.
+        """
+        if not self.pin:
+            return None
+        try:
+            pins = Pins.open(self.folder, self.tier)
+        except OSError as error:
+            advice = "another user's agent may have made it (sekisho agent --detach, as that user)"
+            Log(part=self.tier).warning(
+                "maps_not_pinned",
+                reason=str(error) if error.errno is None else f"{self.folder}: {error.strerror}; {advice}",
+                cost="what is counted and not read is lost if the agent is killed",
+            )
+            return None
+        held.callback(pins.close)
+        return pins
+
+    def without_pins(self) -> str:
+        """Why counts would not survive a crash here; empty if they would, or shall not."""
+        if self.pin:
+            try:
+                Pins.open(self.folder, self.tier).close()
+            except (OSError, CaptureError) as error:
+                return f"counts do not survive a crash of the agent: {error}"
+        return ""
+
+
+class Kept:
+    """The part of a collector that is told which rows are durable."""
+
+    name: str
+    live = True
+
+    def __init__(self) -> None:
+        self._position = ""
+        self._settled = ""
+        self.durable = False
+        """Whether somebody tells when rows are durable; else they are whoever's who took them."""
+        self.overflowed = Amounts()
+        """What had no room in the map, in this run."""
+        self.pinned = False
+
+    def progress(self) -> None:
+        """None: there is no end."""
+        return
+
+    def resume(self, position: str) -> None:
+        """See :class:`agent.core.stages.Keeping`."""
+        self._position, self.durable = position, True
+
+    def settled(self, position: str) -> None:
+        """See :class:`agent.core.stages.Keeping`."""
+        self._settled = position
+
+    def is_settled(self, position: str) -> bool:
+        """Whether rows of that position need not be kept any longer."""
+        return not self.durable or self._settled == position
