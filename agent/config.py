@@ -58,6 +58,27 @@ class SpoolSettings(BaseModel):
     )
 
 
+class Detecting(BaseModel):
+    """Settings of the role that reads what all agents sent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    database: str | None = Field(
+        None,
+        description="PostgreSQL that holds the state, postgresql://USER@HOST/NAME; none is a file in state_dir",
+    )
+    lease_s: float = Field(
+        30.0, ge=5, le=600, description="A leader that is silent for so long is ended by one that stands by"
+    )
+    identities: Literal["pin_first", "enrolled"] = Field(
+        "pin_first",
+        description="Trust the first key of an agent that is new, or only keys that were enrolled",
+    )
+    gather_rows: int = Field(
+        20_000, ge=1, description="Rows that one commit decides at least, where so many wait"
+    )
+
+
 class Settings(BaseModel):
     """Everything that is set for one run of sekisho."""
 
@@ -82,9 +103,11 @@ class Settings(BaseModel):
     commit_rows: int = Field(
         50_000, ge=1, description="Rows that one commit decides, at most (and what one batch adds)"
     )
+    detect: Detecting = Field(Detecting(), description="For `sekisho detect` alone")
     archive: bool = Field(True, description="Keep flows as Parquet in state_dir/archive")
     kafka: Connection | None = Field(
-        None, description="Where `sekisho agent` sends what it sees; none decides on this host"
+        None,
+        description="Where `sekisho agent` sends what it sees, and `sekisho detect` reads; none decides on this host",
     )
     spool: SpoolSettings = SpoolSettings()
     collectors: dict[str, dict[str, Any]] = Field(

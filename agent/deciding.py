@@ -14,13 +14,15 @@ from agent import logs
 from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import MINUTE_NS, Clock
 from agent.core.decision import Decision
-from agent.core.errors import StateError
+from agent.core.errors import StateError, TakenOverError
+from agent.core.faults import faultpoint
 from agent.core.finding import WAITING, Case, Destination, Event, Notice, NoticeKind
 from agent.core.flow import FlowBatch
 from agent.detection.claims import Claims
 from agent.detection.detector import Detector
 from agent.pipeline import newest
 from agent.store.cases import ActionKind
+from agent.store.inputs import Intake
 from agent.store.state import Commit, State
 
 SNAPSHOT_EVERY = 256
@@ -93,6 +95,29 @@ class LocalDecide:
         position = self.position = newest(self.position, told) if told else ""
         self._commit(decision, tuple((b.header.batch_id, None) for b in fresh), position, last.versions)
 
+    def take_sealed(
+        self,
+        batches: Sequence[FlowBatch],
+        received_ns: Sequence[int],
+        digests: Sequence[bytes],
+        intake: Intake,
+    ) -> None:
+        """Decide and commit batches that came as messages, none of them taken before, together with how far that came.
+
+        ``received_ns``: when the broker took each. There may be no batch, only progress.
+        """
+        self._hear_people()
+        decision, versions = Decision(), None
+        if batches:
+            self._moved = True
+            for batch in batches:
+                self.claims.hear(batch)
+            decision = self.detector.take_all(batches, received_ns)
+            versions = batches[-1].header.versions
+        faultpoint("detect.after_apply")
+        ids = tuple((b.header.batch_id, digest) for b, digest in zip(batches, digests, strict=True))
+        self._commit(decision, ids, versions=versions, intake=intake)
+
     def tick(self, now_ns: int) -> None:
         """Let time pass where no rows come."""
         self._hear_people()
@@ -114,11 +139,11 @@ class LocalDecide:
         if _matters(decision):
             self._commit(decision)
 
-    def announce(self, event: Event) -> None:
-        """Tell people something about sekisho itself."""
+    def announce(self, event: Event, intake: Intake | None = None) -> None:
+        """Tell people something about sekisho itself; ``intake`` is committed with it."""
         logs.get("runtime").info(event.name, **event.detail)
         notice = Notice(kind=NoticeKind.EVENT, time_ns=self.clock.now_ns(), host=self.host, event=event)
-        self._commit(Decision(notices=(notice,)))
+        self._commit(Decision(notices=(notice,)), intake=intake)
 
     def change_policy(self, change: Callable[[Detector], Decision]) -> None:
         """Give the detector another policy and commit what follows from it."""
@@ -150,6 +175,7 @@ class LocalDecide:
         versions: Mapping[str, str] | None = None,
         *,
         snapshot: bool = False,
+        intake: Intake | None = None,
     ) -> None:
         decision = self._told_whole(decision)
         self._commits += 1
@@ -166,6 +192,7 @@ class LocalDecide:
             notice_sinks=self.notice_sinks,
             versions=versions or {},
             last_action=self._action,
+            intake=intake or Intake(),
         )
         self._until_committed(work)
         if decision.notices or decision.cases:
@@ -177,6 +204,8 @@ class LocalDecide:
             try:
                 self.state.commit(work)
                 return
+            except TakenOverError:
+                raise
             except StateError as error:
                 if self.stop.is_set() or self.replay:
                     raise

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from agent import logs
 from agent.carrying import Pace
@@ -92,7 +92,7 @@ class Runtime:
         """The settings of this run."""
         return self.loaded.settings
 
-    def __enter__(self) -> Runtime:
+    def __enter__(self) -> Self:
         try:
             self._set_up()
         except BaseException:
@@ -116,8 +116,7 @@ class Runtime:
         self.sinks: dict[str, Sink] = {**sinks, **self.extra_sinks}
         for sink in self.sinks.values():
             self._stack.callback(self._close, sink)
-        path = self.state_path or settings.state_dir / "state.db"
-        self.state = State.open(path, clock=self.clock)
+        self.state = self._open_state()
         self._stack.callback(self.state.close)
         self._assemble()
 
@@ -171,6 +170,9 @@ class Runtime:
     def _of_settings(self, context: Context) -> Mapping[str, Collector]:
         return {name: settings.build(context) for name, settings in self.loaded.stages.collectors.items()}
 
+    def _open_state(self) -> State:
+        return State.open(self.state_path or self.settings.state_dir / "state.db", clock=self.clock)
+
     def _assemble(self) -> None:
         settings = self.settings
         notice_sinks = {name: sink for name, sink in self.sinks.items() if sink.takes_notices}
@@ -187,7 +189,13 @@ class Runtime:
         for collector in self.collectors.values():
             if isinstance(collector, Keeping):
                 collector.resume(self.decide.position)
-        self.pipeline = Pipeline(
+        self.pipeline = self._make_pipeline(header)
+        self._asked = threading.Event()
+        self._looked_ns = self.clock.monotonic_ns()
+
+    def _make_pipeline(self, header: BatchHeader) -> Pipeline:
+        settings = self.settings
+        return Pipeline(
             self.collectors,
             self.enrichers,
             Sealer(header, self.accounts, in_step=self.replay, adaptive=self.carrier is not None),
@@ -204,8 +212,6 @@ class Runtime:
             sent=self.carrier is not None,
             stop=self.stop,
         )
-        self._asked = threading.Event()
-        self._looked_ns = self.clock.monotonic_ns()
 
     def _deciding(self, notice_sinks: tuple[str, ...]) -> LocalDecide:
         settings = self.settings

@@ -241,7 +241,7 @@ class Send:
         with self.carrying.lock:
             low_water, dropped = progress.low_water, progress.dropped
         whole = batch.with_header(account=self.accounts.read())
-        return seal(whole, self.identity.sign, low_water=low_water, dropped=dropped)
+        return seal(whole, self.identity.sign, low_water=low_water, dropped=dropped, key=self.identity.public)
 
     def _append(self, batch: FlowBatch, message: Message, body: bytes) -> None:
         lane, sequence = batch.header.lane, batch.header.sequence

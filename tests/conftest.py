@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from agent.core import log
+from tests.tools import postgres
 from tests.tools.places import DATABASES, ROOT, TESTDATA
+from tests.tools.states import Place
 
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
@@ -64,3 +67,18 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped where nothing may skip: {report.longrepr}"
     return report
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.Server]:
+    """One real PostgreSQL server for all tests that ask for it; each makes databases of its own in it."""
+    with postgres.serving() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """Where a state may be kept: a file, or a database of a real server. What uses it runs with both."""
+    if request.param == "sqlite":
+        return Place(tmp_path / "state.db")
+    return Place(request.getfixturevalue("postgres_server").fresh())

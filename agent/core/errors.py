@@ -83,5 +83,9 @@ class StateError(SekishoError):
     """The state database cannot be read or written."""
 
 
+class TakenOverError(StateError):
+    """Another process commits to this state from now on; trying again is of no use."""
+
+
 class AccountError(SekishoError):
     """Flows or octets vanished between two stages without an account. A defect of ours, never of the input."""

@@ -12,6 +12,7 @@ import signal
 from typing import Final
 
 FAULT_POINTS: Final = (
+    "detect.after_apply",
     "commit.before_begin",
     "commit.after_fence",
     "commit.after_sequences",

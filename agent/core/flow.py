@@ -10,6 +10,7 @@ values cannot take (-1 for numbers and codes, all ones for addresses); on the wi
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, IntFlag
@@ -393,6 +394,21 @@ def _zeros(column: Column) -> ColumnData:
 
 
 def _null(column: Column, n: int) -> ColumnData:
+    """A column of nulls. Those of ordinary batches are made once and shared, and so cannot be written to."""
+    return _shared_null(column.name, n) if n <= _SHARED_ROWS else _new_null(column, n)
+
+
+_SHARED_ROWS: Final = 1_000
+
+
+@functools.lru_cache(maxsize=1_024)
+def _shared_null(name: str, n: int) -> ColumnData:
+    data = _new_null(BY_NAME[name], n)
+    (data.codes if isinstance(data, Text) else data).flags.writeable = False
+    return data
+
+
+def _new_null(column: Column, n: int) -> ColumnData:
     if column.name == "marks":
         return np.zeros(n, np.uint16)
     if not column.null:

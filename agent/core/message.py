@@ -52,6 +52,8 @@ class Header(BaseModel):
     rows: Annotated[int, Field(ge=0)]
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """SHA-256 of the value."""
+    key: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """The agent's public key in hexadecimal, so that a detector that never heard of it can pin it."""
     host: Annotated[str, Field(max_length=255)] = ""
     collector: Annotated[str, Field(max_length=64)] = ""
     clock_offset_ns: int | None = None
@@ -137,8 +139,9 @@ def seal(
     *,
     low_water: int,
     dropped: Sequence[tuple[int, int]] = (),
+    key: bytes = b"",
 ) -> Message:
-    """The message of a sealed batch. ``sign`` makes the agent's signature over given bytes."""
+    """The message of a sealed batch. ``sign`` makes the agent's signature over given bytes; ``key`` is the public key."""
     value = wire.encode(batch, header=False)
     about = batch.header
     fields = {
@@ -151,6 +154,7 @@ def seal(
         "dropped": [list(span) for span in dropped],
         "rows": len(batch),
         "digest": hashlib.sha256(value).hexdigest(),
+        "key": key.hex(),
         "host": about.host,
         "collector": about.collector,
         "clock_offset_ns": about.clock_offset_ns,

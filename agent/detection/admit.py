@@ -65,19 +65,23 @@ class Step:
         return np.asarray(self.arrays["end_ns"] < self.arrays["before_ns"])
 
 
-def admit(batches: Sequence[FlowBatch], received_ns: int, sources: Sources, *, replay: bool) -> Step:
-    """The step of batches of one source, received together. Moves the sources' watermarks.
+def admit(
+    batches: Sequence[FlowBatch], received_ns: int | Sequence[int], sources: Sources, *, replay: bool
+) -> Step:
+    """The step of batches of any sources, in the order in which they came. Moves the sources' watermarks.
+
+    ``received_ns``: when all of them were received, or each.
 
     Rows that are not read are never copied: of most batches they are nearly all.
     """
     ends = np.clip(np.concatenate([batch["end_ns"] for batch in batches]), 0, LATEST_NS)
     marks = np.concatenate([batch["marks"] for batch in batches])
     marked = (marks & np.uint16(Mark.CLOCK_SUSPECT)) != 0
-    suspect = np.zeros(len(ends), bool) if replay else (ends > received_ns + SUSPECT_NS) | marked
-    ends = np.where(suspect, received_ns, ends)
-    header = batches[0].header
-    source = f"{header.agent_id}|{header.host}"
-    before, after = sources.observe(source, ends, ~suspect, received_ns)
+    each = [received_ns] * len(batches) if isinstance(received_ns, int) else list(received_ns)
+    received = each[0] if len(set(each)) == 1 else np.repeat(np.array(each, np.int64), [*map(len, batches)])
+    suspect = np.zeros(len(ends), bool) if replay else (ends > received + SUSPECT_NS) | marked
+    ends = np.where(suspect, received, ends)
+    before, after = _observed(batches, each, ends, ~suspect, sources)
     inside = [np.flatnonzero((b["store"] >= 0) & ((b["marks"] & _OUTSIDE_RULES) == 0)) for b in batches]
     wanted = [
         rows[b.text("remote_scope").take(rows).where("external")]
@@ -108,7 +112,7 @@ def admit(batches: Sequence[FlowBatch], received_ns: int, sources: Sources, *, r
     step = Step("take", {"texts": texts}, arrays)
     seen = [(b, rows, begin) for b, rows, begin in zip(batches, inside, begins, strict=True) if len(rows)]
     step.meta.update(
-        received=received_ns,
+        received=max(each),
         after=after,
         sources=sources.state(),
         versions=dict(batches[-1].header.versions),
@@ -122,6 +126,22 @@ def admit(batches: Sequence[FlowBatch], received_ns: int, sources: Sources, *, r
         },
     )
     return step
+
+
+def _observed(
+    batches: Sequence[FlowBatch], received: Sequence[int], ends: Ints, trusted: Bools, sources: Sources
+) -> tuple[Ints, int]:
+    """The watermark before each row and after the last; batches of one source and time that follow each other go as one."""
+    begins = np.cumsum([0, *map(len, batches)]).tolist()
+    before, after, first = [], 0, 0
+    whose = [(f"{b.header.agent_id}|{b.header.host}", at) for b, at in zip(batches, received, strict=True)]
+    for i, (source, at) in enumerate(whose):
+        if i + 1 == len(whose) or whose[i + 1] != whose[i]:
+            rows = slice(begins[first], begins[i + 1])
+            marks, after = sources.observe(source, ends[rows], trusted[rows], at)
+            before.append(marks)
+            first = i + 1
+    return np.concatenate(before), after
 
 
 def _joined(columns: Sequence[tuple[Text, Ints]]) -> Text:

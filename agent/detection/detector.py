@@ -89,9 +89,9 @@ class Detector:
         """Take a batch of enriched rows. ``received_ns``: when it was received; in replay it is not looked at."""
         return self.take_all((batch,), received_ns)
 
-    def take_all(self, batches: Sequence[FlowBatch], received_ns: int) -> Decision:
-        """Take batches of one source together, at least one: the same as one batch of all their rows under the first
-        one's header with the last one's versions, without joining what no rule reads."""
+    def take_all(self, batches: Sequence[FlowBatch], received_ns: int | Sequence[int]) -> Decision:
+        """Take batches together, at least one, of whatever sources, in the order in which they came; ``received_ns``
+        of all or of each. Of one source and time: the same as one batch of all their rows with the last one's versions."""
         return self._decided(admit(batches, received_ns, self._sources, replay=self._replay))
 
     def tick(self, now_ns: int) -> Decision:

@@ -13,6 +13,7 @@ clock that runs years ahead holds and moves nobody. In replay the data is the cl
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any, Final
 
 import numpy as np
@@ -38,6 +39,11 @@ class Sources:
         self._replay = replay
         self._last: dict[str, int] = {}
         self._moved: dict[str, int] = {}
+        self._order: Ints | None = None
+        """Largest ends of the sources that are not silent at ``_asked_ns``, least first; None: to be made anew."""
+        self._asked_ns = BEGINNING
+        self._talking: OrderedDict[str, int] = OrderedDict()
+        """Their names and when they moved, longest ago first."""
 
     @property
     def newest_ns(self) -> int:
@@ -50,6 +56,7 @@ class Sources:
         Gives the watermark just before each row, shape (n,), and after the last. Rows that are not ``trusted`` move
         nothing.
         """
+        others = self._others(source, received_ns)
         first = self._last.get(source, BEGINNING)
         running = np.maximum.accumulate(np.where(trusted, ends, BEGINNING)) if len(ends) else ends
         running = np.maximum(running, first)
@@ -58,8 +65,9 @@ class Sources:
         if last > first:
             self._last[source] = last
             self._moved[source] = received_ns
-        marks = np.maximum.accumulate(np.append([self.watermark], self._least(source, running, received_ns)))
+        marks = np.maximum.accumulate(np.append([self.watermark], self._least(others, running)))
         self.watermark = int(marks[-1])
+        self._join(source, others, received_ns)
         return marks[:-1], self.watermark
 
     def pass_time(self, now_ns: int) -> int:
@@ -69,12 +77,11 @@ class Sources:
             self.watermark = max(self.watermark, target - self._lateness)
         return self.watermark
 
-    def _least(self, source: str, running: Ints, received_ns: int) -> Ints:
+    def _least(self, others: Ints, running: Ints) -> Ints:
         """The watermark that the sources would give after each row, on its own: may lie behind the one in force."""
-        others = np.array(self._heard(received_ns, leaving_out=source), np.int64)
         if self._replay:
             return np.minimum(running, others[0] if len(others) else NO_SOURCE) - self._lateness
-        foremost = np.maximum(running, max(self._foremost, others[-1] if len(others) else BEGINNING))
+        foremost = np.maximum(running, max(self._foremost, int(others[-1]) if len(others) else BEGINNING))
         least = np.where(running >= foremost - BEHIND_NS, running, NO_SOURCE)
         if len(others):
             place = np.searchsorted(others, foremost - BEHIND_NS)
@@ -82,17 +89,53 @@ class Sources:
             least = np.minimum(least, holder)
         return np.where(least == NO_SOURCE, BEGINNING, least) - self._lateness
 
+    def _others(self, source: str, received_ns: int) -> Ints:
+        """Largest ends of the sources that are not silent, but for one; least first. Made anew only where the time of
+        receipt goes back: of ten thousand sources that takes longer than all else of a batch."""
+        if self._order is None or received_ns < self._asked_ns:
+            held = sorted(
+                (moved, name)
+                for name, moved in self._moved.items()
+                if name in self._last and (self._replay or received_ns - moved <= SILENT_NS)
+            )
+            self._talking = OrderedDict((name, moved) for moved, name in held)
+            self._order = np.sort(np.array([self._last[name] for name in self._talking], np.int64))
+        self._asked_ns = received_ns
+        order = self._order
+        while not self._replay and self._talking:
+            name, moved = next(iter(self._talking.items()))
+            if received_ns - moved <= SILENT_NS:
+                break
+            del self._talking[name]
+            order = _without(order, self._last[name])
+        if source in self._talking:
+            order = _without(order, self._last[source])
+        self._order = None  # until the source is back in its place
+        return order
+
+    def _join(self, source: str, others: Ints, received_ns: int) -> None:
+        """Put a source into its place among the others."""
+        moved = self._moved[source]
+        heard = source in self._last and (self._replay or received_ns - moved <= SILENT_NS)
+        if heard:
+            last = self._last[source]
+            others = np.insert(others, int(np.searchsorted(others, last)), last)
+            self._talking[source] = moved
+            if moved == received_ns:
+                self._talking.move_to_end(source)
+        self._order = others
+
     @property
     def _foremost(self) -> int:
         """The largest end that the watermark vouches for."""
         return self.watermark + self._lateness
 
-    def _heard(self, received_ns: int, *, leaving_out: str = "") -> list[int]:
+    def _heard(self, received_ns: int) -> list[int]:
         """Largest ends of the sources that are not silent, least first."""
         return sorted(
             last
             for name, last in self._last.items()
-            if name != leaving_out and (self._replay or received_ns - self._moved[name] <= SILENT_NS)
+            if self._replay or received_ns - self._moved[name] <= SILENT_NS
         )
 
     def _holding(self, received_ns: int) -> list[int]:
@@ -108,3 +151,9 @@ class Sources:
     def set_state(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`state` gave."""
         self.watermark, self._last, self._moved = state["watermark"], state["last"], state["moved"]
+        self._order = None
+
+
+def _without(order: Ints, value: int) -> Ints:
+    """A sorted array without one of an equal value."""
+    return np.delete(order, int(np.searchsorted(order, value)))

@@ -58,16 +58,15 @@ class RuntimeLock:
 
 
 class Database:
-    """A checked state file with one writing connection and several reading ones. Thread-safe."""
+    """A checked database with one writing connection and several reading ones. Thread-safe."""
 
-    def __init__(self, path: Path, *, busy_timeout_s: float) -> None:
-        """``path`` must be an SQLite file already, be it empty (see :func:`open_database`)."""
-        self.path = path
+    def __init__(self, name: str) -> None:
+        """``name`` stands in every message; whoever derives from this makes the two engines."""
+        self.name = name
         self.read_only = False
-        self._busy_timeout_s = busy_timeout_s
         self._lock = threading.Lock()
-        self._writing = self._engine("BEGIN IMMEDIATE")
-        self._reading = self._engine("BEGIN")
+        self._writing: sa.Engine
+        self._reading: sa.Engine
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
@@ -76,10 +75,10 @@ class Database:
         Raises :class:`StateError`; then nothing was written and the same may be tried again.
         """
         if self.read_only:
-            raise StateError(f"{self.path}: opened for reading only")
+            raise StateError(f"{self.name}: opened for reading only")
         with self._lock:
             try:
-                with translated(self.path), self._writing.begin() as connection:
+                with translated(self.name), self._writing.begin() as connection:
                     yield connection
             except StateError:
                 self._writing.dispose()
@@ -88,19 +87,31 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """One reading transaction, which sees one moment. Raises :class:`StateError`."""
-        with translated(self.path), self._reading.begin() as connection:
+        with translated(self.name), self._reading.begin() as connection:
             yield connection
-
-    def run_alone(self, statement: str) -> str:
-        """Run a PRAGMA that no transaction may surround; its first value as text. Raises :class:`StateError`."""
-        with self._lock, translated(self.path), self._plain() as connection:
-            row = connection.execute(statement).fetchone()
-            return str(row[0]) if row else ""
 
     def close(self) -> None:
         """Let go of every connection."""
         self._reading.dispose()
         self._writing.dispose()
+
+
+class SqliteDatabase(Database):
+    """A state file."""
+
+    def __init__(self, path: Path, *, busy_timeout_s: float) -> None:
+        """``path`` must be an SQLite file already, be it empty (see :func:`open_database`)."""
+        super().__init__(str(path))
+        self.path = path
+        self._busy_timeout_s = busy_timeout_s
+        self._writing = self._engine("BEGIN IMMEDIATE")
+        self._reading = self._engine("BEGIN")
+
+    def run_alone(self, statement: str) -> str:
+        """Run a PRAGMA that no transaction may surround; its first value as text. Raises :class:`StateError`."""
+        with self._lock, translated(self.name), self._plain() as connection:
+            row = connection.execute(statement).fetchone()
+            return str(row[0]) if row else ""
 
     def _engine(self, begin: str) -> sa.Engine:
         engine = sa.create_engine("sqlite://", creator=self._connect, poolclass=sa.QueuePool)
@@ -130,13 +141,15 @@ class Database:
             connection.close()
 
 
-def open_database(path: Path, *, create: bool, whole: bool, now_ns: int, busy_timeout_s: float) -> Database:
+def open_database(
+    path: Path, *, create: bool, whole: bool, now_ns: int, busy_timeout_s: float
+) -> SqliteDatabase:
     """The state file at ``path``, made first if it is missing and ``create``; ``whole``: look through all its pages.
 
     Raises :class:`StateError` for a file that is missing, foreign, damaged or newer than this program.
     """
     _check_file(path, create)
-    database = Database(path, busy_timeout_s=busy_timeout_s)
+    database = SqliteDatabase(path, busy_timeout_s=busy_timeout_s)
     try:
         if path.stat().st_size == 0 and create:
             database.run_alone("PRAGMA journal_mode = WAL")
@@ -150,8 +163,8 @@ def open_database(path: Path, *, create: bool, whole: bool, now_ns: int, busy_ti
 
 
 @contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn the driver's errors into :class:`StateError` with the file's name and what to do."""
+def translated(path: Path | str) -> Iterator[None]:
+    """Turn the driver's errors into :class:`StateError` with the database's name and what to do."""
     try:
         yield
     except DBAPIError as error:
@@ -160,12 +173,14 @@ def translated(path: Path) -> Iterator[None]:
         raise _state_error(path, error) from error
 
 
-def _state_error(path: Path, error: Exception) -> StateError:
-    name = getattr(error, "sqlite_errorname", None) or type(error).__name__
+def _state_error(path: Path | str, error: Exception) -> StateError:
+    known = getattr(error, "sqlite_errorname", None) or getattr(error, "sqlstate", None)
+    name = known or type(error).__name__
     advice = next((text for start, text in _ADVICE.items() if name.startswith(start)), "")
     if isinstance(error, OSError):
         return StateError(f"{path}: {error.strerror or error}; {advice or 'check state_dir'}")
-    return StateError(f"{path}: {error}" + (f": {advice}" if advice else "") + f" [{name}]")
+    said = " ".join(str(error).split())
+    return StateError(f"{path}: {said}" + (f": {advice}" if advice else "") + f" [{name}]")
 
 
 _ADVICE: Final = {
@@ -178,6 +193,17 @@ _ADVICE: Final = {
     "SQLITE_PERM": "access was refused; run as the user that sekisho runs as",
     "SQLITE_CORRUPT": f"the state file is damaged: {_RESTORE}",
     "SQLITE_NOTADB": f"this is no state file of sekisho, or it is damaged: {_RESTORE}",
+    # PostgreSQL's SQLSTATE, or the driver's class where no server answered
+    "OperationalError": "the server does not answer; check that it runs and the address of detect.database",
+    "08": "the connection to the server broke; nothing was written",
+    "28": "the server does not let this user in; check its name, its password file and pg_hba.conf",
+    "3D000": "make the database first: createdb",
+    "42501": "this user lacks rights; make it the owner of its database",
+    "53100": "no room is left on the server's volume; free some; nothing was written",
+    "53": "the server lacks resources; nothing was written",
+    "55P03": "another transaction keeps the state locked; end it, then try again",
+    "57P": "the server, or another sekisho that took over, ended this connection; nothing was written",
+    "25P03": "this program paused too long in a transaction; nothing was written",
     "PermissionError": "access was refused; run as the user that sekisho runs as",
 }
 
@@ -197,40 +223,55 @@ def _check_file(path: Path, create: bool) -> None:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640))
 
 
-def _check_tables(database: Database, create: bool, now_ns: int) -> None:
+def _check_tables(database: SqliteDatabase, create: bool, now_ns: int) -> None:
     path = database.path
     with database.read() as connection:
         application = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
         empty = connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one() == 0
     if empty and create and application == 0:
-        _make_tables(database, now_ns)
+        with database.write() as connection:
+            connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+            make_tables(connection, now_ns)
         return
     if empty and application in (0, APPLICATION_ID):
         raise StateError(f"{path}: there is no state yet; `sekisho up` makes it, or check state_dir")
     if application != APPLICATION_ID:
         raise StateError(f"{path}: this database belongs to another program: {_RESTORE}")
+    check_version(database, upgrade=create)
+
+
+def check_version(database: Database, *, upgrade: bool) -> None:
+    """Refuse tables of a newer program; ``upgrade``: bring those of an older one up to this one's.
+
+    Raises :class:`StateError`.
+    """
+    version = sa.select(schema.head.c.schema_version)
     with database.read() as connection:
-        version = connection.execute(sa.select(schema.head.c.schema_version)).scalar_one()
-    if version > schema.SCHEMA_VERSION:
+        found = connection.execute(version).scalar_one()
+    if found > schema.SCHEMA_VERSION:
         raise StateError(
-            f"{path}: written by a newer sekisho (state version {version}, this one knows "
+            f"{database.name}: written by a newer sekisho (state version {found}, this one knows "
             f"{schema.SCHEMA_VERSION}); start that version, or put back the copy made before the upgrade"
         )
+    if found < schema.SCHEMA_VERSION and upgrade:
+        with database.write() as connection:
+            # Up to now every version only added tables.
+            schema.metadata.create_all(connection)
+            connection.execute(sa.update(schema.head).values(schema_version=schema.SCHEMA_VERSION))
 
 
-def _make_tables(database: Database, now_ns: int) -> None:
-    with database.write() as connection:
-        connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
-        schema.metadata.create_all(connection)
-        connection.execute(
-            schema.head.insert(),
-            {
-                "id": 1,
-                "schema_version": schema.SCHEMA_VERSION,
-                "epoch": 0,
-                "commit_no": 0,
-                "position": "",
-                "last_action": 0,
-                "created_ns": now_ns,
-            },
-        )
+def make_tables(connection: sa.Connection, now_ns: int) -> None:
+    """Make every table, and the first row of ``head``."""
+    schema.metadata.create_all(connection)
+    connection.execute(
+        schema.head.insert(),
+        {
+            "id": 1,
+            "schema_version": schema.SCHEMA_VERSION,
+            "epoch": 0,
+            "commit_no": 0,
+            "position": "",
+            "last_action": 0,
+            "created_ns": now_ns,
+        },
+    )

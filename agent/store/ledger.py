@@ -62,7 +62,8 @@ class Ledger:
             raise ValueError(f"not in the ledger's key: {', '.join(sorted(unknown))}")
         table = schema.ledger.c
         keys = [table[name] for name in by]
-        totals = [sa.func.sum(table[name]).label(name) for name in LEDGER_SUMS]
+        # PostgreSQL sums to numeric.
+        totals = [sa.cast(sa.func.sum(table[name]), sa.BigInteger).label(name) for name in LEDGER_SUMS]
         days = [sa.func.min(table.day), sa.func.max(table.day), sa.func.count(sa.distinct(table.day))]
         question = sa.select(*keys, *days, *totals).group_by(*keys)
         question = question.order_by(sa.desc("content_octets_out"), *keys)

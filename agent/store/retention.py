@@ -33,14 +33,15 @@ def begin_day(connection: sa.Connection, day: int, keep: Retention) -> list[Stre
 
     Gives the streams whose sequences were forgotten.
     """
-    noted = schema.insert(connection.dialect.name, schema.run_days).on_conflict_do_nothing()
-    if connection.execute(noted, {"day": day}).rowcount != 1:
+    if connection.execute(sa.select(schema.run_days.c.day).where(schema.run_days.c.day == day)).first():
         return []
+    connection.execute(schema.run_days.insert(), {"day": day})
     table, forgotten = schema.sequences.c, []
     if (before := _day_before(connection, keep.sequences)) is not None:
         old = sa.select(table.agent_id, table.run_id, table.lane).where(table.day < before)
         forgotten = [(agent, run, lane) for agent, run, lane in connection.execute(old)]
         connection.execute(sa.delete(schema.sequences).where(table.day < before))
+        connection.execute(sa.delete(schema.gaps).where(schema.gaps.c.day < before))
     if (before := _day_before(connection, keep.digests)) is not None:
         connection.execute(sa.delete(schema.digests).where(schema.digests.c.day < before))
     if (before := _day_before(connection, keep.ledger)) is not None:

@@ -1,4 +1,4 @@
-"""The tables of the state database, in SQLAlchemy Core: SQLite embedded now, PostgreSQL later at the same seam.
+"""The tables of the state database, in SQLAlchemy Core: SQLite embedded, PostgreSQL shared.
 
 Times are nanoseconds since the epoch (UTC), days are whole days since it. Bodies of findings, cases and notices are
 the JSON of :mod:`agent.core.finding`; the columns beside them exist to be searched.
@@ -12,8 +12,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
-SCHEMA_VERSION: Final = 1
-"""Raised with every change of a table below; :mod:`agent.store.database` refuses what is newer."""
+SCHEMA_VERSION: Final = 2
+"""Raised with every change of a table below; :mod:`agent.store.database` refuses what is newer.
+
+2: inputs, identities, gaps, leases."""
 
 metadata = sa.MetaData()
 
@@ -21,7 +23,8 @@ _Int = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def _int(name: str, *args: Any, **more: Any) -> sa.Column[int]:
-    return sa.Column(name, _Int, *args, nullable=False, **more)
+    # Else PostgreSQL would count a lone key of whole numbers up by itself.
+    return sa.Column(name, _Int, *args, nullable=False, **{"autoincrement": False, **more})
 
 
 def _text(name: str, *args: Any, **more: Any) -> sa.Column[str]:
@@ -72,6 +75,41 @@ digests = _table(
     rowid=False,
 )
 """SHA-256 of batches that came as bytes, to tell a duplicate from a conflict."""
+
+inputs = _table(
+    "inputs",
+    _text("topic", primary_key=True),
+    _int("partition", primary_key=True),
+    _text("topic_id"),
+    _int("next_offset"),
+)
+"""How far each partition of a Kafka topic was taken; of a topic that was deleted and made again the id differs."""
+
+identities = _table(
+    "identities",
+    _text("agent_id", primary_key=True),
+    _blob("public_key"),
+    _text("how"),
+    _int("pinned_ns"),
+)
+"""The Ed25519 key that may sign for an agent; ``how``: ``first`` (the first that came) or ``enrolled``."""
+
+gaps = _table(
+    "gaps",
+    _text("agent_id", primary_key=True),
+    _text("run_id", primary_key=True),
+    _int("lane", primary_key=True),
+    _int("low_water"),
+    _text("dropped"),
+    _text("missing"),
+    _int("told"),
+    _int("day"),
+    rowid=False,
+)
+"""What agents said of their own batches, and which of these are missing; sequences as intervals."""
+
+leases = _table("leases", _int("id", primary_key=True), _text("holder"), _int("renewed_ms"), _int("lease_ms"))
+"""One row, PostgreSQL only: who leads, and when it last said so by the server's clock."""
 
 snapshots = _table("snapshots", _int("commit_no", primary_key=True), _blob("body"))
 deltas = _table("deltas", _int("commit_no", primary_key=True), _blob("body"))

@@ -5,7 +5,7 @@ Batches may come in any order and more than once; a set of intervals stays as sm
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from typing import Self
 
@@ -81,6 +81,44 @@ class Intervals:
             self._first.insert(at, number)
             self._last.insert(at, number)
         return True
+
+    def add_range(self, first: int, last: int) -> None:
+        """Put every number of ``first``..``last`` in, both included."""
+        low = bisect_left(self._last, first - 1)
+        high = bisect_right(self._first, last + 1)
+        if low < high:
+            first, last = min(first, self._first[low]), max(last, self._last[high - 1])
+        self._first[low:high] = [first]
+        self._last[low:high] = [last]
+
+    def discard(self, number: int) -> bool:
+        """Take a number out; whether it was in."""
+        at = bisect_right(self._first, number) - 1
+        if at < 0 or number > self._last[at]:
+            return False
+        first, last = self._first[at], self._last[at]
+        left = [(first, number - 1)] if first < number else []
+        right = [(number + 1, last)] if number < last else []
+        self._first[at : at + 1] = [a for a, _ in (*left, *right)]
+        self._last[at : at + 1] = [b for _, b in (*left, *right)]
+        return True
+
+    def absent(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """The intervals of ``first``..``last``, both included, that are not in the set."""
+        at = bisect_left(self._last, first)
+        for low, high in zip(self._first[at:], self._last[at:], strict=True):
+            if low > last:
+                break
+            if low > first:
+                yield first, low - 1
+            first = high + 1
+        if first <= last:
+            yield first, last
+
+    @property
+    def pieces(self) -> int:
+        """How many intervals it takes."""
+        return len(self._first)
 
     def holes(self) -> Iterator[tuple[int, int]]:
         """What is missing between 0 and the highest number."""

@@ -12,18 +12,19 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Final, Literal, Protocol, Self
 
 import sqlalchemy as sa
 
 from agent.core.clock import DAY_NS, Clock
 from agent.core.decision import Decision
-from agent.core.errors import StateError
+from agent.core.errors import StateError, TakenOverError
 from agent.core.faults import faultpoint
 from agent.store import deliveries, schema
 from agent.store.cases import Action, Cases, put_cases, put_findings
 from agent.store.database import Database, RuntimeLock, open_database, translated
 from agent.store.deliveries import Deliveries
+from agent.store.inputs import Inputs, Intake, put_intake
 from agent.store.ledger import Ledger, add_rows
 from agent.store.retention import Retention, begin_day
 from agent.store.sequences import BatchId, Intervals, Sequences, Stream
@@ -50,6 +51,15 @@ class Commit:
     """Name -> version and hash of everything that the decision rests on; empty: as before."""
     last_action: int = 0
     """Id of the newest action on a case that the detector has heard of; 0: as before."""
+    intake: Intake = field(default_factory=Intake)
+    """How far Kafka was read, which agents' keys were pinned, which batches are missing."""
+
+
+class Role(Protocol):
+    """What makes a program the one that commits."""
+
+    def release(self) -> None:
+        """Give the role up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +77,17 @@ class Restored:
     """Id of the newest action on a case that the detector had heard of."""
 
 
+_BATCH_ID: Final = ("agent_id", "run_id", "lane", "sequence")
+_KNOWN_DIGEST: Final = sa.select(schema.digests.c.digest).where(
+    *(schema.digests.c[name] == sa.bindparam(name) for name in _BATCH_ID)
+)
+
+
 class State:
     """The state database. Thread-safe; every method may block on the disk and raise :class:`StateError`."""
 
     def __init__(
-        self, database: Database, lock: RuntimeLock | None, clock: Clock, keep: Retention, epoch: int
+        self, database: Database, lock: Role | None, clock: Clock, keep: Retention, epoch: int
     ) -> None:
         """For :meth:`open` only."""
         self._database = database
@@ -85,6 +101,7 @@ class State:
         self.cases = Cases(database, clock)
         self.ledger = Ledger(database)
         self.deliveries = Deliveries(database)
+        self.inputs = Inputs(database)
 
     @classmethod
     def open(
@@ -130,8 +147,22 @@ class State:
             raise
 
     @classmethod
+    def lead(cls, database: Database, role: Role, *, clock: Clock, keep: Retention | None = None) -> Self:
+        """The state of an open database, as the one that commits from now on: whoever did before commits no more.
+
+        Takes over ``database`` and ``role``; closing gives both up. Raises :class:`StateError`.
+        """
+        return cls._loaded(database, role, clock, keep or Retention(), _take_epoch(database))
+
+    @classmethod
+    def beside(cls, database: Database, *, clock: Clock, read_only: bool = True) -> Self:
+        """The state of an open database for people's commands beside a running program. Raises :class:`StateError`."""
+        database.read_only = read_only
+        return cls._loaded(database, None, clock, Retention(), -1)
+
+    @classmethod
     def _loaded(
-        cls, database: Database, lock: RuntimeLock | None, clock: Clock, keep: Retention, epoch: int
+        cls, database: Database, lock: Role | None, clock: Clock, keep: Retention, epoch: int
     ) -> Self:
         state = cls(database, lock, clock, keep, epoch)
         table = schema.sequences.c
@@ -144,14 +175,14 @@ class State:
                 state._taken = Sequences({(a, r, n): Intervals.parse(text) for a, r, n, text in rows})
             except ValueError as error:
                 raise StateError(
-                    f"{database.path}: the table of batch sequences is damaged: {error}"
+                    f"{database.name}: the table of batch sequences is damaged: {error}"
                 ) from error
         return state
 
     @property
-    def path(self) -> Path:
-        """The state file."""
-        return self._database.path
+    def name(self) -> str:
+        """The state file, or the address of the database without any secret."""
+        return self._database.name
 
     @property
     def number(self) -> int:
@@ -178,12 +209,15 @@ class State:
         """
         if batch_id not in self._taken:
             return "new"
-        table = schema.digests.c
-        names = ("agent_id", "run_id", "lane", "sequence")
-        where = [table[name] == value for name, value in zip(names, batch_id, strict=True)]
         with self._database.read() as connection:
-            known = connection.execute(sa.select(table.digest).where(*where)).scalar_one_or_none()
+            known = connection.execute(
+                _KNOWN_DIGEST, dict(zip(_BATCH_ID, batch_id, strict=True))
+            ).scalar_one_or_none()
         return "conflict" if digest is not None and known not in (None, digest) else "duplicate"
+
+    def taken_of(self, stream: Stream) -> Intervals:
+        """The sequences of a stream that were committed, apart."""
+        return self._taken.of(stream)
 
     def streams(self) -> list[Stream]:
         """Every (agent, run, lane) of which a batch was committed and is remembered."""
@@ -196,7 +230,7 @@ class State:
         another runtime has taken over, or a batch was taken before (which callers leave out, see :meth:`taken`).
         """
         if self._lock is None:
-            raise StateError(f"{self.path}: opened for reading; only the runtime commits")
+            raise StateError(f"{self.name}: opened for reading; only the runtime commits")
         touched = self._add(work)
         number, day = self._number + 1, work.now_ns // DAY_NS
         forgotten: list[Stream] = []
@@ -218,6 +252,7 @@ class State:
             faultpoint("commit.after_detector")
             _put_decision(connection, work)
             _put_position(connection, work)
+            put_intake(connection, work.intake, work.now_ns, day)
             faultpoint("commit.after_position")
         faultpoint("commit.after_commit")
         self._taken.drop(forgotten)
@@ -254,8 +289,8 @@ class State:
         mine = sa.and_(head.c.epoch == self._epoch, head.c.commit_no == number - 1)
         changed = connection.execute(sa.update(head).where(mine).values(commit_no=number))
         if changed.rowcount != 1:
-            raise StateError(
-                f"{self.path}: another sekisho has taken this state over since this one opened it; "
+            raise TakenOverError(
+                f"{self.name}: another sekisho has taken this state over since this one opened it; "
                 "nothing was written; stop one of the two"
             )
 

@@ -179,12 +179,18 @@ def run_state(folder: Path) -> None:
                     pass
 
 
-def tables(path: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Every table of a state file, less what two runs may differ in: epoch, and the time of a delivery."""
-    engine = sa.create_engine(f"sqlite:///{path}")
+def tables(where: Path | str) -> dict[str, list[tuple[Any, ...]]]:
+    """Every table of a state file, or of a database of PostgreSQL, less what two runs may differ in: epoch, leader,
+    and the time of a delivery."""
+    if isinstance(where, Path):
+        engine = sa.create_engine(f"sqlite:///{where}")
+    else:
+        engine = sa.create_engine(where.replace("postgresql:", "postgresql+psycopg:"))
     found = {}
     with engine.connect() as connection:
         for table in schema.metadata.sorted_tables:
+            if table is schema.leases:
+                continue
             columns = [c for c in table.c if c.name not in ("epoch", "done_ns")]
             rows = connection.execute(sa.select(*columns).order_by(*table.primary_key)).all()
             found[table.name] = [tuple(row) for row in rows]

@@ -6,7 +6,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
@@ -20,6 +19,7 @@ from agent.store.deliveries import DeliveryState
 from agent.store.outbox import Outbox, SinkStatus
 from agent.store.state import Commit, State
 from tests.tools.notices import START_NS, case, event, notice
+from tests.tools.states import Place
 
 DEADLINE_S = 20.0
 
@@ -61,8 +61,8 @@ def clock() -> DataClock:
 
 
 @pytest.fixture
-def state(tmp_path: Path, clock: DataClock) -> Iterator[State]:
-    with State.open(tmp_path / "state.db", clock=clock) as opened:
+def state(place: Place, clock: DataClock) -> Iterator[State]:
+    with place.open(clock) as opened:
         yield opened
 
 

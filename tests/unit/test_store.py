@@ -20,6 +20,7 @@ from agent.store.state import Commit, State
 from tests.tools.faults import FakeDetector, ledger_row, tables, work
 from tests.tools.notices import START_NS, case, event, finding, notice
 from tests.tools.places import ROOT
+from tests.tools.states import Place
 
 CLOCK = DataClock(START_NS)
 
@@ -30,8 +31,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def state(path: Path) -> Iterator[State]:
-    with State.open(path, clock=CLOCK) as opened:
+def state(place: Place) -> Iterator[State]:
+    with place.open(CLOCK) as opened:
         yield opened
 
 
@@ -40,13 +41,13 @@ def _commit(state: State, **fields: object) -> None:
     state.commit(Commit(**(facts | fields)))  # type: ignore[arg-type]
 
 
-def test_a_commit_is_read_back_whole(path: Path) -> None:
+def test_a_commit_is_read_back_whole(place: Place) -> None:
     """Snapshot, later deltas, sequences, position, number and last action are what the last run left."""
     detector = FakeDetector()
-    with State.open(path, clock=CLOCK) as first:
+    with place.open(CLOCK) as first:
         for step in range(7):
             first.commit(replace(work(detector, step), last_action=step))
-    with State.open(path, clock=CLOCK) as second:
+    with place.open(CLOCK) as second:
         restored = second.load()
     again = FakeDetector()
     again.restore(restored.snapshot, restored.deltas)
@@ -85,13 +86,13 @@ def test_a_batch_is_new_duplicate_or_in_conflict(state: State) -> None:
     ]
 
 
-def test_a_batch_taken_before_is_refused(state: State) -> None:
+def test_a_batch_taken_before_is_refused(state: State, place: Place) -> None:
     """A commit that holds a duplicate writes nothing at all."""
     _commit(state, batches=((("a", "r", 0, 1), None),))
-    before = tables(state.path)
+    before = place.tables()
     with pytest.raises(StateError, match="committed before"):
         _commit(state, batches=((("a", "r", 0, 2), None), (("a", "r", 0, 1), None)), position="9")
-    assert tables(state.path) == before
+    assert place.tables() == before
     assert state.taken(("a", "r", 0, 2), None) == "new"
 
 
@@ -128,7 +129,7 @@ def test_the_ledger_adds(state: State) -> None:
         state.ledger.sums(("flows",))
 
 
-def test_age_is_counted_in_days_of_running(state: State) -> None:
+def test_age_is_counted_in_days_of_running(state: State, place: Place) -> None:
     """Ledger, sequences and events older than so many days with a commit go; a clock ten years ahead removes nothing."""
     keep = Retention(sequences=2, digests=2, ledger=2, events=2)
     state._keep = keep
@@ -145,47 +146,51 @@ def test_age_is_counted_in_days_of_running(state: State) -> None:
         for delivery in state.deliveries.heads("paper"):
             state.deliveries.sent(delivery, day * DAY_NS)
     assert [row.day for row in state.ledger.rows()] == [101, 3751]
-    found = tables(state.path)
+    found = place.tables()
     assert [row[1] for row in found["sequences"]] == ["r1", "r2"]
     assert [row[1] for row in found["digests"]] == ["r1", "r2"]
     assert len(found["notices"]) == 2
     assert [state.taken(("a", f"r{n}", 0, 0), None) for n in range(3)] == ["new", "duplicate", "duplicate"]
 
 
-def test_a_second_runtime_is_refused(state: State, path: Path) -> None:
+def test_a_second_runtime_is_refused(path: Path) -> None:
     """Only one program at a time; the message names the pid that holds the state."""
-    with pytest.raises(StateError, match=rf"in use by another sekisho \(pid {os.getpid()}\)"):
+    with (
+        State.open(path, clock=CLOCK),
+        pytest.raises(StateError, match=rf"in use by another sekisho \(pid {os.getpid()}\)"),
+    ):
         State.open(path, clock=CLOCK)
 
 
-def test_the_role_is_free_after_closing(path: Path) -> None:
+def test_the_role_is_free_after_closing(place: Place) -> None:
     """A closed state may be opened again; closing twice is harmless."""
-    first = State.open(path, clock=CLOCK)
+    first = place.open(CLOCK)
     first.close()
     first.close()
-    State.open(path, clock=CLOCK).close()
+    place.open(CLOCK).close()
 
 
-def test_a_runtime_that_was_taken_over_writes_nothing(state: State, path: Path) -> None:
+def test_a_runtime_that_was_taken_over_writes_nothing(path: Path) -> None:
     """When the lock file was removed and another runtime opened the state, the older one's commit is refused."""
+    state = State.open(path, clock=CLOCK)
     path.with_name("state.db.lock").unlink()
-    with State.open(path, clock=CLOCK) as other:
+    with state, State.open(path, clock=CLOCK) as other:
         with pytest.raises(StateError, match="taken this state over"):
             _commit(state, position="old")
         _commit(other, position="new")
         assert other.load().position == "new"
 
 
-def test_commands_read_while_the_runtime_commits(state: State, path: Path) -> None:
+def test_commands_read_while_the_runtime_commits(state: State, place: Place) -> None:
     """Reading and people's actions need no role and see each commit; a reader changes nothing."""
     _commit(state, decision=Decision(cases=(case(),)))
-    with State.open(path, clock=CLOCK, read_only=True) as reader:
+    with place.beside(CLOCK, read_only=True) as reader:
         assert [c.id for c in reader.cases.list_cases()] == ["2026-1117-07"]
         with pytest.raises(StateError, match="only the runtime commits"):
             _commit(reader)
         with pytest.raises(StateError, match="for reading only"):
             reader.cases.acknowledge("2026", "alice")
-    with State.open(path, clock=CLOCK, create=False, people=True) as desk:
+    with place.beside(CLOCK, read_only=False) as desk:
         desk.cases.acknowledge("2026", "alice")
     assert [a.who for a in state.actions_after(0)] == ["alice"]
 
@@ -235,7 +240,7 @@ def test_a_newer_state_is_refused_politely(path: Path) -> None:
     with sqlite3.connect(path) as later:
         later.execute("UPDATE head SET schema_version = 99")
     later.close()
-    with pytest.raises(StateError, match="state version 99, this one knows 1"):
+    with pytest.raises(StateError, match="state version 99, this one knows 2"):
         State.open(path, clock=CLOCK)
 
 
@@ -334,12 +339,12 @@ def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         State.open(tmp_path / "file" / "state.db", clock=CLOCK)
 
 
-def test_versions_are_kept_where_they_change(path: Path) -> None:
+def test_versions_are_kept_where_they_change(place: Place) -> None:
     """What was in force is written once per change, also over a restart."""
     for policy in ("1", "1", "2", "2"):
-        with State.open(path, clock=CLOCK) as state:
+        with place.open(CLOCK) as state:
             _commit(state, versions={"policy": policy})
-    assert [row[0] for row in tables(path)["versions"]] == [1, 3]
+    assert [row[0] for row in place.tables()["versions"]] == [1, 3]
 
 
 def test_a_notice_is_queued_once_per_sink(state: State) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,6 +13,7 @@ from agent.core.finding import Case, CaseState, StoreFact
 from agent.store.cases import Action, ActionKind, Verdict
 from agent.store.state import Commit, State
 from tests.tools.notices import START_NS, case
+from tests.tools.states import Place
 
 IDS = ("2026-1117-01", "2026-1117-02", "2026-1118-01")
 
@@ -24,8 +24,8 @@ def clock() -> DataClock:
 
 
 @pytest.fixture
-def state(tmp_path: Path, clock: DataClock) -> Iterator[State]:
-    with State.open(tmp_path / "state.db", clock=clock) as opened:
+def state(place: Place, clock: DataClock) -> Iterator[State]:
+    with place.open(clock) as opened:
         for number, id_ in enumerate(IDS):
             store = StoreFact(id="ehr-main" if number < 2 else "lab")
             _put(opened, case(id=id_, store=store, updated_ns=START_NS + number))

@@ -85,7 +85,7 @@ def test_the_environment_arms_a_fault_point(tmp_path: Path) -> None:
     environment = {**os.environ, "SEKISHO_FAULTS": "commit.after_commit:3"}
     died = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=60, check=False)
     assert died.returncode == -9
-    assert tables(tmp_path / "state.db")["head"][0][1:3] == (1, 3)
+    assert tables(tmp_path / "state.db")["head"][0][1:3] == (2, 3)
 
 
 def test_an_unknown_fault_point_is_refused() -> None:

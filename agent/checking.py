@@ -1,0 +1,157 @@
+"""What may come in: messages of agents whose key is known, whole, signed, and such as an agent makes.
+
+No I/O. Whatever the bytes, the answer is a batch or a reason; nothing here raises, and nothing an agent writes can make a
+later commit fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from agent.core.errors import DecodeError
+from agent.core.flow import COLUMNS, SCHEMA_VERSION, FlowBatch, Kind
+from agent.core.message import HEADER_KEY, LARGEST_VALUE, SIGNATURE_KEY, Header, Message
+from agent.store.inputs import Pin
+
+Identities = Literal["pin_first", "enrolled"]
+Reason = Literal[
+    "foreign", "oversized", "bad_header", "undecodable", "newer_schema", "bad_signature", "unknown_key",
+    "identity_conflict", "impossible",
+]  # fmt: skip
+"""Why a message is dead; ``identity_conflict``: signed with another key than the agent's, or its batch id had other bytes."""
+
+LONGEST_TEXT: Final = 4096
+"""Octets of one text, such as a path."""
+LONGEST_KEY_TEXT: Final = 200
+"""Of a text that becomes part of a key of the ledger: an index of PostgreSQL takes 2,704 octets in all."""
+MOST_OCTETS: Final = 1 << 48
+"""Of all rows of one batch: 256 TiB; no host sends that in half a minute."""
+_KEY_TEXTS: Final = frozenset(
+    ("process", "vantage", "initiator", "remote_as_org", "remote_provider", "remote_owner", "remote_country")
+)
+_AMOUNTS: Final = ("octets_out", "octets_in", "content_octets_out", "flows", "packets_out", "packets_in")
+_TEXTS: Final = tuple(c.name for c in COLUMNS if c.kind is Kind.TEXT)
+_MOST_KEYS: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A message that may be decided."""
+
+    header: Header
+    batch: FlowBatch
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A message that may not."""
+
+    reason: Reason
+    detail: str
+    agent_id: str = ""
+    """Whom it names, where that is an id at all. Nobody has shown that it is from there."""
+
+
+@dataclass
+class Checker:
+    """Checks messages against the keys that are pinned. Not thread-safe."""
+
+    pins: Mapping[str, Pin]
+    identities: Identities = "pin_first"
+    fresh: dict[str, Pin] = field(default_factory=dict)
+    """Keys that were pinned and are not yet committed; whoever commits them calls :meth:`kept`."""
+    _keys: dict[bytes, Ed25519PublicKey] = field(default_factory=dict)
+
+    def check(self, headers: Mapping[str, bytes], value: bytes) -> Sealed | Refused:
+        """The batch of a message, or why there is none."""
+        if HEADER_KEY not in headers or SIGNATURE_KEY not in headers:
+            return Refused("foreign", f"no header {HEADER_KEY} or {SIGNATURE_KEY}: not made by sekisho")
+        if len(value) > LARGEST_VALUE:
+            return Refused("oversized", f"{len(value)} octets; at most {LARGEST_VALUE} are read")
+        message = Message(headers[HEADER_KEY], headers[SIGNATURE_KEY], value)
+        try:
+            header = message.read_header()
+        except DecodeError as error:
+            return Refused("bad_header", str(error))
+        refused = self._unsigned(header, message)
+        if refused is not None:
+            return refused
+        try:
+            batch = message.batch(header)
+        except (DecodeError, MemoryError) as error:
+            newer = header.schema_version > SCHEMA_VERSION
+            said = (
+                f"schema {header.schema_version}, this one reads {SCHEMA_VERSION}: {error}"
+                if newer
+                else str(error)
+            )
+            return Refused("newer_schema" if newer else "undecodable", said, header.agent_id)
+        if (said := _impossible(header, batch)) != "":
+            return Refused("impossible", said, header.agent_id)
+        return Sealed(header, batch, bytes.fromhex(header.digest))
+
+    def kept(self, pins: Mapping[str, Pin]) -> None:
+        """These keys are committed."""
+        self.pins = {**self.pins, **pins}
+        for agent in pins:
+            self.fresh.pop(agent, None)
+
+    def _unsigned(self, header: Header, message: Message) -> Refused | None:
+        """Why the signature does not count; None where it does."""
+        agent = header.agent_id
+        pin = self.pins.get(agent) or self.fresh.get(agent)
+        own = bytes.fromhex(header.key)
+        if pin is None and (self.identities == "enrolled" or not own):
+            return Refused("unknown_key", f"no key is enrolled for agent {agent}: sekisho agent enrol", agent)
+        key = pin.public_key if pin is not None else own
+        if not self._verifies(key, message):
+            if pin is not None and own and own != pin.public_key and self._verifies(own, message):
+                return Refused(
+                    "identity_conflict", f"agent {agent} is signed with another key than its own", agent
+                )
+            return Refused("bad_signature", f"the signature is not that of agent {agent}", agent)
+        if pin is None:
+            self.fresh[agent] = Pin(own, "first")
+        return None
+
+    def _verifies(self, public: bytes, message: Message) -> bool:
+        try:
+            key = self._keys.get(public)
+            if key is None:
+                if len(self._keys) >= _MOST_KEYS:
+                    self._keys.clear()
+                key = self._keys[public] = Ed25519PublicKey.from_public_bytes(public)
+            key.verify(message.signature, message.signed())
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+
+def _impossible(header: Header, batch: FlowBatch) -> str:
+    """What no agent writes but a state could choke on; empty where there is nothing."""
+    if header.rows == 0:
+        return "a batch without rows"
+    for name in _AMOUNTS:
+        if (
+            int(batch[name].max()) * header.rows > MOST_OCTETS
+            and int(batch[name].sum(dtype=object)) > MOST_OCTETS
+        ):
+            return f"{name} of more than {MOST_OCTETS} in one batch"
+    for name in _TEXTS:
+        most = LONGEST_KEY_TEXT if name in _KEY_TEXTS else LONGEST_TEXT
+        if (values := batch.text(name).values) and not _fit(values, most):
+            return f"{name} holds a text of more than {most} octets, or with a zero in it"
+    return ""
+
+
+def _fit(texts: tuple[str, ...], most: int) -> bool:
+    whole = "".join(texts)
+    if "\0" in whole or max(map(len, texts)) > most:
+        return False
+    return whole.isascii() or max(len(text.encode()) for text in texts) <= most

@@ -1,0 +1,135 @@
+"""``sekisho detect``: the one run that reads what every agent sent, and decides.
+
+With PostgreSQL several may be started: one leads, the others stand by and take over where it ends or stands still.
+With SQLite there is one, and its restart is the fail-over.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, cast
+
+from agent.checking import Checker
+from agent.core.clock import SECOND_NS
+from agent.core.errors import ConfigError, Fault, SekishoError
+from agent.core.flow import BatchHeader
+from agent.core.kafka import Connection
+from agent.deciding import LocalDecide
+from agent.gaps import Gaps
+from agent.pipeline import Pipeline
+from agent.runtime import Runtime
+from agent.signals import Signals
+from agent.store.postgres import Leadership, a_holder, lead, open_postgres
+from agent.store.state import BUSY_TIMEOUT_S, State
+from agent.stream import MessageStream
+from collectors.kafka import Place, Reader
+from sinks.dead_letters import DeadLetters
+
+RENEWALS: Final = 6
+"""In the time of one lease."""
+
+
+class NeverLedError(SekishoError):
+    """The program was stopped while it stood by. Nothing was wrong."""
+
+
+@dataclass
+class DetectRuntime(Runtime):
+    """One run of the detector: ``with DetectRuntime(loaded) as run: run.go()``.
+
+    Entering waits until this one leads. Raises :class:`NeverLedError` if it was stopped before.
+    """
+
+    build_collectors: Any = field(default=lambda _context: {})
+    standing_by: Callable[[], None] = lambda: None
+    """Called once, before it stands by or leads."""
+    _leadership: Leadership | None = None
+    _renewed_ns: int = 0
+
+    @property
+    def stream(self) -> MessageStream:
+        """What reads, and its counts."""
+        return cast(MessageStream, self.pipeline)
+
+    def _connection(self) -> Connection:
+        if self.settings.kafka is None:
+            raise ConfigError(
+                Fault(
+                    "settings", 0, "the detector reads from Kafka: expected `kafka: {servers: [HOST:PORT]}`"
+                )
+            )
+        return self.settings.kafka
+
+    def _open_state(self) -> State:
+        self._connection()
+        url = self.settings.detect.database
+        if url is None:
+            return super()._open_state()
+        holder = a_holder()
+        database = open_postgres(
+            url, holder=holder, create=True, now_ns=self.clock.now_ns(), busy_timeout_s=BUSY_TIMEOUT_S
+        )
+        try:
+            self.standing_by()
+            with Signals(self.stop, threading.Event()):
+                self._leadership = lead(database, holder, self.stop, lease_s=self.settings.detect.lease_s)
+            if self._leadership is None:
+                raise NeverLedError("stopped while another one led")
+            return State.lead(database, self._leadership, clock=self.clock)
+        except BaseException:
+            database.close()
+            raise
+
+    def _make_pipeline(self, header: BatchHeader) -> Pipeline:
+        assert isinstance(self.decide, LocalDecide)
+        connection, topic = self._connection(), self._connection().topics.flows
+        client_id = f"sekisho-detect-{self.settings.host}"
+        reader = Reader(connection, topic, client_id)
+        known = {place: at for place, at in self.state.inputs.offsets().items() if place[0] == topic}
+        reader.begin({place: Place(at.topic_id, at.next_offset) for place, at in known.items()})
+        stream = MessageStream(
+            reader,
+            DeadLetters(connection, client_id),
+            Checker(self.state.inputs.pins(), self.settings.detect.identities),
+            Gaps(self.state.inputs.said()),
+            self.decide,
+            self.enrichers,
+            self.accounts,
+            self.clock,
+            self.settings.detect.gather_rows,
+            begins=not known,
+            renew=self._renew,
+            observe=self.view.observe,
+            between=self._between,
+            turned=self.attendant.turned,
+            stop=self.stop,
+        )
+        return cast(Pipeline, stream)
+
+    def _renew(self) -> None:
+        now_ns = self.clock.monotonic_ns()
+        lease_ns = int(self.settings.detect.lease_s * SECOND_NS)
+        if self._leadership is not None and now_ns - self._renewed_ns >= lease_ns // RENEWALS:
+            self._leadership.renew()
+            self._renewed_ns = now_ns
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """Figures of this run, for its status and metrics."""
+        counts = self.stream.counts
+        told = {f"dead[{reason}]": n for reason, n in sorted(counts.dead.items())}
+        told |= {f"facts_differing[{column}]": n for column, n in sorted(counts.differing.items())}
+        return {
+            "messages": counts.messages,
+            "rows": counts.rows,
+            "octets": counts.octets,
+            "duplicates": counts.duplicates,
+            "missing": self.stream.gaps.missing(),
+            "facts_derived": counts.derived,
+            "dead_unsent": counts.dead_unsent,
+            "lag": counts.lag,
+            "commits": counts.commits,
+            **told,
+        }

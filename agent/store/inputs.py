@@ -1,0 +1,133 @@
+"""What the detector remembers of its input: offsets of Kafka, keys of agents, and which batches are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from agent.store import schema
+from agent.store.database import Database
+from agent.store.sequences import Intervals, Stream
+
+Partition = tuple[str, int]
+"""(topic, number)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offset:
+    """How far one partition was taken."""
+
+    topic_id: str
+    """Kafka's id of the topic; another topic of the same name has another."""
+    next_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """The key that signs for an agent."""
+
+    public_key: bytes
+    how: Literal["first", "enrolled"]
+
+
+@dataclass(slots=True)
+class Said:
+    """What the messages of one stream have told of it, and what follows."""
+
+    low_water: int = 0
+    dropped: Intervals = field(default_factory=Intervals)
+    missing: Intervals = field(default_factory=Intervals)
+    """Below the low-water mark, neither taken nor dropped: the gap."""
+    told: int = 0
+    """How many of the missing people were told of."""
+
+    def copy(self) -> Said:
+        """The same, apart."""
+        return Said(self.low_water, self.dropped.copy(), self.missing.copy(), self.told)
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What one commit changes here. Written with the rest of the commit or not at all."""
+
+    offsets: Mapping[Partition, Offset] = field(default_factory=dict)
+    pins: Mapping[str, Pin] = field(default_factory=dict)
+    said: Mapping[Stream, Said] = field(default_factory=dict)
+
+
+class Inputs:
+    """Questions to these tables. Blocks on the disk; raises :class:`~agent.core.errors.StateError`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def offsets(self) -> dict[Partition, Offset]:
+        """How far each partition was taken."""
+        t = schema.inputs.c
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(t.topic, t.partition, t.topic_id, t.next_offset)).all()
+        return {(topic, number): Offset(topic_id, at) for topic, number, topic_id, at in rows}
+
+    def pins(self) -> dict[str, Pin]:
+        """Every agent's key."""
+        t = schema.identities.c
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(t.agent_id, t.public_key, t.how)).all()
+        return {agent: Pin(bytes(key), how) for agent, key, how in rows}
+
+    def said(self) -> dict[Stream, Said]:
+        """What each stream told of itself."""
+        t = schema.gaps.c
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sa.select(t.agent_id, t.run_id, t.lane, t.low_water, t.dropped, t.missing, t.told)
+            ).all()
+        return {
+            (agent, run, lane): Said(low, Intervals.parse(dropped), Intervals.parse(missing), told)
+            for agent, run, lane, low, dropped, missing, told in rows
+        }
+
+    def enrol(self, agent_id: str, public_key: bytes, now_ns: int) -> None:
+        """Pin a key to an agent's id, in place of any other."""
+        row = {"agent_id": agent_id, "public_key": public_key, "how": "enrolled", "pinned_ns": now_ns}
+        with self._database.write() as connection:
+            schema.put(connection, schema.identities, [row])
+
+
+def put_intake(connection: sa.Connection, intake: Intake, now_ns: int, day: int) -> None:
+    """Write one commit's changes."""
+    schema.put(connection, schema.inputs, list(_offset_rows(intake.offsets)))
+    pins = [
+        {"agent_id": agent, "public_key": pin.public_key, "how": pin.how, "pinned_ns": now_ns}
+        for agent, pin in intake.pins.items()
+    ]
+    if pins:  # a key that was enrolled meanwhile stays
+        statement = schema.insert(connection.dialect.name, schema.identities)
+        connection.execute(statement.on_conflict_do_nothing(index_elements=["agent_id"]), pins)
+    rows = [
+        {
+            "agent_id": agent,
+            "run_id": run,
+            "lane": lane,
+            "low_water": said.low_water,
+            "dropped": said.dropped.text(),
+            "missing": said.missing.text(),
+            "told": said.told,
+            "day": day,
+        }
+        for (agent, run, lane), said in intake.said.items()
+    ]
+    schema.put(connection, schema.gaps, rows)
+
+
+def _offset_rows(offsets: Mapping[Partition, Offset]) -> Iterable[dict[str, Any]]:
+    for (topic, number), offset in offsets.items():
+        yield {
+            "topic": topic,
+            "partition": number,
+            "topic_id": offset.topic_id,
+            "next_offset": offset.next_offset,
+        }

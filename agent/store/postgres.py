@@ -1,0 +1,202 @@
+"""The state in PostgreSQL, shared by a leader and those who stand by.
+
+Leadership is a session's advisory lock and a lease. A leader that ends gives the lock up at once. One that stands
+still (a paused machine, SIGSTOP) keeps its connections and so the lock: once its lease, counted by the server's own
+clock, has run out, whoever stands by has the server end them, and takes the lock. What decides in the end is neither:
+every commit compares the fencing epoch, so that a leader that wakes up late writes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import uuid
+from typing import Any, Final
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+
+from agent.core.errors import StateError, TakenOverError
+from agent.core.log import Log
+from agent.store import schema
+from agent.store.database import Database, check_version, make_tables, translated
+
+LEASE_S: Final = 30.0
+LOOK_S: Final = 1.0
+"""How often one that stands by looks."""
+_LEADER: Final = 0x53454B49_0001
+_WRITER: Final = 0x53454B49_0002
+"""Keys of the advisory locks; the first part is ``SEKI``."""
+_CONNECT_S: Final = 10
+
+
+class PostgresDatabase(Database):
+    """A checked database of a PostgreSQL server; one writing transaction at a time, over all programs."""
+
+    def __init__(self, url: str, *, holder: str, busy_timeout_s: float) -> None:
+        """``holder`` names this program at the server. Raises :class:`StateError` for an address that is none."""
+        self.url = _checked(url)
+        super().__init__(self.url.render_as_string())
+        self._busy_timeout_s = busy_timeout_s
+        self._writing = self._engine(holder, "READ COMMITTED")
+        self._reading = self._engine(holder, "REPEATABLE READ")
+
+        @sa.event.listens_for(self._writing, "begin")
+        def alone(connection: sa.Connection) -> None:
+            """As SQLite has it: ids of actions then come in the order in which they can be seen."""
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_WRITER})")
+
+    def session(self, holder: str) -> sa.Connection:
+        """A connection of its own, outside any transaction. Raises :class:`StateError`."""
+        with translated(self.name):
+            return self._engine(holder, "AUTOCOMMIT", sa.NullPool).connect()
+
+    def _engine(self, holder: str, isolation: Any, pool: type[sa.Pool] = sa.QueuePool) -> sa.Engine:
+        wait_ms = int(self._busy_timeout_s * 1000)
+        options = f"-c lock_timeout={wait_ms} -c timezone=UTC -c client_min_messages=warning"
+        try:
+            return sa.create_engine(
+                self.url,
+                poolclass=pool,
+                isolation_level=isolation,
+                connect_args={
+                    "application_name": holder,
+                    "connect_timeout": _CONNECT_S,
+                    "options": options,
+                    "keepalives_idle": 10,
+                    "tcp_user_timeout": 20_000,
+                },
+            )
+        except ImportError as error:
+            raise StateError(
+                "PostgreSQL needs the package psycopg; install it: pip install 'sekisho[postgresql]'"
+            ) from error
+
+
+def open_postgres(
+    url: str, *, holder: str, create: bool, now_ns: int, busy_timeout_s: float
+) -> PostgresDatabase:
+    """The state at a PostgreSQL address, its tables made first if they are missing and ``create``.
+
+    Raises :class:`StateError` if the server does not answer, or what is there is newer than this program.
+    """
+    database = PostgresDatabase(url, holder=holder, busy_timeout_s=busy_timeout_s)
+    try:
+        if not _has_tables(database):
+            if not create:
+                raise StateError(f"{database.name}: there is no state yet; `sekisho detect` makes it")
+            with database.write() as connection:
+                if not sa.inspect(connection).has_table(schema.head.name):  # another may have been quicker
+                    make_tables(connection, now_ns)
+        check_version(database, upgrade=create)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+class Leadership:
+    """The role of the one leader. Not thread-safe."""
+
+    def __init__(
+        self, database: PostgresDatabase, holder: str, session: sa.Connection, lease_s: float
+    ) -> None:
+        """For :func:`lead` only."""
+        self.holder, self.lease_s = holder, lease_s
+        self._database, self._session = database, session
+
+    def renew(self) -> None:
+        """Say that this one still leads; at least three times in ``lease_s``. Raises :class:`StateError` if it does not."""
+        table = schema.leases.c
+        change = sa.update(schema.leases).where(table.holder == self.holder).values(renewed_ms=_NOW_MS)
+        with translated(self._database.name):
+            changed = self._session.execute(change).rowcount
+        if changed != 1:
+            raise TakenOverError(f"{self._database.name}: another sekisho leads now; this one stops")
+
+    def release(self) -> None:
+        """Give the role up; whoever stands by has it within a second."""
+        try:
+            self._session.close()
+        except DBAPIError as error:
+            Log(part="leadership").warning("session_not_closed", reason=str(error.orig))
+
+
+def lead(
+    database: PostgresDatabase, holder: str, stop: threading.Event, *, lease_s: float = LEASE_S
+) -> Leadership | None:
+    """Stand by until this program leads; None if ``stop`` is set before. Raises :class:`StateError`."""
+    session, log, told = database.session(holder), Log(part="leadership"), ""
+    try:
+        while not stop.is_set():
+            with translated(database.name):
+                if session.execute(sa.select(sa.func.pg_try_advisory_lock(_LEADER))).scalar_one():
+                    _note(session, holder, lease_s)
+                    log.info("leads", holder=holder)
+                    return Leadership(database, holder, session, lease_s)
+                other, late_ms = _leader(session)
+                if other != told:
+                    log.info("stands_by", leader=other)
+                    told = other
+                if late_ms > 0 and other != holder:
+                    ended = _end(session, other)
+                    log.warning("leader_silent", leader=other, late_ms=late_ms, connections_ended=ended)
+            stop.wait(LOOK_S)
+    except BaseException:
+        session.close()
+        raise
+    session.close()
+    return None
+
+
+def a_holder() -> str:
+    """A name for this process at the server, unlike any other's; at most 63 octets."""
+    return f"sekisho {socket.gethostname()[:24]} {os.getpid()} {uuid.uuid4().hex[:12]}"
+
+
+_NOW_MS: Final = sa.cast(sa.extract("epoch", sa.func.clock_timestamp()) * 1000, sa.BigInteger)
+
+
+def _note(session: sa.Connection, holder: str, lease_s: float) -> None:
+    session.execute(sa.delete(schema.leases))
+    row = {"id": 1, "holder": holder, "renewed_ms": _NOW_MS, "lease_ms": int(lease_s * 1000)}
+    session.execute(schema.leases.insert().values(row))
+
+
+def _leader(session: sa.Connection) -> tuple[str, int]:
+    """Who leads, and for how long its lease has run out, in ms; negative while it has not."""
+    table = schema.leases.c
+    row = session.execute(sa.select(table.holder, _NOW_MS - table.renewed_ms - table.lease_ms)).one_or_none()
+    return (row[0], row[1]) if row else ("", 0)
+
+
+def _end(session: sa.Connection, holder: str) -> int:
+    """Have the server end every connection of a holder, which may be one user's own; how many there were."""
+    ended = sa.text(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = :holder"
+    )
+    return int(session.execute(ended, {"holder": holder}).scalar_one())
+
+
+def _has_tables(database: PostgresDatabase) -> bool:
+    with database.read() as connection:
+        return sa.inspect(connection).has_table(schema.head.name)
+
+
+def _checked(url: str) -> URL:
+    """The address with its driver. A password belongs into a file that only this user reads, not into settings."""
+    try:
+        made = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise StateError("detect.database: expected postgresql://USER@HOST/NAME") from error
+    if made.get_backend_name() != "postgresql":
+        raise StateError(
+            f"detect.database: expected postgresql://USER@HOST/NAME, not {made.get_backend_name()}://"
+        )
+    if made.password:
+        raise StateError(
+            "detect.database holds a password; put it into a file for libpq and name that: ?passfile=/etc/sekisho/pgpass"
+        )
+    return made.set(drivername="postgresql+psycopg")

@@ -1,0 +1,373 @@
+"""The detector's road: messages of Kafka in, checked, their facts derived anew, decided and committed.
+
+    gather ─> check ─> leave out duplicates ─> derive facts ─> decide ─> one commit (with offsets) ─> next
+
+What is gathered in one turn becomes one commit. A message that cannot be decided goes to the topic of dead letters
+before the commit that passes it, so that a crash sends it twice rather than never.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import numpy as np
+
+from agent import logs
+from agent.checking import Checker, Refused, Sealed
+from agent.core.accounts import Accounts, Amounts
+from agent.core.clock import MINUTE_NS, SECOND_NS, Clock
+from agent.core.errors import CaptureError, SekishoError, SinkError
+from agent.core.finding import Event, Severity
+from agent.core.flow import FlowBatch
+from agent.core.message import Header
+from agent.core.stages import Enricher
+from agent.deciding import LocalDecide
+from agent.gaps import Gaps
+from agent.store.inputs import Intake, Offset, Partition
+from agent.store.sequences import Intervals, Stream
+from collectors.kafka import Reader, Record
+from sinks.dead_letters import DeadLetters
+
+POLL_RECORDS: Final = 500
+GATHER_OCTETS: Final = 64 * 2**20
+"""Octets of messages that one commit takes, at most (and what one answer adds)."""
+WAIT_S: Final = 0.2
+TELL_EVERY_NS: Final = 10 * MINUTE_NS
+GAP_PATIENCE_NS: Final = 30 * SECOND_NS
+"""A batch may come by another partition a little later than the word that it was sent."""
+UNREACHABLE_NS: Final = MINUTE_NS
+AGENTS_NAMED: Final = 5
+NONE: Final = "none"
+"""As a version: there is nothing to answer from."""
+
+
+class Observe(Protocol):
+    """Sees every batch that is decided."""
+
+    def __call__(self, batch: FlowBatch) -> None:
+        """See it."""
+
+
+@dataclass
+class Counts:
+    """What came in, since the start of this run."""
+
+    messages: int = 0
+    rows: int = 0
+    octets: int = 0
+    duplicates: int = 0
+    dead: Counter[str] = field(default_factory=Counter)
+    dead_unsent: int = 0
+    """Dead letters that their topic did not take; they stand in the log with their offsets."""
+    derived: int = 0
+    """Rows whose facts were derived anew, because the agent's databases or register were others."""
+    differing: Counter[str] = field(default_factory=Counter)
+    """Of those, by column: rows in which the agent had said something else."""
+    commits: int = 0
+    lag: int = 0
+
+
+@dataclass
+class MessageStream:
+    """One run of the detector's road. Not thread-safe; ``run`` is called once."""
+
+    reader: Reader
+    letters: DeadLetters
+    checker: Checker
+    gaps: Gaps
+    decide: LocalDecide
+    enrichers: Sequence[Enricher]
+    accounts: Accounts
+    clock: Clock
+    gather_rows: int
+    begins: bool
+    """Nothing of this topic was ever read: what came before is not missing."""
+    renew: Callable[[], None] = lambda: None
+    """Says that this one still leads. Raises where it does not."""
+    observe: Observe = lambda batch: None
+    between: Callable[[], None] = lambda: None
+    turned: Callable[[str], None] = lambda _collector: None
+    stop: threading.Event = field(default_factory=threading.Event)
+    failures: dict[str, SekishoError] = field(default_factory=dict)
+    unwritten: dict[str, tuple[int, str]] = field(default_factory=dict)
+    counts: Counts = field(default_factory=Counts)
+    _refused: dict[str, set[str]] = field(default_factory=dict)
+    """Reason -> agents of which people were not told yet."""
+    _told_ns: dict[str, int] = field(default_factory=dict)
+    _gap_since_ns: int = 0
+    _lost_since_ns: int = 0
+    _ticked_ns: int = 0
+
+    def run(self) -> None:
+        """Read, decide and commit until ``stop`` is set. Raises what a commit cannot go on after."""
+        try:
+            while not self.stop.is_set():
+                self.renew()
+                records = self._gathered()
+                if records:
+                    self._take(records)
+                self._pass_time(idle=not records)
+                self._tell()
+                self.between()
+                self.turned("kafka")
+            self.decide.finish()
+        finally:
+            self.reader.close()
+            self.letters.close()
+
+    # in
+
+    def _gathered(self) -> list[Record]:
+        """At least so many rows, where they wait; else what there is. In the order in which brokers took them."""
+        records: list[Record] = []
+        rows = octets = 0
+        while not self.stop.is_set():
+            try:
+                more = self.reader.poll(min(POLL_RECORDS, self.gather_rows), 0.0 if records else WAIT_S)
+            except CaptureError as error:
+                self._unreachable(error)
+                break
+            self._reached()
+            records += more
+            octets += sum(len(record.value) for record in more)
+            rows += sum(_rows_of(record) for record in more)
+            if not more or rows >= self.gather_rows or octets >= GATHER_OCTETS:
+                break
+        records.sort(key=lambda record: record.append_ns)
+        return records
+
+    def _take(self, records: Sequence[Record]) -> None:
+        offsets: dict[Partition, Offset] = {}
+        taken: dict[tuple[str, str, int, int], bytes] = {}
+        fresh: list[tuple[Sealed, int]] = []
+        headers: list[Header] = []
+        for record in records:
+            place = (self.reader.topic, record.partition)
+            at = max(record.offset + 1, offsets[place].next_offset if place in offsets else 0)
+            offsets[place] = Offset(self.reader.topic_id, at)
+            self.counts.messages += 1
+            self.counts.octets += len(record.value)
+            found: Sealed | Refused | None = self.checker.check(record.headers, record.value)
+            if isinstance(found, Sealed):
+                found = self._new(found, taken, headers)
+                if isinstance(found, Sealed):
+                    fresh.append((found, record.append_ns))
+            if isinstance(found, Refused):
+                self._bury(record, found)
+        self._send_letters()
+        batches = [self._derived(sealed.batch) for sealed, _ in fresh]
+        self._commit(batches, fresh, headers, offsets)
+
+    def _new(
+        self, sealed: Sealed, taken: dict[tuple[str, str, int, int], bytes], headers: list[Header]
+    ) -> Sealed | Refused | None:
+        """The message if it was not taken before; None for a duplicate."""
+        batch_id = sealed.header.batch_id
+        known = taken.get(batch_id)
+        if known is None:
+            found = self.decide.state.taken(batch_id, sealed.digest)
+        else:
+            found = "duplicate" if known == sealed.digest else "conflict"
+        if found == "conflict":
+            said = f"batch {batch_id} came before with other bytes"
+            return Refused("identity_conflict", said, sealed.header.agent_id)
+        headers.append(sealed.header)
+        if found == "duplicate":
+            self.counts.duplicates += 1
+            self.decide.duplicates += sealed.batch.amounts()
+            return None
+        taken[batch_id] = sealed.digest
+        return sealed
+
+    def _bury(self, record: Record, refused: Refused) -> None:
+        self.counts.dead[refused.reason] += 1
+        agents = self._refused.setdefault(refused.reason, set())
+        if len(agents) < AGENTS_NAMED:
+            agents.add(refused.agent_id)
+        origin = f"{self.reader.topic}/{record.partition}/{record.offset}"
+        try:
+            self.letters.send(
+                record.key,
+                record.headers,
+                record.value,
+                reason=refused.reason,
+                detail=refused.detail,
+                origin=origin,
+            )
+        except SinkError as error:
+            self._unsent(f"{origin}: {refused.detail}", error)
+
+    def _send_letters(self) -> None:
+        try:
+            self.letters.flush()
+        except SinkError as error:
+            self._unsent("some of this turn", error)
+
+    def _unsent(self, what: str, error: SinkError) -> None:
+        self.counts.dead_unsent += 1
+        logs.get("stream").warning("dead_letter_not_sent", message=what[:500], reason=str(error))
+
+    # facts
+
+    def _derived(self, batch: FlowBatch) -> FlowBatch:
+        """The rows with this detector's facts where the agent's are from other databases or another register.
+
+        What the agent said stays in the message, and so in the archive; here it is only compared.
+        """
+        versions = dict(batch.header.versions)
+        before = batch
+        for enricher in self.enrichers:
+            own = enricher.versions()
+            if NONE in own.values() or all(versions.get(name) == text for name, text in own.items()):
+                continue
+            batch = enricher.enrich(batch)
+            versions |= own
+        if batch is before:
+            return batch
+        self.counts.derived += len(batch)
+        for name in ("store", "remote_country", "remote_owner"):
+            if differing := _differing(before, batch, name):
+                self.counts.differing[name] += differing
+        return batch.with_header(versions=versions)
+
+    # out
+
+    def _commit(
+        self,
+        batches: Sequence[FlowBatch],
+        fresh: Sequence[tuple[Sealed, int]],
+        headers: Sequence[Header],
+        offsets: dict[Partition, Offset],
+    ) -> None:
+        amounts = sum((batch.amounts() for batch in batches), Amounts())
+        self.accounts.capture(amounts)
+        self.accounts.seal(amounts)
+        self.accounts.wait(amounts)
+        said = self.gaps.hear(headers, self._taken_with(headers, fresh), begins=self.begins)
+        pins = dict(self.checker.fresh)
+        intake = Intake(offsets, pins, said)
+        received = [append_ns for _, append_ns in fresh]
+        self.decide.take_sealed(batches, received, [sealed.digest for sealed, _ in fresh], intake)
+        self.checker.kept(pins)
+        self.gaps.put(said)
+        self.accounts.decide(amounts)
+        self.accounts.wait(Amounts())
+        self.counts.commits += 1
+        self.counts.rows += sum(map(len, batches))
+        for batch in batches:
+            self.observe(batch)
+
+    def _taken_with(
+        self, headers: Sequence[Header], fresh: Sequence[tuple[Sealed, int]]
+    ) -> dict[Stream, Intervals]:
+        """What will be taken of these streams once this is committed."""
+        taken = {h.batch_id[:3]: Intervals() for h in headers}
+        for stream in taken:
+            taken[stream] = self.decide.state.taken_of(stream)
+        for sealed, _ in fresh:
+            taken[sealed.header.batch_id[:3]].add(sealed.header.sequence)
+        return taken
+
+    # time, and what people are told
+
+    def _pass_time(self, *, idle: bool) -> None:
+        """Let time pass only where nothing waits at the brokers: what waits there is not late."""
+        now_ns = self.clock.monotonic_ns()
+        if now_ns - self._ticked_ns < SECOND_NS:
+            return
+        self._ticked_ns = now_ns
+        lag = self.reader.lag()
+        self.counts.lag = -1 if lag is None else lag
+        if lag == 0 and idle and not self._lost_since_ns:
+            self.begins = False
+            self.decide.tick(self.clock.now_ns())
+
+    def _unreachable(self, error: CaptureError) -> None:
+        now_ns = self.clock.monotonic_ns()
+        if not self._lost_since_ns:
+            self._lost_since_ns = now_ns
+            logs.get("stream").error("kafka_unreachable", reason=str(error))
+        if now_ns - self._lost_since_ns >= UNREACHABLE_NS and self._may_tell("kafka_unreachable"):
+            self._announce("kafka_unreachable", Severity.HIGH, {"reason": str(error)})
+        self.stop.wait(1.0)
+
+    def _reached(self) -> None:
+        if self._lost_since_ns:
+            seconds = (self.clock.monotonic_ns() - self._lost_since_ns) // SECOND_NS
+            logs.get("stream").info("kafka_reached", seconds=seconds)
+        self._lost_since_ns = 0
+
+    def _tell(self) -> None:
+        """One event for all messages of one fault, however many agents they name, and one for all gaps."""
+        for reason, agents in list(self._refused.items()):
+            name = "identity_conflict" if reason in _OF_IDENTITY else "messages_refused"
+            if self._may_tell(reason):
+                del self._refused[reason]
+                detail: dict[str, str | int] = {
+                    "reason": reason,
+                    "agents": ", ".join(sorted(filter(None, agents))) or "unknown",
+                }
+                severity = Severity.HIGH if name == "identity_conflict" else Severity.MEDIUM
+                detail["messages"] = self.counts.dead[reason]
+                self._announce(name, severity, detail)
+        self._tell_gaps()
+
+    def _tell_gaps(self) -> None:
+        untold = self.gaps.untold()
+        now_ns = self.clock.monotonic_ns()
+        if not untold:
+            self._gap_since_ns = 0
+            return
+        self._gap_since_ns = self._gap_since_ns or now_ns
+        if now_ns - self._gap_since_ns < GAP_PATIENCE_NS:
+            return
+        self._gap_since_ns = 0
+        batches = sum(len(said.missing) - said.told for said in untold.values())
+        agents = sorted({stream[0] for stream in untold})
+        detail: dict[str, str | int] = {
+            "batches": batches,
+            "agents": len(agents),
+            "first_agents": ", ".join(agents[:AGENTS_NAMED]),
+        }
+        told = {stream: said.copy() for stream, said in untold.items()}
+        for said in told.values():
+            said.told = len(said.missing)
+        self._announce("batches_missing", Severity.HIGH, detail, Intake(said=told))
+        self.gaps.put(told)
+
+    def _may_tell(self, what: str) -> bool:
+        """Whether people have not heard of it lately."""
+        now_ns = self.clock.monotonic_ns()
+        before = self._told_ns.get(what)
+        if before is not None and now_ns - before < TELL_EVERY_NS:
+            return False
+        self._told_ns[what] = now_ns
+        return True
+
+    def _announce(
+        self, name: str, severity: Severity, detail: dict[str, str | int], intake: Intake | None = None
+    ) -> None:
+        self.decide.announce(Event(name=name, severity=severity, detail=dict(detail)), intake)
+
+
+_OF_IDENTITY: Final = frozenset(("identity_conflict", "bad_signature", "unknown_key"))
+
+
+def _rows_of(record: Record) -> int:
+    """About how many rows a message has, before it is looked into: 100 octets each."""
+    return len(record.value) // 100
+
+
+def _differing(before: FlowBatch, after: FlowBatch, name: str) -> int:
+    """Rows whose text is another one, where both are known."""
+    a, b = before.text(name), after.text(name)
+    both = (a.codes >= 0) & (b.codes >= 0)
+    if not both.any():
+        return 0
+    place = {text: code for code, text in enumerate(b.values)}
+    same = np.array([*(place.get(text, -2) for text in a.values), -2])
+    return int((both & (same[a.codes] != b.codes)).sum())
