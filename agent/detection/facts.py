@@ -157,16 +157,18 @@ class Facts:
         estimated = totals.pop("estimated_octets") > 0
         path, basis, process, vantage, service, high, low = self._cube.details.columns[:, ids].tolist()
         names, content = self._cube.names, sums[CONTENT].tolist()
+        ends = list(zip(high, low, strict=True))
+        named = {end: _address(*end) for end in set(ends)}
         later = int(self._details.last_ns[ids].max(initial=0))
         return Traffic(
             **totals,
             first_ns=base.details.first_ns if base.details.first_ns != NEVER_NS else 0,
             last_ns=later,
-            initiators=shares([self._cube.fact(p).initiator for p in path], content),
+            initiators=shares(map(names.text, self._cube.initiators(path)), content),
             bases=shares(map(names.text, basis), content),
             processes=shares(map(names.text, process), content),
             services=shares(map(_service, service), content),
-            local_addresses=shares([_address(h, lo) for h, lo in zip(high, low, strict=True)], content),
+            local_addresses=shares([named[end] for end in ends], content),
             vantages=shares(map(names.text, vantage), content),
             estimated=estimated,
         )
@@ -183,7 +185,8 @@ class Facts:
         main = max(known, key=lambda p: (weight[p], -p))
         fact, owner = self._cube.fact(main), self._cube.owner(main)
         addresses, count = self._top_addresses(pair, base)
-        facts = [self._cube.fact(p) for p in paths]
+        each = {path: self._cube.fact(path) for path in weight}
+        facts = [each[path] for path in paths]
         return Destination(
             entity=self._cube.pair(pair)[2],
             label=_label(self._cube.pair(pair)[2], owner, fact.as_org),
