@@ -137,9 +137,9 @@ class Cube:
         """What is on record of the network at a path's end."""
         return self.book.owner(self.fact(path))
 
-    def initiators(self, paths: list[int]) -> list[int]:
+    def initiators(self, paths: Ints) -> Ints:
         """Codes of who opened the flows of some paths."""
-        codes: list[int] = self.paths.columns[_PATH.index("initiator"), paths].tolist()
+        codes: Ints = self.paths.columns[_PATH.index("initiator"), paths]
         return codes
 
     def paths_of(self, pair: int, *, before: int | None = None) -> list[int]:
