@@ -21,14 +21,13 @@ from agent.core.errors import CaptureError
 from agent.core.flow import FlowBatch
 from agent.core.log import Log
 from agent.core.stages import Collector, Context
-from collectors.bpf import libbpf
 from collectors.bpf.atsockets import AtSockets
 from collectors.bpf.counting import How
 from collectors.bpf.gaps import Diary
 from collectors.bpf.kept import Kept, KeptSettings
 from collectors.bpf.pins import LINK
-from collectors.bpf.programs import POLITE, Programs, Wish, at_work, back_fill, hooks_for, image
-from collectors.bpf.refusal import plain, require_libbpf
+from collectors.bpf.programs import POLITE, Programs, Wish, at_work, back_fill, hooks_for
+from collectors.bpf.refusal import require_libbpf
 from collectors.bpf.roots import watched
 from collectors.host import rights
 from collectors.host.interfaces import HostWatch
@@ -43,6 +42,8 @@ class Settings(KeptSettings):
 
     needs: ClassVar[frozenset[str]] = frozenset({"cap_bpf", "cap_net_admin", "cap_perfmon"})
     tier = "ebpf"
+    rights = "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+    kernel = "Linux 5.11 or newer with CONFIG_CGROUP_BPF"
 
     cgroup: Path | None = Field(
         None,
@@ -61,11 +62,7 @@ class Settings(KeptSettings):
         """Why it cannot run here; found by loading the programs."""
         try:
             with watched(self.cgroup):
-                require_libbpf(self.libbpf, self.tier)
-                try:
-                    libbpf.Object(image("flow")).close()
-                except OSError as error:
-                    raise _plain(error) from error
+                self.load("flow")
         except CaptureError as error:
             return str(error)
         return ""
@@ -129,7 +126,7 @@ class Ebpf(Kept):
                 wish = Wish(root.folder, settings.map_flows, hooks)
                 programs, older = held.enter_context(at_work(wish, pins))
             except OSError as error:
-                raise _plain(error) from error
+                raise settings.plain(error) from error
             if left_out:
                 _LOG.warning(
                     "hooks_left_out", hooks=list(left_out), reason="another tool's programs are there"
@@ -149,15 +146,6 @@ class Ebpf(Kept):
                 self, how, self._context, root, back_filled, watch, diary, loopback=settings.loopback
             )
             return (yield from counting.run(stop, programs, older, self._position))
-
-
-def _plain(error: OSError) -> CaptureError:
-    return plain(
-        error,
-        tier="ebpf",
-        rights="CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON",
-        kernel="Linux 5.11 or newer with CONFIG_CGROUP_BPF",
-    )
 
 
 def _pinned_hooks(folder: Path) -> dict[str, int]:

@@ -23,15 +23,14 @@ from agent.core.errors import CaptureError, ConfigError, Fault
 from agent.core.flow import FlowBatch
 from agent.core.log import Log
 from agent.core.stages import Collector, Context
-from collectors.bpf import libbpf
 from collectors.bpf.atguests import AtGuests
 from collectors.bpf.counting import How
 from collectors.bpf.gaps import Diary
 from collectors.bpf.hooks import Way, has_tcx
 from collectors.bpf.kept import Kept, KeptSettings
 from collectors.bpf.ondevices import OnDevices, Wish
-from collectors.bpf.programs import image, taken_over
-from collectors.bpf.refusal import plain, require_libbpf
+from collectors.bpf.programs import taken_over
+from collectors.bpf.refusal import require_libbpf
 from collectors.host.interfaces import Host, HostWatch, Interface
 from collectors.host.processes import may_see_others
 
@@ -61,6 +60,8 @@ class Settings(KeptSettings):
 
     needs: ClassVar[frozenset[str]] = frozenset({"cap_bpf", "cap_net_admin"})
     tier = "tc"
+    rights = "CAP_BPF and CAP_NET_ADMIN"
+    kernel = "Linux 5.8 or newer with CONFIG_NET_CLS_BPF or, from 6.6, CONFIG_NET_XGRESS"
 
     interfaces: tuple[_Line, ...] = Field(
         (),
@@ -112,14 +113,12 @@ class Settings(KeptSettings):
         if lacking := self.not_yet(date.max):
             return f"{lacking} ({_ADVICE})"
         try:
-            require_libbpf(self.libbpf, self.tier)
-            try:
-                libbpf.Object(image("tc")).close()
-                self.way()
-            except OSError as error:
-                raise _plain(error) from error
+            self.load("tc")
+            self.way()
         except CaptureError as error:
             return str(error)
+        except OSError as error:
+            return str(self.plain(error))
         return ""
 
     def shortcomings(self) -> tuple[str, ...]:
@@ -226,7 +225,7 @@ class Tc(Kept):
                     )
                 )
             except OSError as error:
-                raise _plain(error) from error
+                raise settings.plain(error) from error
             watch = held.enter_context(HostWatch())
             _LOG.info(
                 "programs_put_back" if put_back else "capture_started",
@@ -240,18 +239,9 @@ class Tc(Kept):
             try:
                 return (yield from counting.run(stop, programs, older, self._position))
             except PermissionError as error:
-                raise _plain(error) from error
+                raise settings.plain(error) from error
 
 
 def _netns() -> int:
     """What tells the calling thread's network namespace from others while it lives: its inode."""
     return Path("/proc/thread-self/ns/net").stat().st_ino
-
-
-def _plain(error: OSError) -> CaptureError:
-    return plain(
-        error,
-        tier="tc",
-        rights="CAP_BPF and CAP_NET_ADMIN",
-        kernel="Linux 5.8 or newer with CONFIG_NET_CLS_BPF or, from 6.6, CONFIG_NET_XGRESS",
-    )

@@ -137,6 +137,11 @@ class Cube:
         """What is on record of the network at a path's end."""
         return self.book.owner(self.fact(path))
 
+    def initiators(self, paths: Ints) -> Ints:
+        """Codes of who opened the flows of some paths."""
+        codes: Ints = self.paths.columns[_PATH.index("initiator"), paths]
+        return codes
+
     def paths_of(self, pair: int, *, before: int | None = None) -> list[int]:
         """Paths of a pair; only those with a number under ``before``."""
         known = self.paths.count if before is None else before

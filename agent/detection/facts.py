@@ -18,7 +18,7 @@ from agent.core.address import Addresses, text_of
 from agent.core.clock import DAY_NS
 from agent.core.decision import LedgerRow
 from agent.core.finding import Confidence, Destination, OwnerFact, Share, Traffic
-from agent.core.grouping import distinct
+from agent.core.grouping import distinct, groups
 from agent.detection.admit import AMOUNTS, Step
 from agent.detection.cube import SERVICE_PORTS, Cube, Placed
 from agent.detection.keys import Ints, Keys, grown
@@ -155,19 +155,19 @@ class Facts:
         ids, sums = self._since(pair, base)
         totals = dict(zip(MEASURES, sums.sum(axis=1).tolist(), strict=True))
         estimated = totals.pop("estimated_octets") > 0
-        path, basis, process, vantage, service, high, low = self._cube.details.columns[:, ids].tolist()
-        names, content = self._cube.names, sums[CONTENT].tolist()
+        path, basis, process, vantage, service, high, low = self._cube.details.columns[:, ids]
+        names, content = self._cube.names, sums[CONTENT]
         later = int(self._details.last_ns[ids].max(initial=0))
         return Traffic(
             **totals,
             first_ns=base.details.first_ns if base.details.first_ns != NEVER_NS else 0,
             last_ns=later,
-            initiators=shares([self._cube.fact(p).initiator for p in path], content),
-            bases=shares(map(names.text, basis), content),
-            processes=shares(map(names.text, process), content),
-            services=shares(map(_service, service), content),
-            local_addresses=shares([_address(h, lo) for h, lo in zip(high, low, strict=True)], content),
-            vantages=shares(map(names.text, vantage), content),
+            initiators=_shares_of(names.text, content, self._cube.initiators(path)),
+            bases=_shares_of(names.text, content, basis),
+            processes=_shares_of(names.text, content, process),
+            services=_shares_of(_service, content, service),
+            local_addresses=_shares_of(_address, content, high, low),
+            vantages=_shares_of(names.text, content, vantage),
             estimated=estimated,
         )
 
@@ -183,7 +183,8 @@ class Facts:
         main = max(known, key=lambda p: (weight[p], -p))
         fact, owner = self._cube.fact(main), self._cube.owner(main)
         addresses, count = self._top_addresses(pair, base)
-        facts = [self._cube.fact(p) for p in paths]
+        each = {path: self._cube.fact(path) for path in weight}
+        facts = [each[path] for path in paths]
         return Destination(
             entity=self._cube.pair(pair)[2],
             label=_label(self._cube.pair(pair)[2], owner, fact.as_org),
@@ -319,6 +320,15 @@ def shares(values: Sequence[str] | Any, octets: Sequence[int]) -> tuple[Share, .
         sums[value or UNKNOWN] += amount
     top = sorted(sums.items(), key=lambda item: (-item[1], item[0]))[:SHARES_SHOWN]
     return tuple(Share(value=value, content_octets_out=amount) for value, amount in top)
+
+
+def _shares_of(named: Callable[..., str], octets: Ints, *codes: Ints) -> tuple[Share, ...]:
+    """:func:`shares` of rows whose value has a code, or several: each value is named once."""
+    order, starts = groups(list(codes))
+    if not len(starts):
+        return ()
+    values = [column[order[starts]].tolist() for column in codes]
+    return shares(map(named, *values), np.add.reduceat(octets[order], starts).tolist())
 
 
 def _service(code: int) -> str:

@@ -12,7 +12,10 @@ from agent.core.accounts import Amounts
 from agent.core.errors import CaptureError
 from agent.core.log import Log
 from agent.core.stages import CollectorSettings
+from collectors.bpf import libbpf
 from collectors.bpf.pins import Pins
+from collectors.bpf.programs import image
+from collectors.bpf.refusal import plain, require_libbpf
 
 
 class KeptSettings(CollectorSettings):
@@ -20,6 +23,10 @@ class KeptSettings(CollectorSettings):
 
     tier: ClassVar[str]
     """Name of the collector."""
+    rights: ClassVar[str]
+    """What it needs to be allowed, in words."""
+    kernel: ClassVar[str]
+    """What it needs of the kernel, in words."""
 
     interval: int = Field(
         10,
@@ -55,6 +62,18 @@ class KeptSettings(CollectorSettings):
     def kept_on_stop(self) -> bool:
         """Whether an orderly stop leaves programs at work."""
         return False
+
+    def load(self, program: str) -> None:
+        """Load a program as it would run, and let it go. Raises :class:`CaptureError` where that cannot be."""
+        require_libbpf(self.libbpf, self.tier)
+        try:
+            libbpf.Object(image(program)).close()
+        except OSError as error:
+            raise self.plain(error) from error
+
+    def plain(self, error: OSError) -> CaptureError:
+        """What a refusal of the kernel means for this collector."""
+        return plain(error, tier=self.tier, rights=self.rights, kernel=self.kernel)
 
     def open_pins(self, held: ExitStack) -> Pins | None:
         """The folder, held until ``held`` is closed; None (and a warning) where nothing can be kept.

@@ -49,7 +49,8 @@ _OUTSIDE = (
 _OVER = "what had no room in the map is one row, without ends and process"
 TIME_WAIT = (
     "the last acknowledgement and FIN of a connection that this host closed first belong to no full socket (TIME_WAIT) "
-    "and pass no cgroup hook: at most a bare packet each way, never content; af_packet sees them"
+    "and pass no cgroup hook: at most a bare packet each way, never content, and acknowledgements that come later still, "
+    "where packets were sent twice; af_packet sees them"
 )
 RESETS = (
     "a reset that the kernel sends by IPv6 for a packet that belongs to no connection passes no cgroup hook (one by IPv4 "
@@ -70,6 +71,7 @@ EBPF = Tier(
     },
     time_wait=frozenset({"closed_by_the_host", "gone_at_once"}),
     unseen_resets=frozenset({6}),
+    late_acks=True,
     inexact={
         "packet_socket": "a packet socket passes no cgroup hook; af_packet sees it",
         "vxlan_outside": _OUTSIDE,

@@ -19,6 +19,7 @@ from agent.core.flow import FlowBatch, Mark, concat
 from agent.core.stages import Context
 from collectors.af_packet import Settings
 from tests.tools import netns
+from tests.tools.ends import total
 from tests.tools.netns import HOST4, HOST6, PEER4, PEER6, Namespace, Pair, Task, wait_for
 
 pytestmark = pytest.mark.root
@@ -83,12 +84,6 @@ def capturing(namespace: Namespace, **settings: Any) -> Iterator[Capture]:
         capture.task.result()
 
 
-@pytest.fixture
-def two() -> Iterator[Pair]:
-    with netns.pair() as made:
-        yield made
-
-
 def send_udp(namespace: Namespace, target: str, sizes: list[int], port: int = PORT) -> None:
     def work() -> None:
         family = socket.AF_INET6 if ":" in target else socket.AF_INET
@@ -131,18 +126,6 @@ def transfer(two: Pair, address: str, octets: int, answer: int = 0) -> tuple[int
     result: tuple[int, int, int] = two.host.call(ask)
     server.result()
     return result
-
-
-def total(rows: Rows) -> dict[tuple[str, str, int], tuple[int, int]]:
-    """As ``Pair.counts``: what left the host came into the peer."""
-    out = {(w, f, p): (0, 0) for w in ("in", "out") for f in ("ip", "ip6") for p in (6, 17)}
-    for row in rows:
-        family = "ip6" if ":" in row["local_address"] else "ip"
-        for way, side in (("in", "out"), ("out", "in")):
-            packets, octets = out[way, family, row["protocol"]]
-            key = (way, family, row["protocol"])
-            out[key] = (packets + row[f"packets_{side}"], octets + row[f"octets_{side}"])
-    return out
 
 
 def test_counts_equal_the_peers(two: Pair) -> None:

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,12 +26,6 @@ from tests.tools.tracking import TRACK, datagrams, reading, track
 pytestmark = pytest.mark.root
 NOBODY = 65534
 needs_setpriv = pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (util-linux)")
-
-
-@pytest.fixture
-def two() -> Iterator[Pair]:
-    with netns.pair() as made:
-        yield made
 
 
 def as_nobody(namespace: netns.Namespace, caps: str, script: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import threading
@@ -13,9 +12,10 @@ import pytest
 from collectors.bpf import libbpf
 from collectors.host.cgroups import mounted
 from tests.tools import hosting, netns
-from tests.tools.bpf_capture import Rows, capturing
+from tests.tools.bpf_capture import capturing
+from tests.tools.ends import serving, sink, sums, total
 from tests.tools.hosting import Group
-from tests.tools.netns import HOST4, HOST6, PEER4, PEER6, Count, Pair, Task, wait_for
+from tests.tools.netns import HOST4, HOST6, PEER4, PEER6, Pair, Task, wait_for
 
 pytestmark = [
     pytest.mark.root,
@@ -47,70 +47,16 @@ with socket.create_connection((target, port)) as s:
 
 
 @pytest.fixture
-def two() -> Iterator[Pair]:
-    with netns.pair() as made:
-        yield made
-
-
-@pytest.fixture
 def here(two: Pair) -> Iterator[Group]:
     with hosting.group(two.host) as made:
         yield made
-
-
-@contextlib.contextmanager
-def serving(
-    two: Pair, address: str = PEER4, *, answer: int = 0, port: int = PORT, times: int = 1
-) -> Iterator[None]:
-    """A server in the peer that reads everything, answers and closes."""
-    ready = threading.Event()
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-
-    def serve() -> None:
-        with socket.create_server((address, port), family=family, backlog=1000) as server:
-            ready.set()
-            for _ in range(times):
-                with server.accept()[0] as link:
-                    while link.recv(1 << 16):
-                        pass
-                    link.sendall(bytes(answer))
-
-    task = Task(two.peer, serve)
-    wait_for(ready.is_set, "the server")
-    yield
-    task.result()
-
-
-@contextlib.contextmanager
-def sink(two: Pair, address: str) -> Iterator[None]:
-    """A socket in the peer that takes datagrams, so that none is answered with an error."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    taking = two.peer.call(lambda: socket.socket(family, socket.SOCK_DGRAM))
-    with taking:
-        taking.bind((address, PORT))
-        yield
-
-
-def total(rows: Rows) -> dict[tuple[str, str, int], Count]:
-    """As ``Pair.counts``: what left the host came into the peer."""
-    out = {(w, f, p): (0, 0) for w in ("in", "out") for f in ("ip", "ip6") for p in (6, 17)}
-    for row in rows:
-        family = "ip6" if ":" in row["local_address"] else "ip"
-        for way, side in (("in", "out"), ("out", "in")):
-            key = (way, family, row["protocol"])
-            out[key] = (out[key][0] + row[f"packets_{side}"], out[key][1] + row[f"octets_{side}"])
-    return out
-
-
-def sums(rows: Rows, *names: str) -> tuple[int, ...]:
-    return tuple(sum(row[name] for row in rows) for name in names)
 
 
 @pytest.mark.parametrize("target", [PEER4, PEER6])
 def test_an_upload_is_counted_exactly(two: Pair, here: Group, target: str) -> None:
     """Octets and packets of a bulk upload equal nft's in the peer; content is what was sent."""
     with capturing(here) as capture:
-        with serving(two, target, answer=50_000):
+        with serving(two.peer, target, answer=50_000):
             pid, said = here.run(UPLOAD, target, PORT, 3_000_000)
         two.settle()
         rows = capture.rows()
@@ -138,7 +84,7 @@ def test_an_upload_is_counted_exactly(two: Pair, here: Group, target: str) -> No
 def test_datagrams_are_counted_exactly(two: Pair, here: Group, target: str, connected: bool) -> None:
     """Small datagrams, connected and not, equal nft's in the peer; one flow, its process right."""
     with capturing(here) as capture:
-        with sink(two, target):
+        with sink(two.peer, target):
             pid, _ = here.run(SEND_UDP, target, PORT, 5000, 200, *(["connected"] if connected else []))
             two.settle()
         rows = capture.rows()
@@ -152,7 +98,7 @@ def test_offload_frames_count_as_the_packets_they_become() -> None:
     with netns.pair(offload=True) as two, hosting.group(two.host) as here:
         for target in (PEER4, PEER6):
             with capturing(here) as capture:
-                with serving(two, target):
+                with serving(two.peer, target):
                     _, said = here.run(UPLOAD, target, PORT, 20_000_000)
                 two.settle()
                 rows = capture.rows()
@@ -282,7 +228,7 @@ print("sent", flush=True); sys.stdin.readline()
 
 def test_sockets_older_than_the_agent_are_attributed(two: Pair, here: Group) -> None:
     """Sockets opened before the capture are given to the process that holds them, and marked so."""
-    with serving(two):
+    with serving(two.peer, PEER4):
         program = here.start(OLD, PEER4)
         assert program.stdout is not None
         assert program.stdin is not None
@@ -313,9 +259,9 @@ def test_source_translation_keeps_both_addresses(two: Pair, here: Group) -> None
         "add table ip t; add chain ip t c { type nat hook postrouting priority 100; }; add rule ip t c oif h0 snat to 192.0.2.77",
     )
     with capturing(here) as capture:
-        with serving(two, answer=5000):
+        with serving(two.peer, PEER4, answer=5000):
             here.run(UPLOAD, PEER4, PORT, 100_000)
-        with sink(two, PEER4):
+        with sink(two.peer, PEER4):
             here.run(SEND_UDP, PEER4, PORT, 10, 100, "connected")
             two.settle()
         rows = capture.rows()
@@ -336,7 +282,7 @@ def test_destination_translation_shows_who_is_really_asked(two: Pair, here: Grou
         "add table ip t; add chain ip t c { type nat hook output priority -100; }; add rule ip t c ip daddr 198.51.100.9 tcp dport 80 dnat to 192.0.2.2:5001",
     )
     with capturing(here) as capture:
-        with serving(two, answer=5000):
+        with serving(two.peer, PEER4, answer=5000):
             here.run(UPLOAD, "198.51.100.9", 80, 100_000)
         two.settle()
         rows = capture.rows()
@@ -348,7 +294,7 @@ def test_destination_translation_shows_who_is_really_asked(two: Pair, here: Grou
 def test_a_half_closed_connection_is_counted_to_its_end(two: Pair, here: Group) -> None:
     """What comes after one side has closed belongs to the same flow."""
     with capturing(here) as capture:
-        with serving(two, answer=1_000_000):
+        with serving(two.peer, PEER4, answer=1_000_000):
             here.run(UPLOAD, PEER4, PORT, 10)
         two.settle()
         rows = capture.rows()
@@ -422,7 +368,7 @@ s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.setsockopt(17, 103, 1000
 for _ in range(20): s.send(bytes(10_500))
 """
     with capturing(here) as capture:
-        with sink(two, PEER4):
+        with sink(two.peer, PEER4):
             here.run(code, PEER4)
             two.settle()
         rows = capture.rows()
@@ -439,7 +385,7 @@ for option in (54, 59): s.setsockopt(41, option, bytes((0, 0, 1, 4, 0, 0, 0, 0))
 for _ in range(100): s.sendto(bytes(300), (sys.argv[1], 5001))
 """
     with capturing(here) as capture:
-        with sink(two, PEER6):
+        with sink(two.peer, PEER6):
             here.run(code, PEER6)
             two.settle()
         rows = capture.rows()
@@ -455,7 +401,7 @@ for _ in range(100): s.sendto(bytes(300), (sys.argv[1], 5001))
 def test_a_datagram_cut_into_fragments_is_one_packet(two: Pair, here: Group) -> None:
     """A datagram above the MTU counts once, with all its octets but the fragments' repeated headers."""
     with capturing(here) as capture:
-        with sink(two, PEER4):
+        with sink(two.peer, PEER4):
             here.run(SEND_UDP, PEER4, PORT, 10, 5000)
             two.settle()
         rows = capture.rows()
@@ -467,7 +413,7 @@ def test_a_socket_of_both_families_sends_ipv4(two: Pair, here: Group) -> None:
     """IPv4 through an IPv6 socket has IPv4 ends."""
     code = 'import socket, sys; s = socket.socket(10, 2); s.sendto(b"x", ("::ffff:" + sys.argv[1], 5001))'
     with capturing(here) as capture:
-        with sink(two, PEER4):
+        with sink(two.peer, PEER4):
             here.run(code, PEER4)
             two.settle()
         rows = capture.rows()

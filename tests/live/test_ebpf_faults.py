@@ -39,12 +39,6 @@ OCTETS = 128
 
 
 @pytest.fixture
-def two() -> Iterator[Pair]:
-    with netns.pair() as made:
-        yield made
-
-
-@pytest.fixture
 def here(two: Pair) -> Iterator[Group]:
     with hosting.group(two.host) as made:
         yield made

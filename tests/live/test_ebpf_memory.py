@@ -13,7 +13,7 @@ import pytest
 
 from collectors.bpf import libbpf
 from collectors.host.cgroups import mounted
-from tests.tools import hosting, netns
+from tests.tools import hosting
 from tests.tools.hosting import Group
 from tests.tools.netns import PEER4, Pair, wait_for
 from tests.tools.places import ROOT
@@ -50,12 +50,6 @@ try:
 except CaptureError as error: print(error)
 else: print(json.dumps(sums))
 """
-
-
-@pytest.fixture
-def two() -> Iterator[Pair]:
-    with netns.pair() as made:
-        yield made
 
 
 @pytest.fixture

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-from collections.abc import Iterator
-
 import pytest
 
 from collectors.bpf import libbpf
 from collectors.host.cgroups import mounted
 from tests.tools import hosting, netns
 from tests.tools.bpf_capture import Capture, capturing
-from tests.tools.netns import PEER4, PEER6, Pair
+from tests.tools.ends import sink
+from tests.tools.netns import PEER4, PEER6
 
 pytestmark = [
     pytest.mark.root,
@@ -32,15 +29,6 @@ for n in range(100): s.send(bytes(12) + b"\\x08\\x00" + b"\\x45" + bytes(999))
 """
 
 
-@contextlib.contextmanager
-def sink(two: Pair, address: str) -> Iterator[None]:
-    """A socket in the peer that takes datagrams, so that none is answered with an error."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with two.peer.call(lambda: socket.socket(family, socket.SOCK_DGRAM)) as taking:
-        taking.bind((address, 9))
-        yield
-
-
 def told(capture: Capture) -> tuple[int, int]:
     """(octets out by the interfaces but for ARP, octets of rows)."""
     account = capture.accounts.read().reconciled
@@ -53,7 +41,7 @@ def test_rows_equal_what_the_interface_counted() -> None:
     with netns.pair() as two, hosting.group(two.host) as here:
         with capturing(here, cgroup=None) as capture:
             for target in (PEER4, PEER6):
-                with sink(two, target):
+                with sink(two.peer, target, 9):
                     here.run(SEND, target, 2000)
             two.settle()
             capture.rows()

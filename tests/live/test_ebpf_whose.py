@@ -13,7 +13,7 @@ from collectors.bpf.epochs import Epochs
 from collectors.bpf.layout import Bits, Role
 from collectors.host.cgroups import mounted
 from collectors.host.pods import Pods
-from tests.tools import hosting, netns
+from tests.tools import hosting
 from tests.tools.bpf_capture import capturing
 from tests.tools.hosting import Group
 from tests.tools.netns import HOST4, PEER4, Pair, wait_for
@@ -26,12 +26,6 @@ pytestmark = [
 
 UID = "01234567-89ab-cdef-0123-456789abcdef"
 CONTAINER = "ab" * 32
-
-
-@pytest.fixture
-def two() -> Iterator[Pair]:
-    with netns.pair() as made:
-        yield made
 
 
 @pytest.fixture

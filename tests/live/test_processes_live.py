@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.tools import netns
 from tests.tools.netns import HOST4, HOST6, PEER4, PEER6, Pair, Task, wait_for
 from tests.tools.watching_sockets import NOBODY, control_group, program, watching
 
@@ -48,12 +46,6 @@ sys.stdin.read()
 """
 CONTAINER = "ab" * 32
 WHO = ("process", "pid", "executable", "uid", "unit", "container", "pod")
-
-
-@pytest.fixture
-def two() -> Iterator[Pair]:
-    with netns.pair() as made:
-        yield made
 
 
 def who(pid: int, uid: int = 0, **place: str) -> dict[str, Any]:

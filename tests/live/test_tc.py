@@ -6,7 +6,6 @@ import json
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -25,9 +24,10 @@ from collectors.host.cgroups import mounted
 from collectors.host.pods import Pods
 from collectors.tc import Settings
 from tests.tools import guests, hosting, netns
+from tests.tools.ends import serving, sink, sums, total
 from tests.tools.guests import POD4, VM4, VM6, Machine, capturing, ebpf, foreign
 from tests.tools.hosting import Group
-from tests.tools.netns import HOST4, PEER4, PEER6, Count, Namespace, Pair, Task, wait_for
+from tests.tools.netns import HOST4, PEER4, PEER6, Namespace, Pair, wait_for
 from tests.tools.places import ROOT
 from tests.tools.program import NO_RIGHTS, environment
 from tests.tools.watching_sockets import control_group
@@ -54,67 +54,9 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as s:
 """
 
 
-@pytest.fixture
-def two() -> Iterator[Pair]:
-    with netns.pair() as made:
-        yield made
-
-
-@pytest.fixture
-def vm(two: Pair) -> Iterator[Machine]:
-    """A machine, routed."""
-    with guests.machine(two.host) as made:
-        guests.route(two, made.space, made.tap, "eth0", (VM4, VM6, guests.GATE4, guests.GATE6))
-        yield made
-
-
-@contextmanager
-def serving(where: Namespace, address: str, *, answer: int = 0) -> Iterator[None]:
-    """A server that reads everything, answers and closes."""
-    ready = threading.Event()
-
-    def serve() -> None:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        with socket.create_server((address, PORT), family=family) as server:
-            ready.set()
-            with server.accept()[0] as link:
-                while link.recv(1 << 16):
-                    pass
-                link.sendall(bytes(answer))
-
-    task = Task(where, serve)
-    wait_for(ready.is_set, "the server")
-    yield
-    task.result()
-
-
-@contextmanager
-def sink(where: Namespace, address: str, port: int = PORT) -> Iterator[None]:
-    """A socket that takes datagrams, so that none is answered with an error."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with where.call(lambda: socket.socket(family, socket.SOCK_DGRAM)) as taking:
-        taking.bind((address, port))
-        yield
-
-
 def run(where: Namespace, code: str, *arguments: object) -> None:
     started = hosting.start_in(where, code, *arguments)
     assert started.wait(60) == 0
-
-
-def total(rows: Rows) -> dict[tuple[str, str, int], Count]:
-    """As ``Pair.counts``: what left the guest came into the peer."""
-    out = {(w, f, p): (0, 0) for w in ("in", "out") for f in ("ip", "ip6") for p in (6, 17)}
-    for row in rows:
-        family = "ip6" if ":" in row["local_address"] else "ip"
-        for way, side in (("in", "out"), ("out", "in")):
-            key = (way, family, row["protocol"])
-            out[key] = (out[key][0] + row[f"packets_{side}"], out[key][1] + row[f"octets_{side}"])
-    return out
-
-
-def sums(rows: Rows, *names: str) -> tuple[int, ...]:
-    return tuple(sum(row[name] for row in rows) for name in names)
 
 
 def talk(inside: Namespace, two: Pair, target: str) -> None:

@@ -7,8 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,8 +14,9 @@ from structlog.testing import capture_logs
 
 from collectors.bpf import hooks, libbpf
 from collectors.host.cgroups import mounted
-from tests.tools import guests, hosting, netns
-from tests.tools.guests import VM4, VM6, Machine, capturing
+from tests.tools import guests, hosting
+from tests.tools.ends import sink
+from tests.tools.guests import Machine, capturing
 from tests.tools.killed import AGENT, Site
 from tests.tools.netns import PEER4, Pair, wait_for
 from tests.tools.places import ROOT
@@ -36,29 +35,8 @@ OCTETS = 128
 _TCX_LINK = 11  # BPF_LINK_TYPE_TCX
 
 
-@pytest.fixture
-def two() -> Iterator[Pair]:
-    with netns.pair() as made:
-        yield made
-
-
-@pytest.fixture
-def vm(two: Pair) -> Iterator[Machine]:
-    with guests.machine(two.host) as made:
-        guests.route(two, made.space, made.tap, "eth0", (VM4, VM6, guests.GATE4, guests.GATE6))
-        yield made
-
-
-@contextmanager
-def sink(two: Pair) -> Iterator[None]:
-    """A socket in the peer that takes datagrams, so that none is answered with an error."""
-    with two.peer.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as taking:
-        taking.bind((PEER4, 5001))
-        yield
-
-
 def send(two: Pair, vm: Machine, count: int) -> None:
-    with sink(two):
+    with sink(two.peer, PEER4):
         assert hosting.start_in(vm.space, SEND, PEER4, count).wait(60) == 0
         two.settle()
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tests.capture.scenarios  # noqa: F401  declares them
 from agent.core.address import parse
 from agent.core.flow import FlowBatch, Text
 from tests.bench.overhead_page import interval
@@ -155,6 +156,28 @@ def test_resets_of_no_connection_may_be_missing(
     tier = Tier("tier", unseen_resets=frozenset({6}), time_wait=frozenset({"closed"}))
     verdict = Verdict(TRUE, TRUE - missing, {"right": 1}, resets=resets)
     assert (tier.kept(Outcome(scenario, "tier", verdicts={family: verdict})) == "") is kept
+
+
+@pytest.mark.parametrize(
+    ("scenario", "missing", "kept"),
+    [
+        ("sendfile", Counts(72, 1, 1656, 20), True),
+        ("sendfile", Counts(0, 0, 84, 1), True),
+        ("sendfile", Counts(), True),
+        ("sendfile", Counts(72, 1, 21 * 72, 21), False),
+        ("sendfile", Counts(4 * 72, 4), False),
+        ("sendfile", Counts(73, 1, 0, 0, 1), False),
+        ("sendfile", Counts(1500, 1), False),
+        ("sendfile", Counts(-72, -1), False),
+        ("sendmmsg", Counts(0, 0, 84, 1), False),
+    ],
+)
+def test_acknowledgements_after_the_end_may_be_missing(scenario: str, missing: Counts, kept: bool) -> None:
+    """A few of TCP, headers and options alone, where the tier says so; nothing of UDP, no content, never too many."""
+    true = Counts(5_252_803, 3_511, 133_928, 1_000, 5_000_003)
+    outcome = Outcome(scenario, "tier", verdicts={6: Verdict(true, true - missing, {"right": 1})})
+    assert (Tier("tier", late_acks=True).kept(outcome) == "") is kept
+    assert (Tier("tier").kept(outcome) == "") is (missing == Counts())
 
 
 def test_a_fault_that_the_scenario_itself_finds_breaks_the_promise() -> None:

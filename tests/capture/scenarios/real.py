@@ -104,7 +104,9 @@ def _serve_postgres(stage: Stage, rows: int) -> Actor:
     as_user = ("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
     data = folder / "data"
     made = ("-D", str(data), "-A", "trust", "--no-sync", "--locale=C", "-E", "UTF8")
-    subprocess.run((*as_user, str(programs / "initdb"), *made), check=True, capture_output=True, cwd=folder)
+    done = subprocess.run((*as_user, str(programs / "initdb"), *made), capture_output=True, text=True, check=False, cwd=folder)  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"initdb: {done.stdout[-500:]}{done.stderr[-500:]}")
     with (data / "pg_hba.conf").open("a") as rules:
         rules.write("host all all 192.0.2.0/24 trust\nhost all all 2001:db8::/32 trust\n")
     options = ("listen_addresses=*", f"unix_socket_directories={folder}", "fsync=off", "shared_buffers=16MB")
