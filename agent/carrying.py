@@ -102,6 +102,8 @@ class Carrying:
     last_error: str = ""
     """Why nothing can be sent now; empty while it can."""
     last_refused: bool = False
+    acknowledged_ns: int = 0
+    """When something was acknowledged last, by the wall clock; 0 before the first."""
     _live: dict[int, deque[tuple[int, Amounts, Message]]] = field(
         default_factory=lambda: {lane: deque() for lane in LANES}
     )
@@ -416,6 +418,7 @@ class Carrying:
         self._in_flight -= flight.octets
         if error is None:
             faultpoint("send.after_ack")
+            self.acknowledged_ns = self.clock.now_ns()
             self._well()
             self._suspects.discard(key)
             self._through(key, flight.amounts)

@@ -28,6 +28,7 @@ from agent.policy.document import Document
 from agent.policy.faults import faults_of
 from agent.policy.model import DurationNs, Octets, Policy
 from agent.policy.yamlfile import read
+from sinks.parquet import Filing
 
 PREFIX = "SEKISHO_"
 DEFAULT_ENRICHERS: Mapping[str, Any] = {"asset": {}, "geo": {}, "owner": {}}
@@ -79,6 +80,46 @@ class Detecting(BaseModel):
     )
 
 
+class Archiving(Filing):
+    """Settings of the role that archives what all agents sent."""
+
+    gather_rows: int = Field(
+        20_000, ge=1, description="Rows that one commit takes at least, where so many wait"
+    )
+
+
+class Republishing(BaseModel):
+    """Settings of the role that writes each flow to topics of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ocsf: bool = Field(False, description="One OCSF Network Activity event for each flow")
+    json_lines: bool = Field(False, description="One plain JSON object for each flow")
+    community_id: bool = Field(False, description="Add the community ID, as Zeek and Suricata compute it")
+    gather_rows: int = Field(
+        5_000, ge=1, description="Rows that one commit takes at least, where so many wait"
+    )
+
+
+class Monitored(BaseModel):
+    """Settings of the page of metrics."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    listen: str | None = Field(
+        None,
+        description="HOST:PORT of a page of Prometheus metrics at /metrics, such as 127.0.0.1:9464; none serves none",
+    )
+
+    @field_validator("listen")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        host, _, port = (value or "").rpartition(":")
+        if value is not None and (not host or not port.isdecimal() or int(port) > 65535):
+            raise ValueError(f"{value!r}: expected HOST:PORT, such as 127.0.0.1:9464")
+        return value
+
+
 class Settings(BaseModel):
     """Everything that is set for one run of sekisho."""
 
@@ -104,6 +145,9 @@ class Settings(BaseModel):
         50_000, ge=1, description="Rows that one commit decides, at most (and what one batch adds)"
     )
     detect: Detecting = Field(Detecting(), description="For `sekisho detect` alone")
+    archiver: Archiving = Field(Archiving(), description="For `sekisho archive` alone")
+    republish: Republishing = Field(Republishing(), description="For `sekisho republish` alone")
+    metrics: Monitored = Monitored()
     archive: bool = Field(True, description="Keep flows as Parquet in state_dir/archive")
     kafka: Connection | None = Field(
         None,
@@ -331,6 +375,7 @@ _PATHS: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("kafka", "tls"): ("ca_file", "cert_file", "key_file"),
     ("kafka", "sasl"): ("secret_file",),
     ("spool",): ("folder",),
+    ("archiver",): ("directory",),
 }
 
 

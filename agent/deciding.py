@@ -233,7 +233,7 @@ class LocalDecide:
         left_out = sum(account.excluded.values(), Amounts())
         return notice.model_copy(
             update={
-                "host": self.host,
+                "host": (notice.case.store.host if notice.case else "") or self.host,
                 "case": self._with_blind_spots(notice.case) if notice.case else None,
                 "account": {
                     "captured": account.captured.octets_out,

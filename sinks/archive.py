@@ -12,46 +12,43 @@ Rows whose day cannot be believed (after tomorrow) stand in the folder of the nu
 
 from __future__ import annotations
 
-import shutil
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from agent.core.accounts import Amounts
-from agent.core.clock import DAY_NS, MINUTE_NS, SECOND_NS, Clock, iso
+from agent.core.clock import MINUTE_NS, SECOND_NS, Clock
 from agent.core.errors import DecodeError, SinkError
 from agent.core.faults import faultpoint
 from agent.core.finding import Notice
 from agent.core.flow import FlowBatch
 from agent.core.frames import claim
-from agent.core.grouping import distinct
 from agent.core.log import Log
 from agent.core.stages import Context, SinkSettings
-from sinks.parquet import BatchId, Part, Shape, day_folder, held_by, pack, seal_leftover
+from sinks.parquet import (
+    MOST_DAYS,
+    BatchId,
+    Filing,
+    Part,
+    Shape,
+    by_day,
+    day_folder,
+    forget_old_days,
+    held_by,
+    need_room,
+    pack,
+    seal_leftover,
+)
 
 SYNC_EVERY_NS = 10 * SECOND_NS
 """A host that loses power loses at most so much."""
-MOST_OPEN = 32
-"""Days that are written at a time; rows of further days go to the null day, so that wild times make few files."""
 
 
-class Settings(SinkSettings):
+class Settings(Filing, SinkSettings):
     """Settings of the archive."""
 
-    directory: Path | None = Field(None, description="Default: archive in state_dir")
-    compression: Literal["zstd", "snappy", "none"] = Field("zstd", description="Of the Parquet files")
-    rows_per_group: int = Field(65_536, ge=1, description="Rows that a reader takes or skips at a time")
-    rows_per_file: int = Field(262_144, ge=1, description="A file is finished with so many rows")
-    minutes_per_file: int = Field(15, ge=1, description="And at the latest after so many minutes")
-    keep_days: int = Field(90, ge=1, description="Newest day folders that are kept; older ones are removed")
-    min_free: float = Field(
-        0.10, ge=0, lt=1, description="Stop while less than this share of the volume is free"
-    )
     held_octets: int = Field(
         16 * 2**20, ge=0, description="Memory for compressed rows while the volume takes none"
     )
@@ -152,7 +149,7 @@ class Archive:
         try:
             self._open()
             if self._held:
-                self._need_room()
+                need_room(self.directory, self._settings.min_free)
             while self._held:
                 self._journal(self._held[0])
                 self._held_octets -= len(self._held.popleft().frame)
@@ -183,25 +180,14 @@ class Archive:
     def _pieces(self, batch: FlowBatch) -> list[_Held]:
         """The batch by day, each piece packed."""
         host, batch_id = batch.header.host or self._host, batch.header.batch_id
-        tomorrow = self._clock.now_ns() // DAY_NS + 1
-        days = batch["end_ns"] // DAY_NS
-        seen = distinct(days)
-        known = seen[(seen >= 0) & (seen <= tomorrow)][-MOST_OPEN:]
-        masks: dict[str | None, NDArray[np.bool_]] = {
-            iso(day * DAY_NS)[:10]: days == day for day in known.tolist()
-        }
-        masks[None] = ~np.isin(days, known)
-        pieces = []
-        for day, mask in masks.items():
-            if not mask.any():
-                continue
-            rows = batch if mask.all() else batch.take(mask)
-            pieces.append(_Held(day_folder(day, host), batch_id, pack(rows), len(rows)))
-        return pieces
+        return [
+            _Held(day_folder(day, host), batch_id, pack(rows), len(rows))
+            for day, rows in by_day(batch.named(self._host), self._clock.now_ns())
+        ]
 
     def _journal(self, piece: _Held) -> None:
         folder = piece.folder
-        if folder not in self._parts and len(self._parts) >= MOST_OPEN:
+        if folder not in self._parts and len(self._parts) >= MOST_DAYS:
             folder = day_folder(None, self._host)
         place, run = self.directory / "flows" / folder, piece.batch[1]
         if (folder, run) not in self._before:
@@ -233,15 +219,6 @@ class Archive:
         else:
             del self._parts[folder]
 
-    def _need_room(self) -> None:
-        usage = shutil.disk_usage(self.directory)
-        if usage.free < usage.total * self._settings.min_free:
-            share = f"{100 * usage.free / usage.total:.1f} %"
-            raise OSError(
-                f"{self.directory}: {share} of the volume is free, less than min_free "
-                f"({100 * self._settings.min_free:g} %); free some room or lower it"
-            )
-
     def _open(self) -> None:
         if self._opened:
             return
@@ -267,14 +244,8 @@ class Archive:
             held.close()
 
     def _forget_old_days(self) -> None:
-        days = sorted((self.directory / "flows").glob("day=[0-9]*"))
-        for day in days[: -self._settings.keep_days]:
-            for file in day.glob("host=*/part-*.parquet"):
-                file.unlink(missing_ok=True)
-            self._log.info("archive_day_removed", day=day.name, setting="sinks.archive.keep_days")
-            for folder in (*day.glob("host=*"), day):
-                if not any(folder.iterdir()):
-                    folder.rmdir()
+        for day in forget_old_days(self.directory / "flows", self._settings.keep_days):
+            self._log.info("archive_day_removed", day=day, setting="sinks.archive.keep_days")
 
     def _held_rows(self) -> int:
         return sum(piece.rows for piece in self._held)

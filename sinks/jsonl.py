@@ -101,11 +101,8 @@ def flow_lines(batch: FlowBatch, *, community_id: bool = False) -> bytes:
     n = len(batch)
     if not n:
         return b""
-    header: dict[str, Any] = {
-        "record": "flow",
-        "agent_id": batch.header.agent_id,
-        "run_id": batch.header.run_id,
-    }
+    header: dict[str, Any] = {"record": "flow", "run_id": batch.header.run_id}
+    batch = batch.named()
     if batch.header.versions:
         header["versions"] = _versions_id(batch.header.versions)
     template = _dumps(header)[:-1].replace("%", "%%")

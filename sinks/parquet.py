@@ -1,4 +1,5 @@
-"""One part of the archive: a journal of batches that becomes one Parquet file. A library of the archive, no sink.
+"""One part of the archive: a journal of batches that becomes one Parquet file, and what all archives share.
+A library of the archive, no sink.
 
 Arrow is imported where it is used: it takes a twentieth of a second, and a replay without an archive needs none.
 """
@@ -7,18 +8,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
+import numpy as np
 import zstandard
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
+from agent.core.clock import DAY_NS, iso
 from agent.core.errors import DecodeError
 from agent.core.faults import faultpoint
 from agent.core.flow import FlowBatch, concat
 from agent.core.frames import FrameFile, frames
+from agent.core.grouping import distinct
 
 NULL: Final = "__HIVE_DEFAULT_PARTITION__"
 """How Hive, Spark, DuckDB and Arrow name the folder of rows without a value."""
@@ -30,8 +37,29 @@ _BATCHES: Final = b"sekisho.batches"
 _Whose = tuple[str, str, int, str]
 """Agent, run, lane, versions as JSON."""
 
+MANY: Final = "hosts=all"
+"""Folder, within a day, of the rows of many hosts; which host each is of stands in its column."""
+MOST_DAYS: Final = 32
+"""Days that are written at a time; rows of further days go to the null day, so that wild times make few files."""
+
 LARGEST_BATCH: Final = 256 * 2**20
 """Octets of one unpacked batch; more is not ours."""
+
+
+class Filing(BaseModel):
+    """Settings of every archive: how its files are cut, and how long they stay."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    directory: Path | None = Field(None, description="Default: archive in state_dir")
+    compression: Literal["zstd", "snappy", "none"] = Field("zstd", description="Of the Parquet files")
+    rows_per_group: int = Field(65_536, ge=1, description="Rows that a reader takes or skips at a time")
+    rows_per_file: int = Field(262_144, ge=1, description="A file is finished with so many rows")
+    minutes_per_file: int = Field(15, ge=1, description="And at the latest after so many minutes")
+    keep_days: int = Field(90, ge=1, description="Newest day folders that are kept; older ones are removed")
+    min_free: float = Field(
+        0.10, ge=0, lt=1, description="Stop while less than this share of the volume is free"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +94,21 @@ class Part:
         self._journal.append(frame)
         self.rows += rows
 
+    @property
+    def journal(self) -> Path:
+        """Where the rows wait."""
+        return self._journal.path
+
+    @property
+    def size(self) -> int:
+        """Octets of the journal."""
+        return self._journal.size
+
+    def cut(self, size: int, rows: int) -> None:
+        """Go back to what it was when it had so many octets and rows. Raises ``OSError``."""
+        self._journal.cut(size)
+        self.rows = rows
+
     def sync(self) -> None:
         """Bring the journal to the disk. Raises ``OSError``."""
         self._journal.sync()
@@ -83,6 +126,42 @@ class Part:
 def day_folder(day: str | None, host: str) -> str:
     """``day=2026-11-21/host=db-1``, as Hive names it. No host name leads out of its folder."""
     return f"day={day or NULL}/host={quote(host, safe='')[:200] or NULL}"
+
+
+def by_day(batch: FlowBatch, now_ns: int) -> Iterator[tuple[str | None, FlowBatch]]:
+    """The rows by UTC day of their end; None for days after tomorrow, before 1970, or beyond the newest so many."""
+    days = batch["end_ns"] // DAY_NS
+    seen = distinct(days)
+    known = seen[(seen >= 0) & (seen <= now_ns // DAY_NS + 1)][-MOST_DAYS:]
+    masks: dict[str | None, NDArray[np.bool_]] = {
+        iso(day * DAY_NS)[:10]: days == day for day in known.tolist()
+    }
+    masks[None] = ~np.isin(days, known)
+    for day, mask in masks.items():
+        if mask.any():
+            yield day, batch if mask.all() else batch.take(mask)
+
+
+def need_room(directory: Path, min_free: float) -> None:
+    """Raises ``OSError`` where less than this share of the volume is free."""
+    usage = shutil.disk_usage(directory)
+    if usage.free < usage.total * min_free:
+        raise OSError(
+            f"{directory}: {100 * usage.free / usage.total:.1f} % of the volume is free, less than min_free "
+            f"({100 * min_free:g} %); free some room or lower it"
+        )
+
+
+def forget_old_days(flows: Path, keep_days: int) -> list[str]:
+    """Remove all but the newest day folders; names of those removed. Raises ``OSError``."""
+    old = sorted(flows.glob("day=[0-9]*"))[:-keep_days]
+    for day in old:
+        for file in day.glob("host*=*/part-*.parquet"):
+            file.unlink(missing_ok=True)
+        for folder in (*day.glob("host*=*"), day):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+    return [day.name for day in old]
 
 
 def pack(batch: FlowBatch) -> bytes:

@@ -34,6 +34,8 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
         "up": "watch this host: capture, enrich, decide, alert, in one process",
         "agent": "the same without a screen, as a service",
         "detect": "decide what all agents sent to Kafka, as a service",
+        "archive": "keep what all agents sent to Kafka as Parquet, as a service",
+        "republish": "write each flow to Kafka as JSON, for other tools, as a service",
         "top": "where traffic goes right now, by owner and country",
         "replay": "run captures through the same road, with their own clock",
     },

@@ -40,7 +40,7 @@ def _serve(options: Options) -> None:
     import faulthandler
     import logging
 
-    from agent import logs, tiers
+    from agent import figures, logs, tiers
     from agent.cli.up import with_archive
     from agent.core.clock import SystemClock
     from agent.core.errors import SekishoError
@@ -63,7 +63,10 @@ def _serve(options: Options) -> None:
         status=lambda: _status(runs[0]),
     )
     service.tell("starting: policy, databases, state")
-    with Runtime(loaded, carrier=carrier, extra_sinks=logged_alerts(loaded), attendant=service) as run:
+    with (
+        figures.serve(loaded.settings, lambda: figures.of_agent(runs[0] if runs else None)),
+        Runtime(loaded, carrier=carrier, extra_sinks=logged_alerts(loaded), attendant=service) as run,
+    ):
         runs.append(run)
         run.go()
     failures = [f"{name}: {error}" for name, error in run.pipeline.failures.items()]

@@ -33,6 +33,8 @@ GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
     "container": ("container",),
     "pod": ("pod",),
     "interface": ("interface",),
+    "host": ("agent_host",),
+    "agent": ("agent_id",),
     "vantage": ("vantage",),
     "protocol": ("protocol",),
     "port": ("local_port", "remote_port"),
@@ -65,6 +67,8 @@ _TEXTS: Final[Mapping[str, str]] = {
     "process": "process",
     "name": "remote_name",
     "scope": "remote_scope",
+    "host": "agent_host",
+    "agent": "agent_id",
 }
 """Options that take a text -> its column."""
 

@@ -26,7 +26,7 @@ def command(options: Options) -> None:
     import faulthandler
     import logging
 
-    from agent import logs
+    from agent import figures, logs
     from agent.cli.agent import logged_alerts
     from agent.core.clock import SystemClock
     from agent.core.errors import SekishoError
@@ -45,13 +45,18 @@ def command(options: Options) -> None:
         status=lambda: _status(runs[0]),
     )
     service.tell("starting: policy, databases, state")
+    measured = figures.DetectorFigures(SystemClock())
     try:
-        with DetectRuntime(
-            loaded,
-            extra_sinks=logged_alerts(loaded),
-            attendant=service,
-            standing_by=lambda: service.tell("standing by: another one may lead"),
-        ) as run:
+        with (
+            figures.serve(loaded.settings, lambda: measured.read(runs[0] if runs else None)),
+            DetectRuntime(
+                loaded,
+                extra_sinks=logged_alerts(loaded),
+                attendant=service,
+                on_decision=measured.heard,
+                standing_by=lambda: service.tell("standing by: another one may lead"),
+            ) as run,
+        ):
             runs.append(run)
             run.go()
             logs.get("detect").info("stopped", **dict(run.counters))

@@ -18,6 +18,14 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "agent": ("sudo sekisho agent", "sudo sekisho agent --detach"),
     "detect": ("sekisho detect",),
+    "archive": (
+        "sekisho archive",
+        "sekisho --set archiver.directory=/srv/flows archive",
+    ),
+    "republish": (
+        "sekisho --set republish.ocsf=true republish",
+        "sekisho --set republish.json_lines=true republish",
+    ),
     "replay": (
         "sekisho replay --sample",
         "sekisho replay capture.pcap",
@@ -53,6 +61,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sekisho flows --since 30d --remote 203.0.113.0/24 --total",
         "sekisho flows --since 30d --by store,owner --csv totals.csv",
         "sekisho flows --since 1h --process rclone --json",
+        "sekisho flows --since 24h --host 'db-*' --by host,owner",
         "sekisho flows --since 1h --port 5432 --community-id",
     ),
     "cases": (

@@ -73,6 +73,12 @@ def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option("--process", **several, help="Name of the process, where known."),
             click.option(
+                "--host",
+                **several,
+                help="Host that counted it, in an archive of many; * and ? fit any letters.",
+            ),
+            click.option("--agent", **several, metavar="ID", help="Agent that sent it, by id."),
+            click.option(
                 "--direction",
                 **several,
                 type=click.Choice(list(asked.DIRECTIONS)),

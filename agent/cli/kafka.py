@@ -11,19 +11,24 @@ import click
 from agent.cli.common import Group, Options, echo_json, example, json_option, many, tell
 
 if TYPE_CHECKING:
-    from agent.core.kafka import Connection, Topics
+    from agent.config import Settings
+    from agent.core.kafka import Connection
 
 State = Literal["ok", "poor", "missing"]
 _MARKS: Final[Mapping[State, str]] = {"ok": "ok      ", "poor": "poor    ", "missing": "missing "}
 _DAY_MS: Final = 86_400_000
 CONFIGS: Final[Mapping[str, Mapping[str, str]]] = {
     "flows": {"retention.ms": str(7 * _DAY_MS)},
+    "flows_ocsf": {"retention.ms": str(2 * _DAY_MS)},
+    "flows_json": {"retention.ms": str(2 * _DAY_MS)},
     "alerts": {"retention.ms": str(90 * _DAY_MS)},
     "agents": {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1"},
     "coverage": {"retention.ms": str(400 * _DAY_MS)},
     "dead": {"retention.ms": str(30 * _DAY_MS)},
 }
 """Settings of each topic where they differ from the broker's."""
+SPREAD: Final = ("flows", "flows_ocsf", "flows_json")
+"""Topics of rows, which have as many partitions as are asked for."""
 NEEDED: Final = ("flows", "agents")
 """Topics that an agent writes to."""
 LARGEST_SEALED: Final = 512 * 2**10
@@ -54,10 +59,10 @@ def check(options: Options, as_json: bool) -> None:
     """Say whether Kafka lets us in, and how its topics stand. Exit code 1 if an agent could not send."""
     from agent.core.errors import SinkError
 
-    connection = _connection(options)
+    settings = _settings(options)
     lines: list[Line] = []
     try:
-        with _Admin(connection) as admin:
+        with _Admin(settings) as admin:
             lines += admin.look()
     except SinkError as error:
         lines.append(Line("brokers", "missing", str(error)))
@@ -71,7 +76,7 @@ def topics() -> None:
 
 @topics.command(epilog=example("kafka topics create"))
 @click.option(
-    "--partitions", type=click.IntRange(1, 10_000), default=12, help="Partitions of the topic of rows."
+    "--partitions", type=click.IntRange(1, 10_000), default=12, help="Partitions of each topic of rows."
 )
 @click.option(
     "--replication",
@@ -85,14 +90,14 @@ def create(options: Options, partitions: int, replication: int | None, as_json: 
     from agent.core.errors import SinkError
 
     try:
-        with _Admin(_connection(options)) as admin:
+        with _Admin(_settings(options)) as admin:
             lines = list(admin.create(partitions, replication))
     except SinkError as error:
         lines = [Line("brokers", "missing", str(error))]
     _show(lines, as_json)
 
 
-def _connection(options: Options) -> Connection:
+def _settings(options: Options) -> Settings:
     from agent.core.errors import ConfigError, Fault
 
     loaded = options.load()
@@ -101,7 +106,7 @@ def _connection(options: Options) -> Connection:
         raise ConfigError(
             Fault(where, 0, "kafka is not set", "add kafka: {servers: [kafka-1.example.net:9092]}")
         )
-    return loaded.settings.kafka
+    return loaded.settings
 
 
 def _show(lines: list[Line], as_json: bool) -> None:
@@ -119,8 +124,9 @@ def _show(lines: list[Line], as_json: bool) -> None:
 class _Admin:
     """A connection that looks and makes. Raises :class:`agent.core.errors.SinkError` for what the client raises."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection, self._topics = connection, connection.topics
+    def __init__(self, settings: Settings) -> None:
+        assert settings.kafka is not None
+        self._connection, self._named = settings.kafka, _named(settings)
         self._client: Any = None
 
     def __enter__(self) -> _Admin:
@@ -140,7 +146,7 @@ class _Admin:
         """How brokers and topics stand."""
         brokers = self._ask(lambda: self._client.describe_cluster()["brokers"])
         yield Line("brokers", "ok", f"reached {many(len(brokers), 'broker')} {_way(self._connection)}")
-        named = _named(self._topics)
+        named = self._named
         found = self._ask(lambda: self._client.describe_topics(list(named)))
         configs = self._configs([t["name"] for t in found if t["error_code"] == 0])
         for topic in found:
@@ -154,11 +160,11 @@ class _Admin:
         copies = replication or min(_OUR_OWN, brokers)
         wanted: dict[str, dict[str, Any]] = {
             name: {
-                "num_partitions": partitions if role == "flows" else 1,
+                "num_partitions": partitions if role in SPREAD else 1,
                 "replication_factor": copies,
                 "configs": {**CONFIGS[role], **({"min.insync.replicas": "2"} if copies > 2 else {})},
             }
-            for name, role in _named(self._topics).items()
+            for name, role in self._named.items()
         }
         made = self._ask(lambda: self._client.create_topics(wanted, raise_errors=False))
         for topic in made["topics"]:
@@ -249,8 +255,11 @@ def _poor(
     return "ok", detail, ""
 
 
-def _named(topics_: Topics) -> dict[str, str]:
-    return {name: role for role, name in topics_.model_dump().items()}
+def _named(settings: Settings) -> dict[str, str]:
+    """Name -> role of each topic that these settings use."""
+    assert settings.kafka is not None
+    off = {"flows_ocsf": not settings.republish.ocsf, "flows_json": not settings.republish.json_lines}
+    return {name: role for role, name in settings.kafka.topics.model_dump().items() if not off.get(role)}
 
 
 def _copies(number: int) -> str:

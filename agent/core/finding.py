@@ -129,6 +129,7 @@ class StoreFact(_Fact):
     categories: tuple[str, ...] = ()
     contact: str = ""
     host: str = ""
+    """The host that sent the most of it."""
     subjects: int | None = None
     runbook: str = ""
 
@@ -150,6 +151,8 @@ class Traffic(_Fact):
     services: tuple[Share, ...] = ()
     """``tcp/443`` of the end that accepted."""
     local_addresses: tuple[Share, ...] = ()
+    hosts: tuple[Share, ...] = ()
+    """Hosts whose agents counted it."""
     vantages: tuple[Share, ...] = ()
     estimated: bool = False
     """Some of it was multiplied up from samples."""

@@ -114,6 +114,8 @@ COLUMNS: Final[tuple[Column, ...]] = (
     _c("initiator", Kind.TEXT, "Who opened the flow: local or remote; null if its beginning was not seen.", null=True, ipfix="239", ocsf="connection_info.direction_id"),
     _c("interface", Kind.TEXT, "Where it was seen.", null=True, ipfix="82", ocsf="src_endpoint.interface_name"),
     _c("nat_address", Kind.ADDRESS, "The local end's address after translation, where known.", null=True, ipfix="225 / 281"),
+    _c("agent_host", Kind.TEXT, "The reporting host, as its batch says; null while the batch says it.", null=True, stage="archive", ocsf="device.hostname"),
+    _c("agent_id", Kind.TEXT, "The agent that sent the batch; null while the batch says it.", null=True, stage="archive", ocsf="device.uid"),
     # amounts: deltas of the interval
     _c("flows", Kind.COUNT, "Flows that began in the interval.", unit="flows", ipfix="3", ocsf="count"),
     _c("octets_out", Kind.COUNT, "Sent by the local end: IP layer, headers included.", unit="octets", ipfix="1", ocsf="traffic.bytes_out"),
@@ -358,6 +360,11 @@ class FlowBatch:
             name: data.compact() if isinstance(data, Text) else data for name, data in self._columns.items()
         }
         return FlowBatch(columns, self.header)
+
+    def named(self, host: str = "") -> FlowBatch:
+        """The same rows with host and agent in columns of their own, as the header has them (``host`` where it has none)."""
+        about = {"agent_host": self.header.host or host or None, "agent_id": self.header.agent_id or None}
+        return self.with_columns(**{name: Text.full(self._n, text) for name, text in about.items()})
 
     def amounts(self) -> Amounts:
         """Flows and octets of all rows."""

@@ -1,4 +1,4 @@
-"""Append-only files of framed byte strings that survive a kill: the archive's journal; the spool later.
+"""Append-only files of framed byte strings that survive a kill: the archive's journals, the spool's segments.
 
 A frame is ``length`` and CRC-32 of the body (two little-endian uint32), then the body, which is never empty: zeros are
 room that was reserved and not used. What was appended is in the kernel's hands when :meth:`FrameFile.append` returns, so
@@ -61,6 +61,13 @@ class FrameFile:
             self._reserved = 0
             raise
         self.size += len(data)
+
+    def cut(self, size: int) -> None:
+        """Take back what was appended behind the first ``size`` octets, a border of frames. Raises ``OSError``."""
+        assert size <= self.size
+        os.ftruncate(self._file, size)
+        self.size, self._reserved = size, 0
+        self._synced = min(self._synced, size)
 
     def sync(self) -> None:
         """Wait until what was appended is on the disk. Raises ``OSError``."""

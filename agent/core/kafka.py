@@ -31,6 +31,13 @@ class Topics(_Part):
     """Names of the topics. The number behind the name is the version of what travels there."""
 
     flows: _Topic = Field("sekisho.flows.v1", description="Batches of rows, keyed by agent")
+    flows_ocsf: _Topic = Field(
+        "sekisho.flows.ocsf.v1",
+        description="Each flow as OCSF Network Activity, where `republish.ocsf` is on",
+    )
+    flows_json: _Topic = Field(
+        "sekisho.flows.json.v1", description="Each flow as plain JSON, where `republish.json_lines` is on"
+    )
     alerts: _Topic = Field("sekisho.alerts.v1", description="Notices as OCSF JSON, keyed by case")
     agents: _Topic = Field("sekisho.agents.v1", description="Heartbeats, keyed by agent, compacted")
     coverage: _Topic = Field("sekisho.coverage.v1", description="What was observed, hour by hour")

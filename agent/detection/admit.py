@@ -109,6 +109,7 @@ def admit(
     for name in TEXTS:
         joined = _joined([(b.text(name), rows) for b, rows in parts])
         arrays[name], texts[name] = joined.codes.astype(np.int64), list(joined.values)
+    arrays["host"], texts["host"] = _hosts(parts)
     step = Step("take", {"texts": texts}, arrays)
     seen = [(b, rows, begin) for b, rows, begin in zip(batches, inside, begins, strict=True) if len(rows)]
     step.meta.update(
@@ -152,6 +153,14 @@ def _joined(columns: Sequence[tuple[Text, Ints]]) -> Text:
         for column, rows in columns
     ]
     return concat_text(parts).compact()
+
+
+def _hosts(parts: Sequence[tuple[FlowBatch, Ints]]) -> tuple[Ints, list[str]]:
+    """Which host sent each row, as its batch's header says: codes and texts."""
+    place: dict[str, int] = {}
+    codes = [place.setdefault(b.header.host, len(place)) if b.header.host else -1 for b, _ in parts]
+    lengths = np.array([len(rows) for _, rows in parts], np.int64)
+    return np.repeat(np.array(codes, np.int64), lengths), list(place)
 
 
 def _stores_seen(parts: Sequence[tuple[FlowBatch, Ints, int]], ends: Ints) -> list[list[Any]]:

@@ -168,7 +168,13 @@ class Cases:
         return kind
 
     def _notice(self, case: Case, kind: NoticeKind, time_ns: int) -> Notice:
-        return Notice(kind=kind, time_ns=time_ns, host=self._host, case=case, simulated=self._simulated)
+        return Notice(
+            kind=kind,
+            time_ns=time_ns,
+            host=case.store.host or self._host,
+            case=case,
+            simulated=self._simulated,
+        )
 
     def _number(self, time_ns: int) -> str:
         day = when(time_ns).strftime("%Y-%m%d")

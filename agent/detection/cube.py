@@ -65,6 +65,10 @@ NOWHERE: Final = Placed(*(np.zeros(0, np.int64) for _ in range(3)))
 """No rows."""
 
 
+_DETAIL: Final = 8
+"""Path, basis, process, vantage, service, both halves of the local address, host."""
+
+
 @dataclass
 class Cube:
     """The keys, and what is known of each."""
@@ -73,7 +77,7 @@ class Cube:
     names: Names = field(default_factory=Names)
     pairs: Keys = field(default_factory=lambda: Keys(3, UNBOUNDED))
     paths: Keys = field(default_factory=lambda: Keys(len(_PATH), PATHS))
-    details: Keys = field(default_factory=lambda: Keys(7, DETAILS))
+    details: Keys = field(default_factory=lambda: Keys(_DETAIL, DETAILS))
     pair_of: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))
     """By path."""
     first_ns: Ints = field(default_factory=lambda: np.full(1024, NEVER_NS, np.int64))
@@ -109,6 +113,9 @@ class Cube:
         """Paths, pairs and details of a step's rows; gives numbers to new ones."""
         columns = {name: self.names.codes(step.text(name)) for name in step.meta["texts"]}
         columns |= {name: step.arrays[name] for name in ("remote_asn", "estimated")}
+        columns.setdefault(
+            "host", np.full(step.rows, NONE, np.int64)
+        )  # of a step that an older version packed
         shared = [self.names.code(b) for b in ("same_host", "same_pod")]
         columns["shared"] = np.isin(columns["basis"], shared).astype(np.int64)
         columns["override"] = self._overrides.values(step.arrays["remote"])
@@ -126,7 +133,7 @@ class Cube:
             columns["vantage"],
             self._service(step, columns["initiator"]),
         ]
-        return Placed(path, pair, self._details([path, *detail, local[:, 0], local[:, 1]]))
+        return Placed(path, pair, self._details([path, *detail, local[:, 0], local[:, 1], columns["host"]]))
 
     def pair(self, pair: int) -> tuple[str, str, str]:
         """(tenant, store, entity) of a pair."""
@@ -272,7 +279,10 @@ class Cube:
         self.set_keys = list(meta["sets"])
         self.pairs = Keys.of(arrays["pairs"], UNBOUNDED)
         self.paths = Keys.of(arrays["paths"], UNBOUNDED)
-        self.details = Keys.of(arrays["details"], UNBOUNDED)
+        details = arrays["details"]
+        if len(details) < _DETAIL:  # of an older version, which did not tell hosts apart
+            details = np.vstack([details, np.full((1, details.shape[1]), NONE, np.int64)])
+        self.details = Keys.of(details, UNBOUNDED)
         self.paths.limit, self.details.limit = PATHS, DETAILS
         self.pair_of = grown(arrays["pair_of"], 1024)
         self.first_ns = grown(arrays["first_ns"], 1024, NEVER_NS)

@@ -15,12 +15,12 @@ import numpy as np
 from agent.core.clock import MINUTE_NS, SECOND_NS
 from agent.core.decision import Decision, LedgerRow
 from agent.core.errors import StateError
-from agent.core.finding import StoreFact
+from agent.core.finding import StoreFact, Traffic
 from agent.core.flow import FlowBatch
 from agent.detection.admit import Step, admit, packed, seen_ns, unpacked
 from agent.detection.cases import Cases, Key, Ruling, Told
 from agent.detection.cube import NOWHERE, Cube
-from agent.detection.facts import CaseBase, Facts
+from agent.detection.facts import UNKNOWN, CaseBase, Facts
 from agent.detection.findings import Findings
 from agent.detection.keys import Ints
 from agent.detection.pack import pack, part, unpack
@@ -272,18 +272,24 @@ class Detector:
             self._versions[name] for name in GEO_SOURCES if self._versions.get(name, "none") != "none"
         )
         destination = self._facts.destination(pair, base, sources)
-        return self._store_fact(key[1]), destination, self._facts.traffic(pair, base)
+        traffic = self._facts.traffic(pair, base)
+        return self._store_fact(key[1], self._sender(traffic)), destination, traffic
 
-    def _store_fact(self, store_id: str) -> StoreFact:
+    def _sender(self, traffic: Traffic) -> str:
+        """The host that sent the most; the detector's own where batches name none."""
+        named = [share.value for share in traffic.hosts if share.value != UNKNOWN]
+        return named[0] if named else self._host
+
+    def _store_fact(self, store_id: str, host: str) -> StoreFact:
         store = self._cube.book.store(store_id)
         if store is None:
-            return StoreFact(id=store_id, host=self._host)
+            return StoreFact(id=store_id, host=host)
         return StoreFact(
             id=store.id,
             name=store.name,
             categories=self._cube.book.categories(store_id),
             contact=store.contact,
-            host=self._host,
+            host=host,
             subjects=store.subjects,
             runbook=store.runbook,
         )

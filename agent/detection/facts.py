@@ -155,7 +155,7 @@ class Facts:
         ids, sums = self._since(pair, base)
         totals = dict(zip(MEASURES, sums.sum(axis=1).tolist(), strict=True))
         estimated = totals.pop("estimated_octets") > 0
-        path, basis, process, vantage, service, high, low = self._cube.details.columns[:, ids]
+        path, basis, process, vantage, service, high, low, host = self._cube.details.columns[:, ids]
         names, content = self._cube.names, sums[CONTENT]
         later = int(self._details.last_ns[ids].max(initial=0))
         return Traffic(
@@ -167,6 +167,7 @@ class Facts:
             processes=_shares_of(names.text, content, process),
             services=_shares_of(_service, content, service),
             local_addresses=_shares_of(_address, content, high, low),
+            hosts=_shares_of(names.text, content, host),
             vantages=_shares_of(names.text, content, vantage),
             estimated=estimated,
         )

@@ -123,14 +123,14 @@ class _Reading:
                 f"{self.directory}: there is no archive here; `sekisho up` writes one, or check the folder"
             )
         self._folders = sorted(_days(root, self.question), key=lambda item: item[0], reverse=True)
-        self._total = sum(_octets(f) for _, folder in self._folders for f in folder.glob("host=*/*part-*"))
+        self._total = sum(_octets(f) for _, folder in self._folders for f in folder.glob("host*=*/*part-*"))
         return self._folders
 
     def day(self, folder: Path, newer_than: Callable[[], int | None] | None = None) -> Iterator[FlowBatch]:
         """Journals first: one that turns into Parquet meanwhile is then left out below, or found there for the first
         time. ``newer_than`` may say, before each file, that only rows from then on are still wanted."""
         read = set()
-        for journal in sorted(folder.glob("host=*/.part-*.journal")):
+        for journal in sorted(folder.glob("host*=*/.part-*.journal")):
             if parquet_of(journal).exists():
                 continue
             try:
@@ -144,7 +144,7 @@ class _Reading:
             read.add(parquet_of(journal))
             yield from (rows for batch in found if len(rows := self.question.only(batch)))
             self._step(journal)
-        for file in sorted(folder.glob("host=*/part-*.parquet")):
+        for file in sorted(folder.glob("host*=*/part-*.parquet")):
             if file not in read:
                 least = newer_than() if newer_than else None
                 yield from self._file(file, self._from(least))

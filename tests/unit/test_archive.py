@@ -76,7 +76,7 @@ def test_rows_come_back_as_they_went_in(
     sink = Settings(min_free=0).build(Context(Accounts(), folder, DataClock(START_NS), host="db-1"))
     batch = batch_of(rows)
     sink.write_flows(batch)
-    wanted = sorted(map(repr, batch.rows()))
+    wanted = sorted(map(repr, batch.named("db-1").rows()))
     assert sorted(repr(row) for b in read_flows(folder / "archive") for row in b.rows()) == wanted
     sink.close()
     assert sorted(repr(row) for b in read_flows(folder / "archive") for row in b.rows()) == wanted

@@ -50,7 +50,7 @@ def test_a_flow_line_holds_every_column() -> None:
         header,
     )
     row = json.loads(flow_lines(batch))
-    assert list(row) == ["record", "agent_id", "run_id", *(c.name for c in COLUMNS)]
+    assert list(row) == ["record", "run_id", *(c.name for c in COLUMNS)]
     assert (row["record"], row["agent_id"], row["run_id"]) == ("flow", "a1", "r1")
     assert (row["process"], row["local_port"], row["store"]) == ('a"b\n%s', None, "医療")
     assert (row["local_address"], row["start_ns"]) == ("192.0.2.1", "2023-11-14T22:13:20.123456789Z")
