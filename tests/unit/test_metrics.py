@@ -73,7 +73,10 @@ def test_silent_readers_take_only_their_places(served: Served) -> None:
             stack.enter_context(socket.create_connection((host, int(port))))
         answers = set()
         for _ in range(50):
-            with socket.create_connection((host, int(port)), timeout=10) as more, contextlib.suppress(OSError):
+            with (
+                socket.create_connection((host, int(port)), timeout=10) as more,
+                contextlib.suppress(OSError),
+            ):
                 answers.add(more.recv(64).split(b"\r\n")[0])
                 break
         assert answers == {b"HTTP/1.0 503 Service Unavailable"}

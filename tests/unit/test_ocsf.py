@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from jsonschema import Draft202012Validator
 
 from agent.core.accounts import Accounts
 from agent.core.finding import CaseState, Confidence, Notice, NoticeKind, Severity, Share
@@ -19,21 +17,8 @@ from agent.words import render
 from sinks.ocsf import Settings, finding_event, flow_events
 from tests.tools import notices
 from tests.tools.notice_strategies import NOTICES
+from tests.tools.ocsf import faults
 from tests.tools.rows import BATCHES, batch_of
-
-SCHEMAS = Path(__file__).parents[1] / "data" / "ocsf"
-
-
-@cache
-def validator(name: str) -> Draft202012Validator:
-    return Draft202012Validator(json.loads((SCHEMAS / f"{name}.schema.json").read_text()))
-
-
-def faults(event: dict[str, Any]) -> list[str]:
-    """What the schema of the event's class holds against it; the event is read back from its JSON first."""
-    name = event["class_name"].lower().replace(" ", "_")
-    return [f"{e.json_path}: {e.message}" for e in validator(name).iter_errors(json.loads(json.dumps(event)))]
-
 
 SAMPLES = [notices.opened(), notices.stopped(), notices.unverified(), notices.event(), notices.event("x")]
 
