@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import date
+from dataclasses import replace
+from datetime import UTC, date
 
 import pytest
 
@@ -11,6 +12,7 @@ from agent.core.finding import CaseState, NoticeKind, OwnerFact, Severity, Share
 from agent.core.flow import Mark
 from agent.detection.detector import Detector
 from agent.policy.model import DestinationSet, Override, Rule, RuleTest
+from agent.words import render
 from tests.tools.recount import Sent
 from tests.tools.transfers import GB, MB, T0, Run, policy, run, sent, store
 
@@ -104,6 +106,39 @@ def test_a_download_from_a_restricted_owner_is_none():
     assert (made.findings, made.cases, made.notices) == ({}, {}, [])
 
 
+def test_a_case_names_the_hosts_that_sent_the_rows():
+    """Of a detector of many hosts, store, notice and words name the host that sent the most, not the detector's own; where
+    several sent, each stands with its octets, also after a restart."""
+    rule = Rule(id="bulk", over=GB, window="24h")
+
+    def detector() -> Detector:
+        return Detector(policy(rule, stores=[store("ehr")]), None, host="detector-1")
+
+    made = Run(detector())
+    made.take([replace(row, host="db-7") for row in transfer(GB // 2, 50)])
+    again = Run(detector())
+    again.detector.restore(None, tuple(made.deltas))
+    again.take([replace(row, host="db-3") for row in transfer(2 * GB, 50, 60)])
+    again.heard(again.detector.finish())
+    (case,) = again.cases.values()
+    assert case.store.host == "db-3"
+    assert case.traffic.hosts == (
+        Share(value="db-3", content_octets_out=2 * GB),
+        Share(value="db-7", content_octets_out=GB // 2),
+    )
+    assert {notice.host for notice in again.notices} == {"db-3"}
+    said = render(again.notices[0], language="en", zone=UTC, detail="full")
+    assert "By host: db-3" in said
+    assert "detector-1" not in said
+
+
+def test_batches_without_a_host_name_the_detectors_own():
+    """Where no batch says whose it is, the program's own host is the one it watches."""
+    made = Run(Detector(policy(Rule(id="bulk", over=GB, window="24h")), None, host="db-1"))
+    made.take([replace(row, host="") for row in transfer(2 * GB, 50)])
+    assert [(n.host, n.case.store.host) for n in made.notices] == [("db-1", "db-1")]
+
+
 def test_a_case_tells_the_whole_transfer_from_its_first_row():
     """Totals are those of all rows of store and destination; shares name who, how and where, most first."""
     rule = Rule(id="bulk", over=GB, window="24h")
@@ -139,7 +174,7 @@ def test_a_case_tells_the_whole_transfer_from_its_first_row():
     assert (case.store.name, case.store.contact, case.store.host, case.store.subjects) == (
         "Records",
         "ward 3",
-        "db-1",
+        "a",
         9,
     )
     assert case.id == "2025-1121-01"

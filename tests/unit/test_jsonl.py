@@ -62,7 +62,7 @@ def test_lines_equal_the_rows(batch: FlowBatch) -> None:
     """Whatever the columns hold, the parsed lines are the batch's rows."""
     parsed = [json.loads(line) for line in flow_lines(batch).decode().split("\n") if line]
     times = [c.name for c in COLUMNS if c.kind is Kind.TIME]
-    wanted = [row | {name: rfc3339(row[name]) for name in times} for row in batch.rows()]
+    wanted = [row | {name: rfc3339(row[name]) for name in times} for row in batch.named().rows()]
     names = {c.name for c in COLUMNS}
     assert [{k: v for k, v in row.items() if k in names} for row in parsed] == wanted
 
