@@ -45,6 +45,8 @@ class DetectRuntime(Runtime):
     build_collectors: Any = field(default=lambda _context: {})
     standing_by: Callable[[], None] = lambda: None
     """Called once, before it stands by or leads."""
+    waiting: Callable[[], None] = lambda: None
+    """Called every now and then while another one leads."""
     _leadership: Leadership | None = None
     _renewed_ns: int = 0
 
@@ -74,7 +76,13 @@ class DetectRuntime(Runtime):
         try:
             self.standing_by()
             with Signals(self.stop, threading.Event()):
-                self._leadership = lead(database, holder, self.stop, lease_s=self.settings.detect.lease_s)
+                self._leadership = lead(
+                    database,
+                    holder,
+                    self.stop,
+                    lease_s=self.settings.detect.lease_s,
+                    waiting=self.waiting,
+                )
             if self._leadership is None:
                 raise NeverLedError("stopped while another one led")
             return State.lead(database, self._leadership, clock=self.clock)

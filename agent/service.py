@@ -66,6 +66,7 @@ class Service(Attendant):
     _fed_ns: int = 0
     _told_ns: int = 0
     _stopping: bool = False
+    _stands_by: bool = False
     _fault: str = ""
     _silent: tuple[str, ...] = ()
 
@@ -82,6 +83,13 @@ class Service(Attendant):
     def tell(self, status: str) -> None:
         """Say in one line how it goes."""
         self._send(STATUS=status)
+
+    def stands_by(self) -> None:
+        """Another one leads, and this one would take over: that is all it is there for, so it is ready, and alive."""
+        if not self._stands_by:
+            self._stands_by = True
+            self._send(READY=1, STATUS="standing by: another one leads")
+        self._feed(self.clock.monotonic_ns())
 
     def turned(self, collector: str) -> None:
         """See :class:`Attendant`."""

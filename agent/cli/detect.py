@@ -55,6 +55,7 @@ def command(options: Options) -> None:
                 attendant=service,
                 on_decision=measured.heard,
                 standing_by=lambda: service.tell("standing by: another one may lead"),
+                waiting=service.stands_by,
             ) as run,
         ):
             runs.append(run)

@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 import uuid
+from collections.abc import Callable
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -125,9 +126,17 @@ class Leadership:
 
 
 def lead(
-    database: PostgresDatabase, holder: str, stop: threading.Event, *, lease_s: float = LEASE_S
+    database: PostgresDatabase,
+    holder: str,
+    stop: threading.Event,
+    *,
+    lease_s: float = LEASE_S,
+    waiting: Callable[[], None] = lambda: None,
 ) -> Leadership | None:
-    """Stand by until this program leads; None if ``stop`` is set before. Raises :class:`StateError`."""
+    """Stand by until this program leads; None if ``stop`` is set before. Raises :class:`StateError`.
+
+    ``waiting`` is called after each look, while another one leads.
+    """
     session, log, told = database.session(holder), Log(part="leadership"), ""
     try:
         while not stop.is_set():
@@ -143,6 +152,7 @@ def lead(
                 if late_ms > 0 and other != holder:
                     ended = _end(session, other)
                     log.warning("leader_silent", leader=other, late_ms=late_ms, connections_ended=ended)
+            waiting()
             stop.wait(LOOK_S)
     except BaseException:
         session.close()

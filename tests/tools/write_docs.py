@@ -11,6 +11,7 @@ from agent.core.flow import COLUMNS, SCHEMA_VERSION
 from agent.core.wire import arrow_type
 from tests.tools.cli_pages import cli_page, man_page
 from tests.tools.decoding_page import with_tables
+from tests.tools.metrics_page import metrics_page
 from tests.tools.readme_page import readme_page
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -52,6 +53,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "completion/sekisho.fish": lambda: script("fish"),
     "decoding.md": lambda: with_tables((DOCS / "decoding.md").read_text()),
     "flow-schema.md": flow_schema,
+    "metrics.md": metrics_page,
     "../README.md": readme_page,
 }
 

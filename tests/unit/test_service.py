@@ -50,6 +50,16 @@ class Site:
         return self.manager.sent
 
 
+def test_one_that_stands_by_is_ready_and_alive() -> None:
+    """A detector that waits for its turn is what it should be: ready once, and with signs of life for as long as it waits."""
+    site = Site([])
+    for _ in range(20):
+        site.clock.set(site.clock.now_ns() + SECOND_NS)
+        site.service.stands_by()
+    assert site.manager.sent == ["READY=1", "WATCHDOG=1", "WATCHDOG=1"]
+    assert site.manager.status == "standing by: another one leads"
+
+
 def test_ready_once_every_live_collector_counts() -> None:
     """READY is sent after the first batch of each, once; files are not waited for."""
     site = Site(["ebpf", "af_packet"], seconds=0)
