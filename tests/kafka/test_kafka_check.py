@@ -37,6 +37,27 @@ def test_missing_topics_are_named_and_made(broker: Cluster, prefix: str, tmp_pat
     assert (after.code, after.out.count("ok      ")) == (0, 6), after.text
 
 
+def test_topics_of_single_flows_are_made_where_they_are_wanted(
+    broker: Cluster, prefix: str, tmp_path: Path
+) -> None:
+    """With `republish` on, its topics are made too, spread as the rows are, and kept for two days."""
+    lay(tmp_path, topics.connection(broker.bootstrap, prefix))
+    flags = (
+        "-c",
+        str(tmp_path / "sekisho.yaml"),
+        "--set",
+        "republish.ocsf=true",
+        "--set",
+        "republish.json_lines=true",
+    )
+    done = sekisho(*flags, "kafka", "topics", "create", "--partitions", "2", home=tmp_path)
+    assert done.code == 0, done.text
+    for role in ("flows_ocsf", "flows_json"):
+        assert f"topic {prefix}.{role}: made, 2 partitions, 1 copy" in done.out
+    after = sekisho(*flags, "kafka", "check", home=tmp_path)
+    assert (after.code, after.out.count("ok      ")) == (0, 8), after.text
+
+
 def test_a_topic_that_takes_too_little_is_named(broker: Cluster, prefix: str, tmp_path: Path) -> None:
     """A limit below the largest batch, and an agents topic that is not compacted, are told with the setting to change."""
     made = topics.connection(broker.bootstrap, prefix)
