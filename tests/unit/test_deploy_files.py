@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from jsonschema import Draft202012Validator
 
 from agent import config
 from agent.cli import COMMANDS, cli
@@ -105,6 +107,15 @@ def test_a_service_names_settings_and_commands_that_there_are(name: str, tmp_pat
     done = CliRunner().invoke(cli, [*command, "--help"])
     assert done.exit_code == 0, done.output
     assert CliRunner().invoke(cli, ["-c", str(file), "policy", "check"]).exit_code == 0
+
+
+def test_the_file_is_one_of_the_compose_specification() -> None:
+    """The specification's own JSON schema has nothing against it, and would notice a name that is none."""
+    schema = json.loads((ROOT / "tests" / "data" / "compose" / "compose-spec.schema.json").read_text())
+    check = Draft202012Validator(schema)
+    assert [f"{e.json_path}: {e.message}" for e in check.iter_errors(COMPOSED)] == []
+    wrong = {**COMPOSED, "services": {**SERVICES, "agent": {**SERVICES["agent"], "cap_adds": ["BPF"]}}}
+    assert [e.json_path for e in check.iter_errors(wrong)] == ["$.services.agent"]
 
 
 def test_ports_and_listeners_agree() -> None:
