@@ -30,6 +30,7 @@ from sinks.parquet import (
     Shape,
     by_day,
     forget_old_days,
+    joined,
     need_room,
     pack,
     seal_leftover,
@@ -67,8 +68,12 @@ class Days:
         """Take all rows of these batches; on return they outlast a loss of power. Raises ``OSError``: see :meth:`undo`."""
         need_room(self.directory, self._filing.min_free)
         now_ns = self._clock.now_ns()
+        days: dict[str | None, list[FlowBatch]] = {}
         for batch in batches:
             for day, rows in by_day(batch.named(), now_ns):
+                days.setdefault(day, []).append(rows)
+        for day, pieces in days.items():
+            for rows in joined(pieces):
                 self._part(day).add(pack(rows), len(rows))
                 faultpoint("archive.after_journal")
         for part in self._parts.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,6 +62,8 @@ def test_rows_of_many_hosts_share_a_file_and_say_whose_they_are(tmp_path: Path, 
     assert _rows(tmp_path) == wanted
     (file,) = tmp_path.rglob("*.parquet")
     assert file.parent == tmp_path / "flows" / DAY / "hosts=all"
+    held = json.loads(pq.read_metadata(file).metadata[b"sekisho.batches"])
+    assert [(h["agent"], h["sequences"]) for h in held] == [("a-db-1", [[0, 0]]), ("a-db-2", [[0, 0]])]
     assert pq.read_table(file).column("agent_host").to_pylist() == ["db-1", "db-1", "db-2", "db-2"]
     assert sum(map(len, ask(tmp_path, Question(texts={"agent_host": ("db-2",)})))) == 2
     days.close()
