@@ -116,6 +116,11 @@ class CopyRuntime:
             **{f"refused[{reason}]": n for reason, n in sorted(counts.refused.items())},
         }
 
+    @property
+    def own_figures(self) -> Mapping[str, int]:
+        """Metrics that this role alone has: name in the table of :mod:`agent.metrics`, and figure."""
+        raise NotImplementedError
+
     def _set_up(self) -> None:
         self.clock = SteadyClock(self.clock)
         connection = _connection(self.settings)
@@ -171,6 +176,11 @@ class ArchiveRuntime(CopyRuntime):
         if not self.days.uncommitted:
             self.days.finish_due(all_of_them=True)
 
+    @property
+    def own_figures(self) -> Mapping[str, int]:
+        """See :class:`CopyRuntime`."""
+        return {"archive_files": self.days.files, "archive_missing_octets": self.days.missing_octets}
+
     def _state_file(self) -> Path:
         return self.directory / ARCHIVER_STATE
 
@@ -192,6 +202,11 @@ class RepublishRuntime(CopyRuntime):
     """One run of the role that writes flows as JSON, one by one, to topics of their own."""
 
     role = "republish"
+
+    @property
+    def own_figures(self) -> Mapping[str, int]:
+        """See :class:`CopyRuntime`."""
+        return {"republish_records": self.republished.sent}
 
     def _state_file(self) -> Path:
         return self.settings.state_dir / REPUBLISHER_STATE

@@ -6,20 +6,23 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Final, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, get_args, runtime_checkable
 
-from agent.archiving import ArchiveRuntime, CopyRuntime, RepublishRuntime
 from agent.checking import Reason
 from agent.config import Settings
 from agent.core.accounts import Account, Amounts
 from agent.core.clock import SECOND_NS, Clock
 from agent.core.decision import Decision
 from agent.core.finding import NoticeKind
-from agent.detecting import DetectRuntime
-from agent.metrics import Histogram, Reading, Role, Served
+from agent.metrics import Histogram, Reading, Role
 from agent.runtime import Runtime
 from agent.seal import STOPPED
 from agent.sending import Send
+
+if TYPE_CHECKING:  # an agent loads none of what only the others need
+    from agent.archiving import CopyRuntime
+    from agent.detecting import DetectRuntime
+    from agent.metrics_server import Served
 
 SPOOL_REASONS: Final = (
     "spool_full",
@@ -44,7 +47,11 @@ def serve(
     settings: Settings, read: Callable[[], Reading]
 ) -> AbstractContextManager[Served] | AbstractContextManager[None]:
     """Serve the readings where the settings say; nothing where they say nothing."""
-    return nullcontext() if settings.metrics.listen is None else Served(settings.metrics.listen, read)
+    if settings.metrics.listen is None:
+        return nullcontext()
+    from agent.metrics_server import Served
+
+    return Served(settings.metrics.listen, read)
 
 
 def of_agent(run: Runtime | None) -> Reading:
@@ -141,7 +148,7 @@ class DetectorFigures:
 
 def of_copier(role: type[CopyRuntime], run: CopyRuntime | None) -> Reading:
     """The figures of the archiver, or of the one that republishes."""
-    reading = _begun("archiver" if role is ArchiveRuntime else "republisher")
+    reading = _begun("archiver" if role.role == "archive" else "republisher")
     if run is None:
         return reading
     counts = run.copying.counts
@@ -155,11 +162,8 @@ def of_copier(role: type[CopyRuntime], run: CopyRuntime | None) -> Reading:
     reading.put("copy_duplicate_messages", counts.duplicates)
     _put_reasons(reading, "copy_refused_messages", counts.refused)
     reading.put("copy_stopped", float(bool(run.copying.trouble)))
-    if isinstance(run, ArchiveRuntime):
-        reading.put("archive_files", run.days.files)
-        reading.put("archive_missing_octets", run.days.missing_octets)
-    elif isinstance(run, RepublishRuntime):
-        reading.put("republish_records", run.republished.sent)
+    for name, figure in run.own_figures.items():
+        reading.put(name, figure)
     return reading
 
 

@@ -17,7 +17,6 @@ from typing import Annotated, Any, Final
 import zstandard
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from agent.core import wire
 from agent.core.errors import DecodeError
 from agent.core.flow import SCHEMA_VERSION, BatchHeader, FlowBatch
 
@@ -116,6 +115,8 @@ class Message:
 
     def batch(self, header: Header) -> FlowBatch:
         """The rows, under the header that :meth:`read_header` gave. Raises :class:`DecodeError`."""
+        from agent.core import wire  # Arrow, which a run without Kafka does not load
+
         batch = wire.decode(self.value)
         if len(batch) != header.rows:
             raise DecodeError(f"the message has {len(batch)} rows, its header says {header.rows}")
@@ -142,6 +143,8 @@ def seal(
     key: bytes = b"",
 ) -> Message:
     """The message of a sealed batch. ``sign`` makes the agent's signature over given bytes; ``key`` is the public key."""
+    from agent.core import wire
+
     value = wire.encode(batch, header=False)
     about = batch.header
     fields = {

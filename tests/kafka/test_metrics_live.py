@@ -15,7 +15,8 @@ from agent import config, figures
 from agent.core.clock import MINUTE_NS
 from agent.core.kafka import Connection
 from agent.core.stages import Collector, Context
-from agent.metrics import METRICS, Role, Served
+from agent.metrics import METRICS, Role
+from agent.metrics_server import Served
 from agent.runtime import Runtime
 from sinks.kafka import KafkaCarrier
 from tests.kafka.test_archive_role import Sent, _flags

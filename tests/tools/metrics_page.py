@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from agent.metrics import DELAYS_S, METRICS, MOST_READERS, MOST_VALUES, READER_S
+from agent.metrics import DELAYS_S, METRICS, MOST_VALUES
+from agent.metrics_server import MOST_READERS, READER_S
 
 _HEAD = f"""# Metrics
 

@@ -12,7 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
-from agent.metrics import METRICS, MOST_READERS, MOST_VALUES, Histogram, Reading, Served
+from agent.metrics import METRICS, MOST_VALUES, Histogram, Reading
+from agent.metrics_server import MOST_READERS, Served
 
 
 def _reading() -> Reading:
