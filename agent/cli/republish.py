@@ -14,7 +14,7 @@ def command(options: Options) -> None:
 
     `republish.ocsf: true` writes OCSF Network Activity (4001) to sekisho.flows.ocsf.v1, `republish.json_lines: true` plain objects to
     sekisho.flows.json.v1, both keyed by agent; `sekisho kafka topics create` makes them. After a crash it repeats at most what was not
-    yet committed: the header sekisho-row of a record tells. Costs hundreds of times what a row in a batch costs.
+    yet committed: the header sekisho-row of a record tells. A flow costs some sixty times what a row of a batch costs.
     """
     from agent.archiving import RepublishRuntime
     from agent.cli.copied import serve
