@@ -23,7 +23,7 @@ from agent.core.errors import CaptureError, SinkError, StateError, TakenOverErro
 from agent.core.faults import faultpoint
 from agent.core.flow import FlowBatch
 from agent.service import Attendant
-from agent.store.inputs import Intake, Offset, Partition, Pin
+from agent.store.inputs import Intake, Offset, Pin
 from agent.store.sequences import BatchId
 from agent.store.state import Commit, State
 from collectors.kafka import Reader, Record
@@ -129,10 +129,10 @@ class Copying:
 
     def _take(self, records: Sequence[Record]) -> bool:
         """Hand over what is new, and commit; False where that was broken off by ``stop``."""
-        offsets: dict[Partition, Offset] = {}
+        # As the reader has them: a topic that was made again in the middle of a turn begins anew in all its partitions.
+        offsets = {place: Offset(at.topic_id, at.next_offset) for place, at in self.reader.places().items()}
         fresh: dict[BatchId, Sealed] = {}
         for record in records:
-            offsets[self.reader.topic, record.partition] = Offset(self.reader.topic_id, record.offset + 1)
             self.counts.messages += 1
             self.counts.octets += len(record.value)
             found = self._checked(record)

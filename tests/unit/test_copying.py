@@ -21,20 +21,24 @@ from agent.core.flow import FlowBatch
 from agent.core.message import HEADER_KEY, SIGNATURE_KEY, Message
 from agent.store.inputs import Offset, Pin
 from agent.store.state import State
-from collectors.kafka import Reader, Record
+from collectors.kafka import Place, Reader, Record
 from tests.tools.fleet import FakeAgent
 from tests.tools.notices import START_NS
 
 TOPIC = "flows"
+MADE_AGAIN = 9
+"""A record of this partition is the first of a topic that was deleted and made again."""
 
 
 class FakeReader:
     """Hands out records, then asks the run to stop."""
 
-    topic, topic_id = TOPIC, "id-1"
+    topic = TOPIC
 
     def __init__(self, turns: Sequence[Sequence[Record]], stop: threading.Event) -> None:
         self._turns, self._stop = list(turns), stop
+        self.at: dict[tuple[str, int], Place] = {}
+        self.topic_id = "id-1"
 
     def poll(self, most: int, wait_s: float) -> list[Record]:
         """The next turn; an empty answer ends each."""
@@ -43,7 +47,17 @@ class FakeReader:
         if not self._turns:
             self._stop.set()
             return []
-        return list(self._turns.pop(0))
+        found = list(self._turns.pop(0))
+        for record in found:
+            if record.partition == MADE_AGAIN:
+                self.topic_id = "id-2"
+                self.at.clear()
+            self.at[TOPIC, record.partition] = Place(self.topic_id, record.offset + 1)
+        return found
+
+    def places(self) -> dict[tuple[str, int], Place]:
+        """Where to go on after all that was handed out."""
+        return dict(self.at)
 
     def lag(self) -> int | None:
         """None waits."""
@@ -131,6 +145,15 @@ def test_each_batch_is_taken_once_and_committed_with_its_offsets(run: Run) -> No
     assert run.state.inputs.offsets() == {(TOPIC, 0): Offset("id-1", 6)}
     assert run.state.load().position == "place 2"
     assert run.state.inputs.pins().keys() == {"db-1", "db-2"}
+
+
+def test_a_topic_made_again_in_a_turn_begins_anew(run: Run) -> None:
+    """Offsets of the old topic are not told as the new one's: a restart would pass by what the new one holds there."""
+    agent = FakeAgent("db-1")
+    old, new = agent.message([{}]), agent.message([{}])
+    run.over([_record(100, old), _record(0, new, partition=MADE_AGAIN)])
+    assert run.state.inputs.offsets() == {(TOPIC, MADE_AGAIN): Offset("id-2", 1)}
+    assert run.taker.kept == [("db-1", 0, 1), ("db-1", 1, 1)]
 
 
 def test_a_taker_that_fails_gets_the_same_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
