@@ -16,15 +16,18 @@ from agent.core.clock import SECOND_NS
 from agent.core.errors import ConfigError, Fault, SekishoError
 from agent.core.flow import BatchHeader
 from agent.core.kafka import Connection
+from agent.covering import Covering
 from agent.deciding import LocalDecide
 from agent.gaps import Gaps
 from agent.pipeline import Pipeline
+from agent.publishing import Publisher
 from agent.runtime import Runtime
 from agent.signals import Signals
 from agent.store.postgres import Leadership, a_holder, lead, open_postgres
 from agent.store.state import BUSY_TIMEOUT_S, State
-from agent.stream import MessageStream
+from agent.stream import Agents, MessageStream
 from collectors.kafka import Place, Reader
+from sinks.coverage_topic import CoverageTopic
 from sinks.dead_letters import DeadLetters
 
 RENEWALS: Final = 6
@@ -46,6 +49,7 @@ class DetectRuntime(Runtime):
     standing_by: Callable[[], None] = lambda: None
     """Called once, before it stands by or leads."""
     _leadership: Leadership | None = None
+    _publisher: Publisher = field(init=False)
     _renewed_ns: int = 0
 
     @property
@@ -89,10 +93,11 @@ class DetectRuntime(Runtime):
         reader = Reader(connection, topic, client_id)
         known = {place: at for place, at in self.state.inputs.offsets().items() if place[0] == topic}
         reader.begin({place: Place(at.topic_id, at.next_offset) for place, at in known.items()})
+        checker = Checker(self.state.inputs.pins(), self.settings.detect.identities)
         stream = MessageStream(
             reader,
             DeadLetters(connection, client_id),
-            Checker(self.state.inputs.pins(), self.settings.detect.identities),
+            checker,
             Gaps(self.state.inputs.said()),
             self.decide,
             self.enrichers,
@@ -101,12 +106,31 @@ class DetectRuntime(Runtime):
             self.settings.detect.gather_rows,
             begins=not known,
             renew=self._renew,
+            agents=self._agents(connection, client_id, checker),
             observe=self.view.observe,
             between=self._between,
             turned=self.attendant.turned,
             stop=self.stop,
         )
         return cast(Pipeline, stream)
+
+    def _agents(self, connection: Connection, client_id: str, checker: Checker) -> Agents:
+        """What reads heartbeats, and the thread that sends coverage."""
+        assert isinstance(self.decide, LocalDecide)
+        topic = connection.topics.agents
+        reader = Reader(connection, topic, f"{client_id}-agents")
+        known = {place: at for place, at in self.state.inputs.offsets().items() if place[0] == topic}
+        reader.begin({place: Place(at.topic_id, at.next_offset) for place, at in known.items()})
+        self._publisher = Publisher(self.state, CoverageTopic(connection, f"{client_id}-coverage"))
+        self._stack.callback(self._publisher.stop)
+        covering = Covering(
+            self.state, self.clock, lambda: self.policy, self.decide.detector, self.settings.lateness
+        )
+        return Agents(reader, checker, covering, self.decide, self.clock)
+
+    def _started(self) -> None:
+        super()._started()
+        self._publisher.start()
 
     def _renew(self) -> None:
         now_ns = self.clock.monotonic_ns()

@@ -25,8 +25,10 @@ from agent.core.finding import Event, Severity
 from agent.core.flow import FlowBatch
 from agent.core.message import Header
 from agent.core.stages import Enricher
+from agent.covering import Covering, Turn
 from agent.deciding import LocalDecide
 from agent.gaps import Gaps
+from agent.store.coverage import Covered
 from agent.store.inputs import Intake, Offset, Partition
 from agent.store.sequences import Intervals, Stream
 from collectors.kafka import Reader, Record
@@ -72,6 +74,53 @@ class Counts:
 
 
 @dataclass
+class Agents:
+    """Reads heartbeats and hands on what is known of agents. Not thread-safe."""
+
+    reader: Reader
+    checker: Checker
+    covering: Covering
+    decide: LocalDecide
+    clock: Clock
+    refused: Counter[str] = field(default_factory=Counter)
+    _live: bool = False
+    """At the last look nothing waited."""
+
+    def look(self, flows_read: bool) -> None:
+        """Take up heartbeats, and what follows from them and from the time. Raises :class:`CaptureError`."""
+        while records := self.reader.poll(POLL_RECORDS, 0.0):
+            for record in records:
+                if not record.value:
+                    continue  # the topic is compacted: the agent was forgotten by hand
+                found = self.checker.check_beat(record.headers, record.value)
+                if isinstance(found, Refused):
+                    self.refused[found.reason] += 1
+                else:
+                    self.covering.hear(found, record.append_ns, live=self._live)
+        self._live = self.reader.lag() == 0
+        turn = self.covering.turn(self.decide.state.taken_of, all_read=flows_read and self._live)
+        if turn:
+            self._commit(turn)
+
+    def _commit(self, turn: Turn) -> None:
+        offsets = {
+            place: Offset(at.topic_id, at.next_offset)
+            for place, at in self.reader.places().items()
+            if at.topic_id
+        }
+        pins = dict(self.checker.fresh)
+        intake = Intake(offsets if turn.covered.agents else {}, pins, covered=turn.covered)
+        if turn.events:
+            for event in turn.events:
+                self.decide.announce(event, intake)
+                intake = Intake()
+        else:
+            self.decide.note(intake)
+        self.checker.kept(pins)
+        self.covering.committed(turn)
+
+
+@dataclass
 class MessageStream:
     """One run of the detector's road. Not thread-safe; ``run`` is called once."""
 
@@ -89,6 +138,8 @@ class MessageStream:
     renew: Callable[[], None] = lambda: None
     """Says that this one still leads. Raises where it does not."""
     observe: Observe = lambda batch: None
+    agents: Agents | None = None
+    """What is known of agents and of what was observed; None: nobody keeps it."""
     between: Callable[[], None] = lambda: None
     turned: Callable[[str], None] = lambda _collector: None
     stop: threading.Event = field(default_factory=threading.Event)
@@ -111,6 +162,7 @@ class MessageStream:
                 if records:
                     self._take(records)
                 self._pass_time(idle=not records)
+                self._look_at_agents(idle=not records)
                 self._tell()
                 self.between()
                 self.turned("kafka")
@@ -118,6 +170,8 @@ class MessageStream:
         finally:
             self.reader.close()
             self.letters.close()
+            if self.agents is not None:
+                self.agents.reader.close()
 
     # in
 
@@ -249,11 +303,14 @@ class MessageStream:
         self.accounts.wait(amounts)
         said = self.gaps.hear(headers, self._taken_with(headers, fresh), begins=self.begins)
         pins = dict(self.checker.fresh)
-        intake = Intake(offsets, pins, said)
+        covered = self.agents.covering.count(batches) if self.agents else Covered()
+        intake = Intake(offsets, pins, said, covered)
         received = [append_ns for _, append_ns in fresh]
         self.decide.take_sealed(batches, received, [sealed.digest for sealed, _ in fresh], intake)
         self.checker.kept(pins)
         self.gaps.put(said)
+        if self.agents:
+            self.agents.covering.counted(covered)
         self.accounts.decide(amounts)
         self.accounts.wait(Amounts())
         self.counts.commits += 1
@@ -285,6 +342,18 @@ class MessageStream:
         if lag == 0 and idle and not self._lost_since_ns:
             self.begins = False
             self.decide.tick(self.clock.now_ns())
+
+    def _look_at_agents(self, *, idle: bool) -> None:
+        if self.agents is None:
+            return
+        if self._lost_since_ns:
+            self.agents.covering.interrupted()
+            return
+        try:
+            self.agents.look(flows_read=idle and self.reader.lag() == 0)
+        except CaptureError as error:
+            self.agents.covering.interrupted()
+            logs.get("stream").warning("heartbeats_not_read", reason=str(error))
 
     def _unreachable(self, error: CaptureError) -> None:
         now_ns = self.clock.monotonic_ns()

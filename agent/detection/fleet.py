@@ -76,6 +76,8 @@ class Known:
     host: str
     state: str = "talking"
     run_id: str = ""
+    first_ns: int = 0
+    """Before this nobody knew of it."""
     started_ns: int = 0
     heard_ns: int = 0
     """Append time of the last heartbeat."""
@@ -86,6 +88,9 @@ class Known:
     """The last heartbeat up to which everything has come."""
     pending: Mark | None = None
     latest: Mark | None = None
+    low_water: dict[int, int] = field(default_factory=dict)
+    let_go: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    """Lane -> ranges of batches that the agent let go."""
     closing: bool = False
     kept: bool = False
     settings: str = ""
@@ -97,6 +102,8 @@ class Known:
     spool: dict[str, Any] = field(default_factory=dict)
     databases: dict[str, int] = field(default_factory=dict)
     stores: tuple[str, ...] = ()
+    rows_of: tuple[str, ...] = ()
+    """Stores of which it has sent rows."""
     offsets: list[int] = field(default_factory=list)
     holes: list[Stored] = field(default_factory=list)
     troubles: dict[str, int] = field(default_factory=dict)
@@ -122,6 +129,7 @@ class Known:
 
     def all_holes(self) -> Iterator[Hole]:
         """Stored holes and the tail."""
+        yield Hole(0, self.first_ns, "not_heard_before")
         yield from (stored.hole() for stored in self.holes)
         yield self.tail()
 
@@ -163,8 +171,8 @@ class Known:
             self._add(hole)
             if not self.closing and self.settings not in ("", beat.settings):
                 self._trouble("settings_changed", append_ns)
-        elif gap is not None and gap[0] > 0:
-            self._add(Stored(started_ns - int(gap[0] * SECOND_NS), started_ns, "not_counting", gap[1]))
+        else:  # the first of this agent, and so all that lies before it is not known
+            self.first_ns = started_ns
         self.run_id, self.started_ns, self.closing = beat.run_id, started_ns, False
         self.complete_ns, self.pending = started_ns, None
         self.mark = Mark(started_ns, dict.fromkeys((0, 1), 0), 0, 0, append_ns)
@@ -232,6 +240,8 @@ class Known:
         self.spool["inherited_left"] = beat.inherited_left()
         if beat.probe is not None:
             self.tier, self.running, self.kept = beat.probe.tier, beat.probe.running, beat.probe.kept
+        self.low_water = {lane: said.low_water for lane, said in _lanes(beat).items()}
+        self.let_go = {lane: list(said.dropped) for lane, said in _lanes(beat).items()}
         for cause in ("silent", "never_heard"):
             self._well(cause)
         told = Mark(
@@ -364,9 +374,9 @@ class Known:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain values."""
-        left_out = ("changed", "touched", "told", "stores")
+        left_out = ("changed", "touched", "told", "stores", "rows_of")
         table = {name: value for name, value in asdict(self).items() if name not in left_out}
-        return table | {"told": sorted(self.told), "stores": list(self.stores)}
+        return table | {"told": sorted(self.told), "stores": list(self.stores), "rows_of": list(self.rows_of)}
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> Known:
@@ -378,7 +388,10 @@ class Known:
             Stored(**{**h, "waits": {int(lane): (a, b) for lane, (a, b) in h["waits"].items()}})
             for h in values["holes"]
         ]
+        values["low_water"] = {int(lane): n for lane, n in values["low_water"].items()}
+        values["let_go"] = {int(lane): [(a, b) for a, b in spans] for lane, spans in values["let_go"].items()}
         values["told"], values["stores"] = set(values["told"]), tuple(values["stores"])
+        values["rows_of"] = tuple(values.get("rows_of", ()))
         known = cls(**values)
         known.changed = False
         return known

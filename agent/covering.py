@@ -1,0 +1,441 @@
+"""What was observed, kept up by the detector: agents' heartbeats in, coverage, receipts and events out.
+
+Nothing here reads or commits by itself: the detector's road hands in what was read and decided, and commits what
+:meth:`Covering.turn` gives. Events are grouped by cause: whatever number of agents falls silent together, people are told
+once, with the number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from agent.core.accounts import Amounts
+from agent.core.clock import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS, Clock
+from agent.core.finding import Event, Severity
+from agent.core.flow import FlowBatch
+from agent.core.heartbeat import Beat
+from agent.detection import coverage
+from agent.detection.coverage import OPEN, Hole, Holes
+from agent.detection.detector import Detector
+from agent.detection.fleet import Known
+from agent.policy.model import Policy, same_host
+from agent.receipts import Receipts
+from agent.store.coverage import Covered, CoveredHours, Maintained, RunKey
+from agent.store.sequences import Intervals, Stream
+from agent.store.state import State
+
+LOOK_NS: Final = 2 * SECOND_NS
+FLUSH_NS: Final = 10 * SECOND_NS
+GROUP_NS: Final = 15 * SECOND_NS
+"""What falls ill within so long is told together."""
+TELL_EVERY_NS: Final = 10 * MINUTE_NS
+OUTAGE_NS: Final = 90 * SECOND_NS
+"""Agents have so long to be heard again after Kafka was away."""
+KEEP_NS: Final = 40 * DAY_NS
+"""Holes and silent agents are remembered so long; the longest window is 30 days."""
+EXPECTED_NS: Final = 2 * MINUTE_NS
+"""A host that is expected has so long to be heard after the detector's start."""
+NAMED: Final = 5
+NEVER: Final = "never "
+"""What the id of a host begins with of which no agent was ever heard; no agent's id has a space."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """How people are told of one cause."""
+
+    event: str
+    severity: Severity
+    with_store: Severity
+
+
+CAUSES: Final[Mapping[str, Cause]] = {
+    "silent": Cause("agents_silent", Severity.MEDIUM, Severity.HIGH),
+    "never_heard": Cause("hosts_never_heard", Severity.MEDIUM, Severity.HIGH),
+    "probe_unloaded": Cause("probe_unloaded", Severity.HIGH, Severity.HIGH),
+    "capture_ended": Cause("capture_stopped", Severity.HIGH, Severity.HIGH),
+    "settings_changed": Cause("settings_changed", Severity.MEDIUM, Severity.HIGH),
+    "capture_downgraded": Cause("capture_downgraded", Severity.MEDIUM, Severity.HIGH),
+    "database_stale": Cause("databases_stale", Severity.LOW, Severity.LOW),
+    "clock_off": Cause("clocks_off", Severity.MEDIUM, Severity.MEDIUM),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one look gave: to be committed, then told to :meth:`Covering.committed`."""
+
+    covered: Covered
+    events: tuple[Event, ...] = ()
+    told: tuple[tuple[str, str], ...] = ()
+    """(agent, cause) of which the events tell."""
+
+    def __bool__(self) -> bool:
+        return self.covered != Covered() or bool(self.events)
+
+
+@dataclass
+class Covering:
+    """Agents and coverage of one detector. Not thread-safe."""
+
+    state: State
+    clock: Clock
+    policy: Callable[[], Policy]
+    detector: Detector
+    lateness_ns: int = 2 * MINUTE_NS
+    agents: dict[str, Known] = field(default_factory=dict)
+    taken: dict[RunKey, Amounts] = field(default_factory=dict)
+    _broker: tuple[int, int] | None = None
+    """Append time of the newest record that was read as it came, and the monotonic time of then."""
+    _quiet_until_ns: int = 0
+    _looked_ns: int = 0
+    _flushed_ns: int = 0
+    _noticed_ns: dict[str, int] = field(default_factory=dict)
+    _told_ns: dict[str, int] = field(default_factory=dict)
+    _returned: set[str] = field(default_factory=set)
+    _hours: dict[str, CoveredHours] = field(default_factory=dict)
+    _hour: int = -1
+    """The last hour that was closed."""
+    _made: int = 0
+    _rows_of: dict[str, set[str]] = field(default_factory=dict)
+    _upkeep: list[Maintained] = field(default_factory=list)
+    _gone: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        kept = self.state.coverage
+        self.agents = {agent: Known.of(body) for agent, body in kept.agents().items()}
+        self.taken, self._made = kept.taken(), kept.made()
+        for one in kept.hours():
+            self._hours[one.host] = one
+            self._hour = max(self._hour, one.to_hour)
+        self._began_ns = self.clock.monotonic_ns()
+        self.receipts = Receipts(self.state, self.detector, self.lateness_ns)
+
+    # in
+
+    def hear(self, beat: Beat, append_ns: int, *, live: bool) -> None:
+        """Take a heartbeat whose signature was found good. ``live``: it was read as it came."""
+        if live:
+            self._broker = (append_ns, self.clock.monotonic_ns())
+        known = self.agents.get(beat.agent_id)
+        if known is None:
+            known = self.agents[beat.agent_id] = Known(beat.agent_id, beat.host)
+        known.hear(beat, append_ns)
+
+    def interrupted(self) -> None:
+        """Kafka is away: that an agent is silent says nothing now, and for a while after."""
+        self._quiet_until_ns = self.clock.monotonic_ns() + OUTAGE_NS
+
+    def count(self, batches: Sequence[FlowBatch]) -> Covered:
+        """What the commit of these batches changes in the sums of their runs."""
+        sums: dict[RunKey, Amounts] = {}
+        for batch in batches:
+            key = (batch.header.agent_id, batch.header.run_id)
+            sums[key] = sums.get(key, self.taken.get(key, Amounts())) + batch.amounts()
+            if stores := batch.text("store").values:
+                self._rows_of.setdefault(batch.header.agent_id, set()).update(stores)
+        return Covered(taken=sums)
+
+    def counted(self, covered: Covered) -> None:
+        """That is committed."""
+        self.taken.update(covered.taken)
+
+    # time
+
+    def broker_ns(self) -> int:
+        """The broker's clock now, as far as known; this host's where nothing was heard yet."""
+        if self._broker is None:
+            return self.clock.now_ns()
+        append_ns, at_ns = self._broker
+        return append_ns + self.clock.monotonic_ns() - at_ns
+
+    def turn(self, taken_of: Callable[[Stream], Intervals], *, all_read: bool) -> Turn | None:
+        """Look at everything, every two seconds; None in between. ``all_read``: no record waits at the brokers."""
+        mono_ns = self.clock.monotonic_ns()
+        if mono_ns - self._looked_ns < LOOK_NS:
+            return None
+        self._looked_ns = mono_ns
+        now_ns = self.broker_ns()
+        self._settle(taken_of, now_ns if all_read else 0)
+        events: list[Event] = []
+        told: list[tuple[str, str]] = []
+        self._upkeep = self.state.coverage.maintenance(now_ns - KEEP_NS)
+        if all_read and mono_ns >= self._quiet_until_ns:
+            self._expect(now_ns, mono_ns)
+            for known in self.agents.values():
+                known.pass_time(now_ns)
+            for event, members in self._tell(mono_ns, now_ns):
+                events.append(event)
+                told += members
+            events += self._back(mono_ns)
+        hours = self._close_hours(now_ns) if all_read else []
+        again = self._again(now_ns)
+        for stores, from_ns, to_ns, came in self._touched():
+            self.receipts.touch(stores, from_ns, to_ns, came)
+        receipts = self.receipts.turn(self.policy(), self.holes_of_store, now_ns, all_read=all_read)
+        # Not both in one commit: what grows now would be rewritten from what it was.
+        rows, over = ([], []) if receipts else self.receipts.again(self.holes_of_store, now_ns)
+        numbered, self._made = self.receipts.numbered([*receipts, *rows], self._made)
+        covered = Covered(
+            agents=self._dirty(mono_ns, force=bool(events or told)),
+            gone=tuple(self._gone),
+            hours=tuple(self._numbered_hours([*hours, *again[0]])),
+            receipts=tuple(numbered),
+            hours_over=tuple(again[1]),
+            receipts_over=tuple(over),
+        )
+        return Turn(covered, tuple(events), tuple(told))
+
+    def committed(self, turn: Turn) -> None:
+        """All of a turn is durable."""
+        self._gone = [agent for agent in self._gone if agent not in turn.covered.gone]
+        for agent in turn.covered.agents:
+            if agent in self.agents:
+                self.agents[agent].changed = False
+
+    # agents
+
+    def _settle(self, taken_of: Callable[[Stream], Intervals], read_to_ns: int) -> None:
+        for agent, stores in self._rows_of.items():
+            if (known := self.agents.get(agent)) and not stores <= set(known.rows_of):
+                known.rows_of = tuple(sorted({*known.rows_of, *stores}))
+                known.changed = True
+        for known in self.agents.values():
+            waits = known.pending is not None or any(h.waits or h.spool for h in known.holes)
+            if known.state != "never" and waits:
+                self._settle_one(known, taken_of, read_to_ns)
+
+    def _settle_one(self, known: Known, taken_of: Callable[[Stream], Intervals], read_to_ns: int) -> None:
+        sets: dict[tuple[str, int], Intervals] = {}
+
+        def has(run: str, lane: int, first: int, last: int) -> bool:
+            key = (run, lane)
+            if key not in sets:
+                sets[key] = taken_of((known.agent_id, run, lane)).copy()
+                for a, b in known.let_go.get(lane, ()) if run == known.run_id else ():
+                    sets[key].add_range(a, b)
+            return next(sets[key].absent(first, last), None) is None
+
+        known.settle(has, known.low_water, read_to_ns)
+
+    def _expect(self, now_ns: int, mono_ns: int) -> None:
+        """Hosts of the inventory of which nothing was ever heard."""
+        expected = {h.host.lower() for h in self.policy().expected_hosts if not h.no_agent}
+        heard = [k.host.lower() for k in self.agents.values() if k.state != "never"]
+        short = {name.partition(".")[0] for name in heard}
+        full = set(heard)
+        missing = {
+            host
+            for host in expected
+            if host not in full
+            and not (host.partition(".")[0] in short and any(same_host(host, name) for name in full))
+        }
+        for host in missing - {k.host for k in self.agents.values() if k.state == "never"}:
+            if mono_ns - self._began_ns >= EXPECTED_NS:
+                made = Known(NEVER + host, host, state="never", heard_ns=now_ns)
+                self.agents[made.agent_id] = made
+        for known in [k for k in self.agents.values() if k.state == "never" and k.host not in missing]:
+            del self.agents[known.agent_id]
+            self._gone.append(known.agent_id)
+
+    def _dirty(self, mono_ns: int, *, force: bool) -> dict[str, dict[str, object]]:
+        if not force and mono_ns - self._flushed_ns < FLUSH_NS:
+            return {}
+        self._flushed_ns = mono_ns
+        return {agent: known.as_dict() for agent, known in self.agents.items() if known.changed}
+
+    # events
+
+    def _tell(self, mono_ns: int, now_ns: int) -> Iterator[tuple[Event, list[tuple[str, str]]]]:
+        for cause, how in CAUSES.items():
+            fresh = [k for k in self.agents.values() if cause in k.troubles and cause not in k.told]
+            quiet = [k for k in fresh if self._is_maintained(k.host, now_ns)]
+            for known in quiet:
+                known.settled(cause)
+            fresh = [k for k in fresh if cause not in k.told and cause in k.troubles]
+            if not fresh:
+                self._noticed_ns.pop(cause, None)
+                continue
+            since_ns = self._noticed_ns.setdefault(cause, mono_ns)
+            before_ns = self._told_ns.get(cause)
+            lately = before_ns is not None and mono_ns - before_ns < TELL_EVERY_NS
+            if mono_ns - since_ns < GROUP_NS or lately:
+                continue
+            self._told_ns[cause] = mono_ns
+            del self._noticed_ns[cause]
+            yield self._event(cause, how, fresh), [(k.agent_id, cause) for k in fresh]
+            for known in fresh:
+                known.settled(cause)
+
+    def _event(self, cause: str, how: Cause, fresh: Sequence[Known]) -> Event:
+        stores = sorted({store for known in fresh for store in self.stores_on(known)})
+        in_all = sum(cause in known.troubles for known in self.agents.values())
+        detail: dict[str, str | int] = {
+            "hosts": len(fresh),
+            "first_hosts": ", ".join(sorted(known.host for known in fresh)[:NAMED]),
+            "of": sum(known.state != "never" for known in self.agents.values()),
+        }
+        if in_all > len(fresh):
+            detail["in_all"] = in_all
+        if stores:
+            detail["stores"] = ", ".join(stores[:NAMED])
+        if cause == "silent" and len(fresh) >= 3 and 2 * len(fresh) > int(detail["of"]):
+            detail["likely_cause"] = "kafka_or_network"
+        if cause == "capture_downgraded":
+            detail["tiers"] = ", ".join(sorted({known.tier for known in fresh}))
+        severity = how.with_store if stores else how.severity
+        return Event(name=how.event, severity=severity, detail=detail)
+
+    def _back(self, mono_ns: int) -> Iterator[Event]:
+        """Agents of whose silence people were told, and that are heard again: told when all are, or every ten minutes."""
+        waits = 0
+        for known in self.agents.values():
+            over = known.told - known.troubles.keys()
+            waits += "silent" in known.told and "silent" in known.troubles
+            if over:
+                known.told -= over
+                known.changed = True
+                if over & {"silent", "never_heard"}:
+                    self._returned.add(known.host)
+        lately = mono_ns - self._told_ns.get("returned", -TELL_EVERY_NS) < TELL_EVERY_NS
+        if self._returned and (not waits or not lately):
+            self._told_ns["returned"] = mono_ns
+            hosts, self._returned = sorted(self._returned), set()
+            self._told_ns.pop("silent", None)
+            yield Event(
+                name="agents_returned",
+                severity=Severity.INFORMATIONAL,
+                detail={"hosts": len(hosts), "first_hosts": ", ".join(hosts[:NAMED]), "still_silent": waits},
+            )
+
+    def _is_maintained(self, host: str, now_ns: int) -> bool:
+        return any(one.holds(host, now_ns - SECOND_NS, now_ns) for one in self._upkeep)
+
+    # hosts and stores
+
+    def stores_on(self, known: Known) -> set[str]:
+        """Stores that may be on a host: by this policy, by the agent's, and by the rows that came."""
+        named = {
+            store.id
+            for store in self.policy().stores
+            if any(same_host(place, known.host.lower()) for place in store.recognise.places)
+        }
+        return named | set(known.stores) | set(known.rows_of)
+
+    def holes_of(self, host: str, members: Iterable[Known]) -> Holes:
+        """All holes of a host. Of several agents there the one heard last says how far its data is whole."""
+        ordered = sorted(members, key=lambda known: known.heard_ns)
+        holes = [hole.hole() for known in ordered for hole in known.holes]
+        if ordered:
+            holes += [ordered[-1].tail(), Hole(0, min(k.first_ns for k in ordered), "not_heard_before")]
+        reason = next((h.no_agent for h in self.policy().expected_hosts if h.host.lower() == host), "")
+        if reason or not ordered:
+            holes.append(Hole(0, OPEN, "no_agent" if reason else "never_heard"))
+        return Holes(holes)
+
+    def holes_of_store(self, store: str) -> list[Holes]:
+        """Holes of every host on which a store may be."""
+        by_host: dict[str, list[Known]] = {}
+        for known in self.agents.values():
+            if store in self.stores_on(known):
+                by_host.setdefault(known.host.lower(), []).append(known)
+        entry = next((s for s in self.policy().stores if s.id == store), None)
+        for place in entry.recognise.places if entry else ():
+            if place != "this" and not any(same_host(place, host) for host in by_host):
+                by_host[place] = []
+        return [self.holes_of(host, members) for host, members in by_host.items()]
+
+    # hours
+
+    def _close_hours(self, now_ns: int) -> list[CoveredHours]:
+        """Hours of every host that are over now."""
+        last = (now_ns - self.lateness_ns) // HOUR_NS - 1
+        if self._hour < 0:
+            self._hour = last
+        if last <= self._hour:
+            return []
+        fresh: list[CoveredHours] = []
+        for host, members in self._hosts().items():
+            fresh += self._hours_of(host, members, self._hour + 1, last, self._hours.get(host))
+        self._hour = last
+        for known in self.agents.values():
+            known.forget_before(now_ns - KEEP_NS)
+        return fresh
+
+    def _hours_of(
+        self, host: str, members: list[Known], first: int, last: int, before: CoveredHours | None
+    ) -> list[CoveredHours]:
+        found = coverage.hours(self.holes_of(host, members), first, last)
+        out: list[CoveredHours] = []
+        for hour, covered_s, lost, reasons in zip(
+            found.hour.tolist(), found.covered_s.tolist(), found.lost.tolist(), found.reasons, strict=True
+        ):
+            from_ns = hour * HOUR_NS
+            if any(one.holds(host, from_ns, from_ns + HOUR_NS) for one in self._upkeep):
+                reasons = tuple(sorted({*reasons, "maintenance"}))
+            value = (covered_s, lost, reasons)
+            last_row = out[-1] if out else before
+            same = last_row is not None and value == (last_row.covered_s, last_row.lost, last_row.reasons)
+            if last_row is not None and same and last_row.to_hour == hour - 1:
+                grown = CoveredHours(host, last_row.from_hour, hour, *value)
+                out = [*out[:-1], grown] if out else [grown]
+            else:
+                out.append(CoveredHours(host, hour, hour, *value))
+        return out
+
+    def _hosts(self) -> dict[str, list[Known]]:
+        by_host: dict[str, list[Known]] = {}
+        for known in self.agents.values():
+            by_host.setdefault(known.host.lower(), []).append(known)
+        for expected in self.policy().expected_hosts:
+            by_host.setdefault(expected.host.lower(), [])
+        return by_host
+
+    def _again(self, now_ns: int) -> tuple[list[CoveredHours], list[tuple[str, int, int]]]:
+        """Hours that were closed and of which something has changed since."""
+        hosts: dict[str, tuple[int, int]] = {}
+        for known in self.agents.values():
+            for from_ns, to_ns, _ in known.touched:
+                first = max(from_ns, now_ns - KEEP_NS) // HOUR_NS
+                last = min(to_ns // HOUR_NS, self._hour)
+                if first <= last:
+                    low, high = hosts.get(known.host.lower(), (first, last))
+                    hosts[known.host.lower()] = (min(low, first), max(high, last))
+        fresh: list[CoveredHours] = []
+        over: list[tuple[str, int, int]] = []
+        members = self._hosts() if hosts else {}
+        for host, (first, last) in hosts.items():
+            rows = [r for r in self.state.coverage.hours(host, first) if r.from_hour <= last]
+            if not rows:
+                continue
+            low, high = min(r.from_hour for r in rows), max(r.to_hour for r in rows)
+            made = self._hours_of(host, members.get(host, []), low, high, None)
+            before = [(r.from_hour, r.to_hour, r.covered_s, r.lost, r.reasons) for r in rows]
+            if before == [(r.from_hour, r.to_hour, r.covered_s, r.lost, r.reasons) for r in made]:
+                continue
+            over.append((host, low, high))
+            fresh += made
+        return fresh, over
+
+    def _touched(self) -> list[tuple[set[str], int, int, int]]:
+        """(stores, from, to, octets that came at most) of all that has changed since the last look."""
+        found = []
+        for known in self.agents.values():
+            if known.touched:
+                stores = self.stores_on(known)
+                found += [(stores, *span) for span in known.touched]
+                known.touched = []
+        return found
+
+    def _numbered_hours(self, rows: Iterable[CoveredHours]) -> Iterator[CoveredHours]:
+        for row in rows:
+            self._made += 1
+            numbered = CoveredHours(
+                row.host, row.from_hour, row.to_hour, row.covered_s, row.lost, row.reasons, self._made
+            )
+            known = self._hours.get(row.host)
+            if known is None or row.to_hour >= known.to_hour:
+                self._hours[row.host] = numbered
+            yield numbered
