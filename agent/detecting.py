@@ -108,6 +108,7 @@ class DetectRuntime(Runtime):
             renew=self._renew,
             agents=self._agents(connection, client_id, checker),
             observe=self.view.observe,
+            started=self._started,
             between=self._between,
             turned=self.attendant.turned,
             stop=self.stop,

@@ -140,6 +140,8 @@ class MessageStream:
     observe: Observe = lambda batch: None
     agents: Agents | None = None
     """What is known of agents and of what was observed; None: nobody keeps it."""
+    started: Callable[[], None] = lambda: None
+    """Called once before anything is read."""
     between: Callable[[], None] = lambda: None
     turned: Callable[[str], None] = lambda _collector: None
     stop: threading.Event = field(default_factory=threading.Event)
@@ -156,6 +158,7 @@ class MessageStream:
     def run(self) -> None:
         """Read, decide and commit until ``stop`` is set. Raises what a commit cannot go on after."""
         try:
+            self.started()
             while not self.stop.is_set():
                 self.renew()
                 records = self._gathered()
