@@ -247,10 +247,3 @@ def runs(stretch: Seen, codes: Ints, amount: Ints, why: Sequence[tuple[str, ...]
         )
         for i, (a, b) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True))
     ]
-
-
-def extended(before: Run | None, fresh: Sequence[Run]) -> list[Run]:
-    """Runs behind the last one, which grows where the first says the same; the first of these replaces it then."""
-    if before is not None and fresh and before.said == fresh[0].said:
-        return [before.joined(fresh[0]), *fresh[1:]]
-    return list(fresh)
