@@ -353,7 +353,7 @@ class Covering:
         """Hours of every host that are over now."""
         last = (now_ns - self.lateness_ns) // HOUR_NS - 1
         if self._hour < 0:
-            self._hour = last
+            self._hour = now_ns // HOUR_NS - 1  # what was before the first look is nobody's hour
         if last <= self._hour:
             return []
         fresh: list[CoveredHours] = []
@@ -407,7 +407,7 @@ class Covering:
         over: list[tuple[str, int, int]] = []
         members = self._hosts() if hosts else {}
         for host, (first, last) in hosts.items():
-            rows = [r for r in self.state.coverage.hours(host, first) if r.from_hour <= last]
+            rows = [r for r in self.state.coverage.hours(host, first - 1) if r.from_hour <= last + 1]
             if not rows:
                 continue
             low, high = min(r.from_hour for r in rows), max(r.to_hour for r in rows)

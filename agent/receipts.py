@@ -138,20 +138,35 @@ class Receipts:
         over: list[Over] = []
         watches = {w.rule.id: w for w in self.detector.watches}
         for store, stretch in waiting.items():
-            rows = self.state.coverage.receipts(store, since_ns=stretch[0])
-            holes = holes_of(store) if rows else []
-            for row in rows:
-                watch = watches.get(row.rule)
-                reach = stretch[1] + WINDOWS[row.window].span_ns + WINDOWS[row.window].grain_ns
-                if watch is None or watch.window.name != row.window or row.first_ns > reach:
-                    continue
-                made = self._said_anew(row, watch, holes, stretch)
-                if [replace(m, made=0) for m in made] != [replace(row, made=0)]:
-                    over.append((store, row.rule, row.first_ns, row.last_ns))
-                    fresh += made
-                    if self._last.get((store, row.rule)) == row:
-                        self._last[store, row.rule] = made[-1]
+            by_rule: dict[str, list[Receipt]] = {}
+            for row in self.state.coverage.receipts(store, since_ns=stretch[0] - DAY_NS):
+                by_rule.setdefault(row.rule, []).append(row)
+            holes = holes_of(store) if by_rule else []
+            for rule, rows in by_rule.items():
+                if (watch := watches.get(rule)) is not None:
+                    changed, gone = self._rule_again(watch, rows, holes, stretch)
+                    fresh += changed
+                    over += gone
         return fresh, over
+
+    def _rule_again(
+        self, watch: Watch, rows: list[Receipt], holes: list[Holes], stretch: tuple[int, int, int]
+    ) -> tuple[list[Receipt], list[Over]]:
+        """Receipts of a rule and store, in order, as they are said now: those that change, and what they replace."""
+        reach_ns = stretch[1] + watch.window.span_ns + watch.window.grain_ns
+        pieces: list[Receipt] = []
+        for row in rows:
+            touched = row.first_ns <= reach_ns and row.last_ns > stretch[0]
+            if touched and row.window == watch.window.name:
+                pieces += self._said_anew(row, watch, holes, stretch)
+            else:
+                pieces.append(row)
+        pieces = _merged(pieces)
+        kept = set(pieces) & set(rows)
+        if self._last.get((rows[-1].store, rows[-1].rule)) == rows[-1]:
+            self._last[rows[-1].store, rows[-1].rule] = pieces[-1]
+        gone = [(r.store, r.rule, r.first_ns, r.last_ns) for r in rows if r not in kept]
+        return [piece for piece in pieces if piece not in kept], gone
 
     def numbered(self, rows: Sequence[Receipt], made: int) -> tuple[list[Receipt], int]:
         """The same with their numbers behind ``made``, and the last of these."""
