@@ -22,6 +22,7 @@ from agent.detection.detector import Detector
 from agent.detection.fleet import Known
 from agent.policy.model import Policy, same_host
 from agent.receipts import Receipts
+from agent.standing import stores_on
 from agent.store.coverage import Covered, CoveredHours, Maintained, RunKey
 from agent.store.sequences import Intervals, Stream
 from agent.store.state import State
@@ -316,13 +317,8 @@ class Covering:
     # hosts and stores
 
     def stores_on(self, known: Known) -> set[str]:
-        """Stores that may be on a host: by this policy, by the agent's, and by the rows that came."""
-        named = {
-            store.id
-            for store in self.policy().stores
-            if any(same_host(place, known.host.lower()) for place in store.recognise.places)
-        }
-        return named | set(known.stores) | set(known.rows_of)
+        """Stores that may be on a host: see :func:`agent.standing.stores_on`."""
+        return stores_on(self.policy(), known)
 
     def holes_of(self, host: str, members: Iterable[Known]) -> Holes:
         """All holes of a host. Of several agents there the one heard last says how far its data is whole."""
