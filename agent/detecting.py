@@ -133,6 +133,10 @@ class DetectRuntime(Runtime):
         super()._started()
         self._publisher.start()
 
+    def standing(self) -> dict[str, object]:
+        """See :meth:`Runtime.standing`."""
+        return {**super().standing(), "role": "detector", "counters": dict(self.counters)}
+
     def _renew(self) -> None:
         now_ns = self.clock.monotonic_ns()
         lease_ns = int(self.settings.detect.lease_s * SECOND_NS)
