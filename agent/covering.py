@@ -152,18 +152,21 @@ class Covering:
         append_ns, at_ns = self._broker
         return append_ns + self.clock.monotonic_ns() - at_ns
 
-    def turn(self, taken_of: Callable[[Stream], Intervals], *, all_read: bool) -> Turn | None:
-        """Look at everything, every two seconds; None in between. ``all_read``: no record waits at the brokers."""
+    def turn(self, taken_of: Callable[[Stream], Intervals], *, read_to_ns: int, live: bool) -> Turn | None:
+        """Look at everything, every two seconds; None in between.
+
+        ``read_to_ns``: up to which append time rows were read and decided; ``live``: no heartbeat waits at the brokers.
+        """
         mono_ns = self.clock.monotonic_ns()
         if mono_ns - self._looked_ns < LOOK_NS:
             return None
         self._looked_ns = mono_ns
         now_ns = self.broker_ns()
-        self._settle(taken_of, now_ns if all_read else 0)
+        self._settle(taken_of, read_to_ns)
         events: list[Event] = []
         told: list[tuple[str, str]] = []
         self._upkeep = self.state.coverage.maintenance(now_ns - KEEP_NS)
-        if all_read and mono_ns >= self._quiet_until_ns:
+        if live and mono_ns >= self._quiet_until_ns:
             self._expect(now_ns, mono_ns)
             for known in self.agents.values():
                 known.pass_time(now_ns)
@@ -171,11 +174,11 @@ class Covering:
                 events.append(event)
                 told += members
             events += self._back(mono_ns)
-        hours = self._close_hours(now_ns) if all_read else []
+        hours = self._close_hours(now_ns) if live else []
         again = self._again(now_ns)
         for stores, from_ns, to_ns, came in self._touched():
             self.receipts.touch(stores, from_ns, to_ns, came)
-        receipts = self.receipts.turn(self.policy(), self.holes_of_store, now_ns, all_read=all_read)
+        receipts = self.receipts.turn(self.policy(), self.holes_of_store, now_ns, all_read=live)
         # Not both in one commit: what grows now would be rewritten from what it was.
         rows, over = ([], []) if receipts else self.receipts.again(self.holes_of_store, now_ns)
         numbered, self._made = self.receipts.numbered([*receipts, *rows], self._made)

@@ -86,8 +86,10 @@ class Agents:
     _live: bool = False
     """At the last look nothing waited."""
 
-    def look(self, flows_read: bool) -> None:
-        """Take up heartbeats, and what follows from them and from the time. Raises :class:`CaptureError`."""
+    def look(self, read_to_ns: int) -> None:
+        """Take up heartbeats, and what follows from them and from the time; rows were read up to that append time (0: to
+        now). Raises :class:`CaptureError`.
+        """
         while records := self.reader.poll(POLL_RECORDS, 0.0):
             for record in records:
                 if not record.value:
@@ -98,7 +100,8 @@ class Agents:
                 else:
                     self.covering.hear(found, record.append_ns, live=self._live)
         self._live = self.reader.lag() == 0
-        turn = self.covering.turn(self.decide.state.taken_of, all_read=flows_read and self._live)
+        upto_ns = read_to_ns or self.covering.broker_ns()
+        turn = self.covering.turn(self.decide.state.taken_of, read_to_ns=upto_ns, live=self._live)
         if turn:
             self._commit(turn)
 
@@ -154,6 +157,8 @@ class MessageStream:
     _gap_since_ns: int = 0
     _lost_since_ns: int = 0
     _ticked_ns: int = 0
+    _appended: dict[int, int] = field(default_factory=dict)
+    """Partition -> append time of the last record that was read of it."""
 
     def run(self) -> None:
         """Read, decide and commit until ``stop`` is set. Raises what a commit cannot go on after."""
@@ -165,7 +170,7 @@ class MessageStream:
                 if records:
                     self._take(records)
                 self._pass_time(idle=not records)
-                self._look_at_agents(idle=not records)
+                self._look_at_agents(records)
                 self._tell()
                 self.between()
                 self.turned("kafka")
@@ -346,14 +351,18 @@ class MessageStream:
             self.begins = False
             self.decide.tick(self.clock.now_ns())
 
-    def _look_at_agents(self, *, idle: bool) -> None:
+    def _look_at_agents(self, records: Sequence[Record]) -> None:
         if self.agents is None:
             return
+        for record in records:
+            self._appended[record.partition] = record.append_ns
         if self._lost_since_ns:
             self.agents.covering.interrupted()
             return
         try:
-            self.agents.look(flows_read=idle and self.reader.lag() == 0)
+            behind = self.reader.behind()
+            if behind is not None:
+                self.agents.look(min((self._appended.get(n, 1) for n in behind), default=0))
         except CaptureError as error:
             self.agents.covering.interrupted()
             logs.get("stream").warning("heartbeats_not_read", reason=str(error))

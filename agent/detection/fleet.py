@@ -51,6 +51,8 @@ class Stored:
     """It waits for what the last run left in the agent's spool."""
     shrinks_to: int = OPEN
     """Where it begins once that has come; :data:`OPEN`: it is none then."""
+    emptied_ns: int = 0
+    """Append time of the first heartbeat that said so; 0 before."""
 
     def hole(self) -> Hole:
         """As coverage counts it."""
@@ -88,6 +90,8 @@ class Known:
     """The last heartbeat up to which everything has come."""
     pending: Mark | None = None
     latest: Mark | None = None
+    through_ns: int = 0
+    """Append time of the first heartbeat by which the agent was through with all of ``pending``; 0 before."""
     low_water: dict[int, int] = field(default_factory=dict)
     let_go: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     """Lane -> ranges of batches that the agent let go."""
@@ -274,9 +278,12 @@ class Known:
     def _gone(self, missing: Mapping[int, tuple[int, int]], low: Mapping[int, int], read_to_ns: int) -> bool:
         """Whether what is missing will not come any more: the agent is through with it, and so is the reader."""
         assert self.pending is not None
-        through = all(low.get(lane, 0) > last for lane, (_, last) in missing.items())
-        latest = self.latest or self.pending
-        return through and read_to_ns >= latest.heard_ns + PATIENCE_NS
+        if any(low.get(lane, 0) <= last for lane, (_, last) in missing.items()):
+            self.through_ns = 0
+            return False
+        if not self.through_ns:
+            self.through_ns = (self.latest or self.pending).heard_ns
+        return read_to_ns >= self.through_ns + PATIENCE_NS
 
     def _complete(self, missing: Mapping[int, tuple[int, int]]) -> None:
         assert self.pending is not None and self.mark is not None
@@ -289,7 +296,7 @@ class Known:
         if let_go:
             self._add(Stored(from_ns, end.time_ns, "spool_dropped", let_go))
         self.touched.append((begin.time_ns, end.time_ns, came))
-        self.mark, self.complete_ns, self.changed = end, end.time_ns, True
+        self.mark, self.complete_ns, self.changed, self.through_ns = end, end.time_ns, True, 0
         latest = self.latest
         self.pending = latest if latest is not None and latest.time_ns > end.time_ns else None
 
@@ -298,8 +305,10 @@ class Known:
         for hole in list(self.holes):
             came = all(taken(hole.run, lane, *span) for lane, span in hole.waits.items())
             if hole.spool:
-                is_read = self.latest is not None and read_to_ns >= self.latest.heard_ns + PATIENCE_NS
-                if came and is_read and not self.spool.get("inherited_left"):
+                if self.spool.get("inherited_left") or self.latest is None:
+                    continue
+                hole.emptied_ns = hole.emptied_ns or self.latest.heard_ns
+                if came and read_to_ns >= hole.emptied_ns + PATIENCE_NS:
                     self._settle_run(hole)
             elif hole.waits and came:
                 self._drop(hole, hole.octets)

@@ -61,11 +61,11 @@ class Run:
         self.clock.set(max(time_ns, self.clock.now_ns()))
         self.covering.hear(agent.beat(time_ns, **more), time_ns, live=True)
 
-    def turn(self, now_ns: int, *, all_read: bool = True) -> list[Event]:
+    def turn(self, now_ns: int) -> list[Event]:
         """A look, committed."""
         self.clock.set(now_ns)
         self.decide.tick(now_ns)
-        turn = self.covering.turn(self.arrived, all_read=all_read)
+        turn = self.covering.turn(self.arrived, read_to_ns=now_ns, live=True)
         if turn is None:
             return []
         self.decide.note(Intake(covered=turn.covered))

@@ -78,9 +78,11 @@ def test_batches_that_will_not_come_are_a_gap_until_they_do() -> None:
     known.hear(agent.beat(BEGIN + 100 * S, lanes=lane(10), account=sealed), BEGIN + 100 * S)
     _settle(known, arrived, BEGIN + 120 * S)
     assert (known.complete_ns, _holes(known)) == (BEGIN, [])
+    for i in range(11, 14):
+        known.hear(agent.beat(BEGIN + i * 10 * S, lanes=lane(10), account=sealed), BEGIN + i * 10 * S)
     _settle(known, arrived, BEGIN + 130 * S)
     assert (known.complete_ns, _holes(known)) == (
-        BEGIN + 100 * S,
+        BEGIN + 130 * S,
         [Hole(BEGIN, BEGIN + 100 * S, "gap", 5000)],
     )
     arrived.add("db-1", 4, 5)
