@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from agent.core.accounts import Amounts
 from agent.core.clock import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS, Clock
@@ -129,8 +129,14 @@ class Covering:
         """Kafka is away: that an agent is silent says nothing now, and for a while after."""
         self._quiet_until_ns = self.clock.monotonic_ns() + OUTAGE_NS
 
-    def count(self, batches: Sequence[FlowBatch]) -> Covered:
-        """What the commit of these batches changes in the sums of their runs."""
+    def count(
+        self, batches: Sequence[FlowBatch], accounts: Sequence[Mapping[str, Any] | None] = ()
+    ) -> Covered:
+        """What the commit of these batches changes in the sums of their runs; ``accounts``: those in their headers."""
+        for batch, account in zip(batches, accounts, strict=False):
+            known = self.agents.get(batch.header.agent_id)
+            if known is not None and account and known.run_id == batch.header.run_id:
+                known.headed, known.changed = dict(account), True
         sums: dict[RunKey, Amounts] = {}
         for batch in batches:
             key = (batch.header.agent_id, batch.header.run_id)

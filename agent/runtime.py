@@ -130,6 +130,7 @@ class Runtime:
         try:
             with Signals(self.stop, self._asked):
                 self._greet()
+                self._tell_standing()
                 live = frozenset(name for name, one in self.collectors.items() if one.live)
                 self.attendant.begins(live, self.pipeline.failures, self.stop)
                 self.pipeline.run()

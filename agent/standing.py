@@ -6,11 +6,11 @@ From what the detector keeps of its agents, or from what the program on this hos
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from agent.core.accounts import Amounts
-from agent.core.clock import HOUR_NS
+from agent.core.clock import HOUR_NS, MINUTE_NS
 from agent.core.heartbeat import of_account
 from agent.detection import coverage
 from agent.detection.coverage import OPEN, UNBOUNDED, Hole, Holes
@@ -20,6 +20,8 @@ from agent.store.coverage import Maintained, RunKey
 
 STRIP: Final = 24
 """Hours that are shown."""
+LATE_NS: Final = 2 * MINUTE_NS
+"""Data that is younger may still be on its way."""
 ENDS: Final = ("residue", "sealed residue")
 
 
@@ -178,15 +180,20 @@ def _host(
         )  # fmt: skip
     ordered = sorted(members, key=lambda known: known.heard_ns)
     last = ordered[-1]
+    state = last.state
+    if state == "talking" and now_ns - last.heard_ns > LATE_NS:
+        state = "silent"  # the detector itself may be down, and can say nothing
     holes = [hole.hole() for known in ordered for hole in known.holes]
-    holes += [last.tail(), Hole(0, min(k.first_ns for k in ordered), "not_heard_before")]
+    tail = last.tail()
+    tail = replace(tail, reason="silent") if state == "silent" else tail
+    holes += [tail, Hole(0, min(k.first_ns for k in ordered), "not_heard_before")]
     ended = last.closing and last.pending is None
     gap = any(hole.reason == "gap" for hole in last.holes)
     decided = taken.get((last.agent_id, last.run_id), Amounts())
-    account, residue = path_of(last.account, decided, ended=ended, gap=gap)
+    account, residue = path_of(last.newest_account, decided, ended=ended, gap=gap)
     return HostStanding(
         last.host,
-        last.state,
+        state,
         last.agent_id,
         last.run_id,
         last.heard_ns,
@@ -197,7 +204,7 @@ def _host(
         account,
         residue,
         _hours(holes, now_ns),
-        _unseen([h for h in holes if h.reason != "not_yet_complete"], now_ns),
+        _unseen([h for h in holes if h is not tail or now_ns - h.from_ns > LATE_NS], now_ns),
         tuple(sorted(last.troubles)),
         tuple(sorted(set().union(*(stores_on(policy, known) for known in ordered)))),
         working,

@@ -311,7 +311,8 @@ class MessageStream:
         self.accounts.wait(amounts)
         said = self.gaps.hear(headers, self._taken_with(headers, fresh), begins=self.begins)
         pins = dict(self.checker.fresh)
-        covered = self.agents.covering.count(batches) if self.agents else Covered()
+        told = [sealed.header.account for sealed, _ in fresh]
+        covered = self.agents.covering.count(batches, told) if self.agents else Covered()
         intake = Intake(offsets, pins, said, covered)
         received = [append_ns for _, append_ns in fresh]
         self.decide.take_sealed(batches, received, [sealed.digest for sealed, _ in fresh], intake)

@@ -103,6 +103,8 @@ class Known:
     version: str = ""
     policy: str = ""
     account: dict[str, Any] = field(default_factory=dict)
+    headed: dict[str, Any] = field(default_factory=dict)
+    """The account in the newest batch of the run; newer than ``account`` where more was sealed."""
     spool: dict[str, Any] = field(default_factory=dict)
     databases: dict[str, int] = field(default_factory=dict)
     stores: tuple[str, ...] = ()
@@ -180,7 +182,7 @@ class Known:
         self.run_id, self.started_ns, self.closing = beat.run_id, started_ns, False
         self.complete_ns, self.pending = started_ns, None
         self.mark = Mark(started_ns, dict.fromkeys((0, 1), 0), 0, 0, append_ns)
-        self.offsets = []
+        self.offsets, self.headed = [], {}
         lost = _lost(beat.account)
         if lost:
             self._add(Stored(started_ns, beat.time_ns, "dropped", lost, uncovers=False))
@@ -258,6 +260,13 @@ class Known:
         self.latest = told
         if self.pending is None:
             self.pending = told
+
+    @property
+    def newest_account(self) -> Mapping[str, Any]:
+        """Of heartbeat and batches, the one by which more was sealed."""
+        sealed = [of_account(told, "sealed") for told in (self.account, self.headed)]
+        later = (sealed[1].flows, sealed[1].octets_out) > (sealed[0].flows, sealed[0].octets_out)
+        return self.headed if later else self.account
 
     # what has come
 

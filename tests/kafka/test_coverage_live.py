@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import yaml
 
-from agent import config, covering, publishing, receipts
+from agent import config, covering, publishing, receipts, telling
 from agent.core.clock import SECOND_NS
+from agent.core.heartbeat import of_account
 from agent.core.kafka import Connection
 from agent.detecting import DetectRuntime
 from agent.detection import fleet
@@ -134,6 +135,7 @@ def test_an_agent_that_is_killed_is_missed_once_and_comes_back(
             topics.until(
                 lambda: (last := _last(run)) and last.reasons == ("restarted",), "receipts name the restart"
             )
+            topics.until(lambda: _captured(agent_dir / "state"), "the agent notes how it stands")
     assert _told(detector_dir)["agents_silent"] == 1
     newest: dict[str, dict[str, Any]] = {}
     for record in topics.read(kafka.servers, kafka.topics.coverage):
@@ -141,8 +143,26 @@ def test_an_agent_that_is_killed_is_missed_once_and_comes_back(
         if told["made"] >= newest.get(told["id"], {"made": 0})["made"]:
             newest[told["id"]] = told
     assert {"no_finding", "not_observed"} <= {t["verdict"] for t in newest.values() if t["kind"] == "receipt"}
-    shown = sekisho("-c", settings, "status", "--json", home=tmp_path)
-    assert shown.code == 0, shown.text
-    (host,) = json.loads(shown.out)["hosts"]
+    host = _status(settings, detector_dir / "state", "detector")
     assert (host["host"], host["residue"]) == ("db-1", {"flows": 0, "octets_out": 0, "octets_in": 0})
     assert "restarted" in {one["reason"] for one in host["unseen"]}
+    at_home = _status(agent_dir / "sekisho.yaml", agent_dir / "state", "agent")
+    assert (at_home["residue"], at_home["hours"]) == (host["residue"], None)
+    assert at_home["account"]["captured"]["octets_out"] > 0
+
+
+def _captured(state: Path) -> int:
+    """Octets that the agent last noted as captured."""
+    table = telling.read(state)
+    return of_account(table["account"], "captured").octets_out if table else 0
+
+
+def _status(settings: Path, state: Path, source: str) -> dict[str, Any]:
+    """The one host of `sekisho status`."""
+    shown = sekisho("-c", settings, "status", "--json", home=state.parent, state_dir=state)
+    assert shown.code == 0, shown.text
+    told = json.loads(shown.out)
+    assert told["source"] == source
+    (host,) = told["hosts"]
+    assert isinstance(host, dict)
+    return host
