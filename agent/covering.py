@@ -29,6 +29,8 @@ from agent.store.state import State
 
 LOOK_NS: Final = 2 * SECOND_NS
 FLUSH_NS: Final = 10 * SECOND_NS
+REST_NS: Final = 60 * SECOND_NS
+"""Of an agent that was only heard, so often is written that it was."""
 GROUP_NS: Final = 15 * SECOND_NS
 """What falls ill within so long is told together."""
 TELL_EVERY_NS: Final = 10 * MINUTE_NS
@@ -203,7 +205,7 @@ class Covering:
         self._gone = [agent for agent in self._gone if agent not in turn.covered.gone]
         for agent in turn.covered.agents:
             if agent in self.agents:
-                self.agents[agent].changed = False
+                self.agents[agent].changed = self.agents[agent].moved = False
 
     # agents
 
@@ -211,7 +213,7 @@ class Covering:
         for agent, stores in self._rows_of.items():
             if (known := self.agents.get(agent)) and not stores <= set(known.rows_of):
                 known.rows_of = tuple(sorted({*known.rows_of, *stores}))
-                known.changed = True
+                known.moved = True
         for known in self.agents.values():
             waits = known.pending is not None or any(h.waits or h.spool for h in known.holes)
             if known.state != "never" and waits:
@@ -250,11 +252,24 @@ class Covering:
             del self.agents[known.agent_id]
             self._gone.append(known.agent_id)
 
-    def _dirty(self, mono_ns: int, *, force: bool) -> dict[str, dict[str, object]]:
+    def _dirty(self, mono_ns: int, *, force: bool) -> dict[str, dict[str, Any]]:
         if not force and mono_ns - self._flushed_ns < FLUSH_NS:
             return {}
         self._flushed_ns = mono_ns
-        return {agent: known.as_dict() for agent, known in self.agents.items() if known.changed}
+        return self._written(mono_ns, REST_NS)
+
+    def _written(self, mono_ns: int, rest_ns: int) -> dict[str, dict[str, Any]]:
+        """Agents of which more has changed than that they were heard, and the others now and then."""
+        found = {}
+        for agent, known in self.agents.items():
+            if known.moved or (known.changed and mono_ns - known.written_ns >= rest_ns):
+                found[agent] = known.as_dict()
+                known.written_ns = mono_ns
+        return found
+
+    def ending(self) -> Covered:
+        """What is not written yet of the agents, at the end of the run."""
+        return Covered(agents=self._written(self.clock.monotonic_ns(), 0), gone=tuple(self._gone))
 
     # events
 
@@ -306,7 +321,7 @@ class Covering:
             waits += "silent" in known.told and "silent" in known.troubles
             if over:
                 known.told -= over
-                known.changed = True
+                known.moved = True
                 if over & {"silent", "never_heard"}:
                     self._returned.add(known.host)
         lately = mono_ns - self._told_ns.get("returned", -TELL_EVERY_NS) < TELL_EVERY_NS
@@ -365,8 +380,11 @@ class Covering:
         for host, members in self._hosts().items():
             fresh += self._hours_of(host, members, self._hour + 1, last, self._hours.get(host))
         self._hour = last
-        for known in self.agents.values():
+        for known in list(self.agents.values()):
             known.forget_before(now_ns - KEEP_NS)
+            if known.state != "never" and now_ns - known.heard_ns > KEEP_NS:
+                del self.agents[known.agent_id]
+                self._gone.append(known.agent_id)
         return fresh
 
     def _hours_of(

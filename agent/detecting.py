@@ -18,6 +18,7 @@ from agent.core.flow import BatchHeader
 from agent.core.kafka import Connection
 from agent.covering import Covering
 from agent.deciding import LocalDecide
+from agent.detection.fleet import LIVE
 from agent.gaps import Gaps
 from agent.pipeline import Pipeline
 from agent.publishing import Publisher
@@ -133,6 +134,15 @@ class DetectRuntime(Runtime):
         super()._started()
         self._publisher.start()
 
+    def _fleet(self) -> dict[str, int]:
+        if self.stream.agents is None:
+            return {}
+        agents = self.stream.agents
+        states = [known.state for known in agents.covering.agents.values()]
+        told = {f"agents[{name}]": states.count(name) for name in LIVE}
+        refused = {f"heartbeats_refused[{reason}]": n for reason, n in sorted(agents.refused.items())}
+        return {**told, **refused, "coverage_sent": self._publisher.sent}
+
     def standing(self) -> dict[str, object]:
         """See :meth:`Runtime.standing`."""
         return {**super().standing(), "role": "detector", "counters": dict(self.counters)}
@@ -160,5 +170,6 @@ class DetectRuntime(Runtime):
             "dead_unsent": counts.dead_unsent,
             "lag": counts.lag,
             "commits": counts.commits,
+            **self._fleet(),
             **told,
         }

@@ -83,6 +83,9 @@ class Agents:
     decide: LocalDecide
     clock: Clock
     refused: Counter[str] = field(default_factory=Counter)
+    """Heartbeats that do not count, by reason."""
+    suspects: dict[str, set[str]] = field(default_factory=dict)
+    """Reason -> agents that somebody else may have spoken for, until people are told."""
     _live: bool = False
     """At the last look nothing waited."""
 
@@ -97,6 +100,8 @@ class Agents:
                 found = self.checker.check_beat(record.headers, record.value)
                 if isinstance(found, Refused):
                     self.refused[found.reason] += 1
+                    if found.reason in _OF_IDENTITY:
+                        self.suspects.setdefault(found.reason, set()).add(found.agent_id)
                 else:
                     self.covering.hear(found, record.append_ns, live=self._live)
         self._live = self.reader.lag() == 0
@@ -104,6 +109,10 @@ class Agents:
         turn = self.covering.turn(self.decide.state.taken_of, read_to_ns=upto_ns, live=self._live)
         if turn:
             self._commit(turn)
+
+    def finish(self) -> None:
+        """Keep what is not kept yet."""
+        self._commit(Turn(self.covering.ending()))
 
     def _commit(self, turn: Turn) -> None:
         offsets = {
@@ -174,6 +183,8 @@ class MessageStream:
                 self._tell()
                 self.between()
                 self.turned("kafka")
+            if self.agents is not None:
+                self.agents.finish()
             self.decide.finish()
         finally:
             self.reader.close()
@@ -364,6 +375,10 @@ class MessageStream:
             behind = self.reader.behind()
             if behind is not None:
                 self.agents.look(min((self._appended.get(n, 1) for n in behind), default=0))
+            for reason, agents in self.agents.suspects.items():
+                known = self._refused.setdefault(reason, set())
+                known |= set(sorted(agents)[:AGENTS_NAMED])
+            self.agents.suspects.clear()
         except CaptureError as error:
             self.agents.covering.interrupted()
             logs.get("stream").warning("heartbeats_not_read", reason=str(error))
@@ -394,7 +409,8 @@ class MessageStream:
                     "agents": ", ".join(sorted(filter(None, agents))) or "unknown",
                 }
                 severity = Severity.HIGH if name == "identity_conflict" else Severity.MEDIUM
-                detail["messages"] = self.counts.dead[reason]
+                beats = self.agents.refused[reason] if self.agents else 0
+                detail["messages"] = self.counts.dead[reason] + beats
                 self._announce(name, severity, detail)
         self._tell_gaps()
 

@@ -8,7 +8,7 @@ Times of a hole are the agent's clock; silence is measured by the broker's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from agent.core.clock import MINUTE_NS, SECOND_NS
@@ -118,6 +118,10 @@ class Known:
     """Causes of which people were told."""
     changed: bool = True
     """Not yet written."""
+    moved: bool = True
+    """Not yet written, and more than that it was heard."""
+    written_ns: int = 0
+    """Monotonic time of the last writing."""
     touched: list[tuple[int, int, int]] = field(default_factory=list)
     """Stretches of which something has changed since the last look, with the octets that came for each at most."""
 
@@ -150,6 +154,7 @@ class Known:
             return
         self.changed = True
         if beat.run_id != self.run_id:
+            self.moved = True
             self._begin(beat, append_ns)
         else:
             self._compare(beat)
@@ -212,7 +217,7 @@ class Known:
         for hole in self.holes:
             if hole.run == beat.run_id and hole.spool and hole.shrinks_to != OPEN:
                 hole.shrinks_to = max(hole.shrinks_to, beat.time_ns)
-                self.changed = True
+                self.moved = True
 
     def _conditions(self, beat: Beat, append_ns: int) -> None:
         """What holds as long as heartbeats say so."""
@@ -329,7 +334,7 @@ class Known:
             return
         self.touched.append((hole.from_ns, hole.to_ns, UNBOUNDED))
         hole.from_ns = max(hole.from_ns, hole.shrinks_to)
-        hole.spool, hole.waits, self.changed = False, {}, True
+        hole.spool, hole.waits, self.moved = False, {}, True
 
     # silence
 
@@ -338,7 +343,7 @@ class Known:
         if self.state == "never":
             self._trouble("never_heard", now_ns)
         elif self.state == "talking" and now_ns - self.heard_ns > SILENT_NS:
-            self.state, self.changed = "silent", True
+            self.state, self.moved = "silent", True
             self._trouble("silent", self.heard_ns + SILENT_NS)
         elif self.state == "ended" and now_ns - self.heard_ns > ENDED_NS:
             self._trouble("silent", self.heard_ns + ENDED_NS)
@@ -347,18 +352,18 @@ class Known:
         if cause not in self.troubles:
             self.troubles[cause] = since_ns
             self.told.discard(cause)
-            self.changed = True
+            self.moved = True
 
     def _well(self, cause: str) -> None:
         if self.troubles.pop(cause, None) is not None:
-            self.changed = True
+            self.moved = True
 
     def settled(self, cause: str) -> None:
         """People were told of a thing that happened, and that does not last."""
         self.told.add(cause)
         if cause in MOMENTARY:
             self.troubles.pop(cause, None)
-        self.changed = True
+        self.moved = True
 
     # holes
 
@@ -366,7 +371,7 @@ class Known:
         """Keep a hole, joined to one of its kind that lies beside it."""
         if hole.to_ns <= hole.from_ns:
             return
-        self.changed = True
+        self.moved = True
         self.touched.append((hole.from_ns, hole.to_ns, 0))
         last = next((h for h in reversed(self.holes) if h.reason == hole.reason), None)
         plain = last is not None and not (hole.waits or hole.spool or last.waits or last.spool)
@@ -382,7 +387,7 @@ class Known:
     def _drop(self, hole: Stored, came: int) -> None:
         self.holes.remove(hole)
         self.touched.append((hole.from_ns, hole.to_ns, came))
-        self.changed = True
+        self.moved = True
 
     def forget_before(self, time_ns: int) -> None:
         """Let go of holes that no window reaches any more."""
@@ -391,10 +396,14 @@ class Known:
     # state
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it as plain values."""
-        left_out = ("changed", "touched", "told", "stores", "rows_of")
-        table = {name: value for name, value in asdict(self).items() if name not in left_out}
-        return table | {"told": sorted(self.told), "stores": list(self.stores), "rows_of": list(self.rows_of)}
+        """All of it as plain values. Shares what does not change with this one."""
+        table = {name: getattr(self, name) for name in _KEPT}
+        for name in ("mark", "pending", "latest"):
+            table[name] = None if table[name] is None else _plain(table[name])
+        table["holes"] = [_plain(hole) for hole in self.holes]
+        for name in ("stores", "rows_of", "offsets"):
+            table[name] = list(table[name])
+        return table | {"told": sorted(self.told), "troubles": dict(self.troubles)}
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> Known:
@@ -411,9 +420,13 @@ class Known:
         values["told"], values["stores"] = set(values["told"]), tuple(values["stores"])
         values["rows_of"] = tuple(values.get("rows_of", ()))
         known = cls(**values)
-        known.changed = False
+        known.changed = known.moved = False
         return known
 
+
+_KEPT: Final = tuple(
+    f.name for f in fields(Known) if f.name not in ("changed", "moved", "written_ns", "touched")
+)
 
 MOMENTARY: Final = frozenset(("probe_unloaded", "settings_changed", "capture_downgraded"))
 """Causes that are over once people know of them."""
@@ -422,6 +435,10 @@ _TIERS: Final = ("ebpf", "tc", "af_packet", "conntrack", "")
 
 def _rank(tier: str) -> int:
     return _TIERS.index(tier) if tier in _TIERS else 2
+
+
+def _plain(one: Mark | Stored) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in one.__slots__}
 
 
 def _mark(table: Mapping[str, Any]) -> Mark:

@@ -209,7 +209,7 @@ def test_an_agent_is_kept_and_taken_up_again_whole() -> None:
     _settle(known, arrived, BEGIN + 130 * S)
     known.settled("silent")
     back = Known.of(json.loads(json.dumps(known.as_dict())))
-    known.changed, known.touched = False, []
+    known.changed, known.moved, known.touched = False, False, []
     assert back == known
 
 
