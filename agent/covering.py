@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from agent.causes import Causes
 from agent.core.accounts import Amounts
 from agent.core.clock import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS, Clock
-from agent.core.finding import Event, Severity
+from agent.core.finding import Event
 from agent.core.flow import FlowBatch
 from agent.core.heartbeat import Beat
 from agent.detection import coverage
@@ -31,39 +32,14 @@ LOOK_NS: Final = 2 * SECOND_NS
 FLUSH_NS: Final = 10 * SECOND_NS
 REST_NS: Final = 60 * SECOND_NS
 """Of an agent that was only heard, so often is written that it was."""
-GROUP_NS: Final = 15 * SECOND_NS
-"""What falls ill within so long is told together."""
-TELL_EVERY_NS: Final = 10 * MINUTE_NS
 OUTAGE_NS: Final = 90 * SECOND_NS
 """Agents have so long to be heard again after Kafka was away."""
 KEEP_NS: Final = 40 * DAY_NS
 """Holes and silent agents are remembered so long; the longest window is 30 days."""
 EXPECTED_NS: Final = 2 * MINUTE_NS
 """A host that is expected has so long to be heard after the detector's start."""
-NAMED: Final = 5
 NEVER: Final = "never "
 """What the id of a host begins with of which no agent was ever heard; no agent's id has a space."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """How people are told of one cause."""
-
-    event: str
-    severity: Severity
-    with_store: Severity
-
-
-CAUSES: Final[Mapping[str, Cause]] = {
-    "silent": Cause("agents_silent", Severity.MEDIUM, Severity.HIGH),
-    "never_heard": Cause("hosts_never_heard", Severity.MEDIUM, Severity.HIGH),
-    "probe_unloaded": Cause("probe_unloaded", Severity.HIGH, Severity.HIGH),
-    "capture_ended": Cause("capture_stopped", Severity.HIGH, Severity.HIGH),
-    "settings_changed": Cause("settings_changed", Severity.MEDIUM, Severity.HIGH),
-    "capture_downgraded": Cause("capture_downgraded", Severity.MEDIUM, Severity.HIGH),
-    "database_stale": Cause("databases_stale", Severity.LOW, Severity.LOW),
-    "clock_off": Cause("clocks_off", Severity.MEDIUM, Severity.MEDIUM),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +48,6 @@ class Turn:
 
     covered: Covered
     events: tuple[Event, ...] = ()
-    told: tuple[tuple[str, str], ...] = ()
-    """(agent, cause) of which the events tell."""
 
     def __bool__(self) -> bool:
         return self.covered != Covered() or bool(self.events)
@@ -95,9 +69,6 @@ class Covering:
     _quiet_until_ns: int = 0
     _looked_ns: int = 0
     _flushed_ns: int = 0
-    _noticed_ns: dict[str, int] = field(default_factory=dict)
-    _told_ns: dict[str, int] = field(default_factory=dict)
-    _returned: set[str] = field(default_factory=set)
     _hours: dict[str, CoveredHours] = field(default_factory=dict)
     _hour: int = -1
     """The last hour that was closed."""
@@ -114,6 +85,7 @@ class Covering:
             self._hours[one.host] = one
             self._hour = max(self._hour, one.to_hour)
         self._began_ns = self.clock.monotonic_ns()
+        self.causes = Causes(self.stores_on)
         self.receipts = Receipts(self.state, self.detector, self.lateness_ns)
 
     # in
@@ -172,16 +144,14 @@ class Covering:
         now_ns = self.broker_ns()
         self._settle(taken_of, read_to_ns)
         events: list[Event] = []
-        told: list[tuple[str, str]] = []
         self._upkeep = self.state.coverage.maintenance(now_ns - KEEP_NS)
         if live and mono_ns >= self._quiet_until_ns:
             self._expect(now_ns, mono_ns)
             for known in self.agents.values():
                 known.pass_time(now_ns)
-            for event, members in self._tell(mono_ns, now_ns):
-                events.append(event)
-                told += members
-            events += self._back(mono_ns)
+            events = self.causes.tell(
+                self.agents.values(), mono_ns, lambda host: self._is_maintained(host, now_ns)
+            )
         hours = self._close_hours(now_ns) if live else []
         again = self._again(now_ns)
         for stores, from_ns, to_ns, came in self._touched():
@@ -191,14 +161,14 @@ class Covering:
         rows, over = ([], []) if receipts else self.receipts.again(self.holes_of_store, now_ns)
         numbered, self._made = self.receipts.numbered([*receipts, *rows], self._made)
         covered = Covered(
-            agents=self._dirty(mono_ns, force=bool(events or told)),
+            agents=self._dirty(mono_ns, force=bool(events)),
             gone=tuple(self._gone),
             hours=tuple(self._numbered_hours([*hours, *again[0]])),
             receipts=tuple(numbered),
             hours_over=tuple(again[1]),
             receipts_over=tuple(over),
         )
-        return Turn(covered, tuple(events), tuple(told))
+        return Turn(covered, tuple(events))
 
     def committed(self, turn: Turn) -> None:
         """All of a turn is durable."""
@@ -271,74 +241,10 @@ class Covering:
         """What is not written yet of the agents, at the end of the run."""
         return Covered(agents=self._written(self.clock.monotonic_ns(), 0), gone=tuple(self._gone))
 
-    # events
-
-    def _tell(self, mono_ns: int, now_ns: int) -> Iterator[tuple[Event, list[tuple[str, str]]]]:
-        for cause, how in CAUSES.items():
-            fresh = [k for k in self.agents.values() if cause in k.troubles and cause not in k.told]
-            quiet = [k for k in fresh if self._is_maintained(k.host, now_ns)]
-            for known in quiet:
-                known.settled(cause)
-            fresh = [k for k in fresh if cause not in k.told and cause in k.troubles]
-            if not fresh:
-                self._noticed_ns.pop(cause, None)
-                continue
-            since_ns = self._noticed_ns.setdefault(cause, mono_ns)
-            before_ns = self._told_ns.get(cause)
-            lately = before_ns is not None and mono_ns - before_ns < TELL_EVERY_NS
-            if mono_ns - since_ns < GROUP_NS or lately:
-                continue
-            self._told_ns[cause] = mono_ns
-            del self._noticed_ns[cause]
-            yield self._event(cause, how, fresh), [(k.agent_id, cause) for k in fresh]
-            for known in fresh:
-                known.settled(cause)
-
-    def _event(self, cause: str, how: Cause, fresh: Sequence[Known]) -> Event:
-        stores = sorted({store for known in fresh for store in self.stores_on(known)})
-        in_all = sum(cause in known.troubles for known in self.agents.values())
-        detail: dict[str, str | int] = {
-            "hosts": len(fresh),
-            "first_hosts": ", ".join(sorted(known.host for known in fresh)[:NAMED]),
-            "of": sum(known.state != "never" for known in self.agents.values()),
-        }
-        if in_all > len(fresh):
-            detail["in_all"] = in_all
-        if stores:
-            detail["stores"] = ", ".join(stores[:NAMED])
-        if cause == "silent" and len(fresh) >= 3 and 2 * len(fresh) > int(detail["of"]):
-            detail["likely_cause"] = "kafka_or_network"
-        if cause == "capture_downgraded":
-            detail["tiers"] = ", ".join(sorted({known.tier for known in fresh}))
-        severity = how.with_store if stores else how.severity
-        return Event(name=how.event, severity=severity, detail=detail)
-
-    def _back(self, mono_ns: int) -> Iterator[Event]:
-        """Agents of whose silence people were told, and that are heard again: told when all are, or every ten minutes."""
-        waits = 0
-        for known in self.agents.values():
-            over = known.told - known.troubles.keys()
-            waits += "silent" in known.told and "silent" in known.troubles
-            if over:
-                known.told -= over
-                known.moved = True
-                if over & {"silent", "never_heard"}:
-                    self._returned.add(known.host)
-        lately = mono_ns - self._told_ns.get("returned", -TELL_EVERY_NS) < TELL_EVERY_NS
-        if self._returned and (not waits or not lately):
-            self._told_ns["returned"] = mono_ns
-            hosts, self._returned = sorted(self._returned), set()
-            self._told_ns.pop("silent", None)
-            yield Event(
-                name="agents_returned",
-                severity=Severity.INFORMATIONAL,
-                detail={"hosts": len(hosts), "first_hosts": ", ".join(hosts[:NAMED]), "still_silent": waits},
-            )
+    # hosts and stores
 
     def _is_maintained(self, host: str, now_ns: int) -> bool:
         return any(one.holds(host, now_ns - SECOND_NS, now_ns) for one in self._upkeep)
-
-    # hosts and stores
 
     def stores_on(self, known: Known) -> set[str]:
         """Stores that may be on a host: see :func:`agent.standing.stores_on`."""

@@ -20,13 +20,14 @@ from agent.covering import Covering
 from agent.deciding import LocalDecide
 from agent.detection.fleet import LIVE
 from agent.gaps import Gaps
+from agent.hearing import Agents
 from agent.pipeline import Pipeline
 from agent.publishing import Publisher
 from agent.runtime import Runtime
 from agent.signals import Signals
 from agent.store.postgres import Leadership, a_holder, lead, open_postgres
 from agent.store.state import BUSY_TIMEOUT_S, State
-from agent.stream import Agents, MessageStream
+from agent.stream import MessageStream
 from collectors.kafka import Place, Reader
 from sinks.coverage_topic import CoverageTopic
 from sinks.dead_letters import DeadLetters

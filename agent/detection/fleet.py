@@ -14,6 +14,7 @@ from typing import Any, Final
 from agent.core.clock import MINUTE_NS, SECOND_NS
 from agent.core.heartbeat import Beat, of_account
 from agent.detection.coverage import OPEN, UNBOUNDED, Hole
+from agent.detection.told import Mark, Stored, lanes_of, lost_of, mark_of, plain, rank, unobserved_of
 
 SILENT_NS: Final = 60 * SECOND_NS
 ENDED_NS: Final = 5 * MINUTE_NS
@@ -25,49 +26,12 @@ STALE_DAYS: Final = 45
 OFFSET_NS: Final = SECOND_NS
 OFFSETS: Final = 6
 """Heartbeats of which the least delayed tells the clock's offset."""
-LARGEST_FRAME: Final = 65_575
-"""Octets that one lost frame can have had: an IPv6 packet with its header, cut into frames by the card."""
 JOIN_NS: Final = 2 * MINUTE_NS
 """Holes of one reason that are nearer than this become one."""
 LIVE: Final = ("talking", "silent", "ended", "never")
 
 Taken = Callable[[str, int, int, int], bool]
 """(run, lane, first, last) -> whether every batch of these was taken or let go by the agent."""
-
-
-@dataclass(slots=True)
-class Stored:
-    """A hole that is kept."""
-
-    from_ns: int
-    to_ns: int
-    reason: str
-    octets: int = UNBOUNDED
-    uncovers: bool = True
-    run: str = ""
-    waits: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """Lane -> batches, first and last, that would fill it; empty: nothing does."""
-    spool: bool = False
-    """It waits for what the last run left in the agent's spool."""
-    shrinks_to: int = OPEN
-    """Where it begins once that has come; :data:`OPEN`: it is none then."""
-    emptied_ns: int = 0
-    """Append time of the first heartbeat that said so; 0 before."""
-
-    def hole(self) -> Hole:
-        """As coverage counts it."""
-        return Hole(self.from_ns, self.to_ns, self.reason, self.octets, self.uncovers)
-
-
-@dataclass(slots=True)
-class Mark:
-    """How far an agent was at one heartbeat."""
-
-    time_ns: int
-    next: dict[int, int]
-    sealed: int
-    spool_dropped: int
-    heard_ns: int
 
 
 @dataclass
@@ -164,7 +128,7 @@ class Known:
     def _begin(self, beat: Beat, append_ns: int) -> None:
         """Another run: between the two lies a hole, unless programs in the kernel went on counting."""
         started_ns = beat.started_ns or beat.time_ns
-        gap = _unobserved(beat.account)
+        gap = unobserved_of(beat.account)
         if self.run_id:
             bound = gap[1] if gap is not None else UNBOUNDED
             end_ns = self.time_ns if self.closing else self.time_ns - MEMORY_NS
@@ -188,16 +152,16 @@ class Known:
         self.complete_ns, self.pending = started_ns, None
         self.mark = Mark(started_ns, dict.fromkeys((0, 1), 0), 0, 0, append_ns)
         self.offsets, self.headed = [], {}
-        lost = _lost(beat.account)
+        lost = lost_of(beat.account)
         if lost:
             self._add(Stored(started_ns, beat.time_ns, "dropped", lost, uncovers=False))
 
     def _compare(self, beat: Beat) -> None:
         """The same run: what its account lost since the last heartbeat."""
-        lost, since_ns = _lost(beat.account) - _lost(self.account), self.time_ns - MEMORY_NS
+        lost, since_ns = lost_of(beat.account) - lost_of(self.account), self.time_ns - MEMORY_NS
         if lost > 0:
             self._add(Stored(since_ns, beat.time_ns, "dropped", lost, uncovers=False))
-        before, now = _unobserved(self.account) or (0.0, 0), _unobserved(beat.account)
+        before, now = unobserved_of(self.account) or (0.0, 0), unobserved_of(beat.account)
         if now is not None and now[0] > before[0]:
             bound = UNBOUNDED if now[1] < 0 or before[1] < 0 else now[1] - before[1]
             gap_ns = int((now[0] - before[0]) * SECOND_NS)
@@ -236,9 +200,9 @@ class Known:
                 self._trouble(cause, append_ns)
             else:
                 self._well(cause)
-        if probe is not None and self.tier and _rank(probe.tier) > _rank(self.tier):
+        if probe is not None and self.tier and rank(probe.tier) > rank(self.tier):
             self._trouble("capture_downgraded", append_ns)
-        elif probe is not None and self.tier and _rank(probe.tier) < _rank(self.tier):
+        elif probe is not None and self.tier and rank(probe.tier) < rank(self.tier):
             self._well("capture_downgraded")
 
     def _copy(self, beat: Beat, append_ns: int) -> None:
@@ -251,13 +215,13 @@ class Known:
         self.spool["inherited_left"] = beat.inherited_left()
         if beat.probe is not None:
             self.tier, self.running, self.kept = beat.probe.tier, beat.probe.running, beat.probe.kept
-        self.low_water = {lane: said.low_water for lane, said in _lanes(beat).items()}
-        self.let_go = {lane: list(said.dropped) for lane, said in _lanes(beat).items()}
+        self.low_water = {lane: said.low_water for lane, said in lanes_of(beat).items()}
+        self.let_go = {lane: list(said.dropped) for lane, said in lanes_of(beat).items()}
         for cause in ("silent", "never_heard"):
             self._well(cause)
         told = Mark(
             beat.time_ns,
-            {lane: said.next_sequence for lane, said in _lanes(beat).items()},
+            {lane: said.next_sequence for lane, said in lanes_of(beat).items()},
             beat.amounts("sealed").octets_out,
             beat.amounts("spool dropped").octets_out,
             append_ns,
@@ -399,8 +363,8 @@ class Known:
         """All of it as plain values. Shares what does not change with this one."""
         table = {name: getattr(self, name) for name in _KEPT}
         for name in ("mark", "pending", "latest"):
-            table[name] = None if table[name] is None else _plain(table[name])
-        table["holes"] = [_plain(hole) for hole in self.holes]
+            table[name] = None if table[name] is None else plain(table[name])
+        table["holes"] = [plain(hole) for hole in self.holes]
         for name in ("stores", "rows_of", "offsets"):
             table[name] = list(table[name])
         return table | {"told": sorted(self.told), "troubles": dict(self.troubles)}
@@ -410,7 +374,7 @@ class Known:
         """Take back what :meth:`as_dict` gave."""
         values = dict(table)
         for name in ("mark", "pending", "latest"):
-            values[name] = None if values.get(name) is None else _mark(values[name])
+            values[name] = None if values.get(name) is None else mark_of(values[name])
         values["holes"] = [
             Stored(**{**h, "waits": {int(lane): (a, b) for lane, (a, b) in h["waits"].items()}})
             for h in values["holes"]
@@ -430,45 +394,3 @@ _KEPT: Final = tuple(
 
 MOMENTARY: Final = frozenset(("probe_unloaded", "settings_changed", "capture_downgraded"))
 """Causes that are over once people know of them."""
-_TIERS: Final = ("ebpf", "tc", "af_packet", "conntrack", "")
-
-
-def _rank(tier: str) -> int:
-    return _TIERS.index(tier) if tier in _TIERS else 2
-
-
-def _plain(one: Mark | Stored) -> dict[str, Any]:
-    return {name: getattr(one, name) for name in one.__slots__}
-
-
-def _mark(table: Mapping[str, Any]) -> Mark:
-    return Mark(**{**table, "next": {int(lane): n for lane, n in table["next"].items()}})
-
-
-def _lanes(beat: Beat) -> dict[int, Any]:
-    return {int(lane): said for lane, said in beat.lanes.items() if lane in ("0", "1")}
-
-
-def _lost(account: Mapping[str, Any]) -> int:
-    """Octets that were captured and let go, or frames that nobody could count, at most."""
-    octets = of_account(account, "dropped").octets_out
-    frames = account.get("lost_frames", {})
-    for lost in frames.values() if isinstance(frames, Mapping) else ():
-        if isinstance(lost, Mapping):
-            octets += int(lost.get("octets") or 0) or int(lost.get("frames") or 0) * LARGEST_FRAME
-    return octets
-
-
-def _unobserved(account: Mapping[str, Any]) -> tuple[float, int] | None:
-    """Seconds in which nothing was counted, and the octets that interface counters bound; None where there were none."""
-    found = account.get("unobserved", {})
-    if not isinstance(found, Mapping) or not found:
-        return None
-    seconds, octets = 0.0, 0
-    for one in found.values():
-        if not isinstance(one, Mapping):
-            continue
-        seconds += float(one.get("seconds") or 0.0)
-        most = one.get("octets_out_at_most")
-        octets = UNBOUNDED if most is None or octets < 0 else octets + int(most)
-    return seconds, octets

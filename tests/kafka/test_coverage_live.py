@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from agent import config, covering, publishing, receipts, telling
+from agent import causes, config, covering, publishing, receipts, telling
 from agent.core.clock import SECOND_NS
 from agent.core.heartbeat import of_account
 from agent.core.kafka import Connection
@@ -99,7 +99,7 @@ def test_an_agent_that_is_killed_is_missed_once_and_comes_back(
     for module, name, value in (
         (fleet, "SILENT_NS", 4 * S),
         (fleet, "PATIENCE_NS", 2 * S),
-        (covering, "GROUP_NS", S),
+        (causes, "GROUP_NS", S),
         (covering, "LOOK_NS", S // 2),
         (receipts, "STEP_NS", 2 * S),
         (receipts, "AGAIN_NS", S),
