@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from agent.core.heartbeat import Beat, of_account
+from agent.core.heartbeat import Beat, LaneSaid, of_account
 from agent.detection.coverage import OPEN, UNBOUNDED, Hole
 
 LARGEST_FRAME: Final = 65_575

@@ -4,92 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
 from pathlib import Path
 
 import pytest
 
-from agent.core.accounts import Accounts
-from agent.core.clock import HOUR_NS, MINUTE_NS, SECOND_NS, DataClock
-from agent.core.finding import Event, Severity
-from agent.covering import Covering
-from agent.deciding import LocalDecide
-from agent.detection.detector import Detector
-from agent.policy import load as policy_files
+from agent.core.clock import HOUR_NS, MINUTE_NS, SECOND_NS
+from agent.core.finding import Severity
 from agent.policy.model import Policy
 from agent.publishing import Publisher, record_of
 from agent.store.coverage import CoveredHours, Receipt
-from agent.store.inputs import Intake
-from agent.store.state import State
-from tests.tools.beats import RUN, Arrived, Beating, lane
-from tests.tools.fleet import FakeAgent, theft
+from tests.tools.beats import Beating, lane
+from tests.tools.covering_run import BEGIN, Run, policy_of
+from tests.tools.fleet import theft
 
 S = SECOND_NS
-BEGIN = 490_000 * HOUR_NS
 MB = 10**6
-POLICY = """version: 1
-tenant: example
-stores:
-  - id: patients
-    categories: [personal_health]
-    recognise: {hosts: [db-1]}
-rules:
-  - {id: much, over: 100 MB, window: 1h, severity: high}
-"""
-
-
-def _policy(folder: Path, more: str = "") -> Policy:
-    (folder / "policy.yaml").write_text(POLICY + more)
-    return policy_files.load([folder / "policy.yaml"], today=date(2026, 1, 1))
-
-
-class Run:
-    """One run of a detector without Kafka."""
-
-    def __init__(self, folder: Path, policy: Policy, now_ns: int) -> None:
-        self.clock = DataClock(now_ns)
-        self.state = State.open(folder / "state.db", clock=self.clock)
-        self.detector = Detector(policy, None)
-        self.decide = LocalDecide(self.detector, self.state, Accounts(), self.clock, "detector")
-        self.decide.restore()
-        self.arrived = Arrived()
-        self.events: list[Event] = []
-        self.covering = Covering(self.state, self.clock, lambda: policy, self.detector)
-
-    def hear(self, agent: Beating, time_ns: int, **more: object) -> None:
-        """A heartbeat that came at once."""
-        self.clock.set(max(time_ns, self.clock.now_ns()))
-        self.covering.hear(agent.beat(time_ns, **more), time_ns, live=True)
-
-    def turn(self, now_ns: int) -> list[Event]:
-        """A look, committed."""
-        self.clock.set(now_ns)
-        self.decide.tick(now_ns)
-        turn = self.covering.turn(self.arrived, read_to_ns=now_ns, live=True)
-        if turn is None:
-            return []
-        self.decide.note(Intake(covered=turn.covered))
-        self.covering.committed(turn)
-        self.events += turn.events
-        return list(turn.events)
-
-    def pass_to(self, agents: list[Beating], from_ns: int, to_ns: int, step_ns: int = 10 * S) -> None:
-        """Agents that beat, and looks between."""
-        for now_ns in range(from_ns, to_ns, step_ns):
-            for agent in agents:
-                self.hear(agent, now_ns)
-            self.turn(now_ns)
-
-    def rows(self, rows: list[dict[str, object]], received_ns: int, sequence: int = 0) -> None:
-        """A batch of the store on db-1, decided."""
-        message = FakeAgent("db-1", run=RUN).message(rows, sequence=sequence)
-        header = message.read_header()
-        batch = message.batch(header)
-        covered = self.covering.count([batch])
-        intake = Intake(covered=covered)
-        self.decide.take_sealed([batch], [received_ns], [bytes.fromhex(header.digest)], intake)
-        self.covering.counted(covered)
-        self.arrived.add("db-1", sequence, sequence)
 
 
 @contextmanager
@@ -102,7 +31,7 @@ def _run(folder: Path, policy: Policy, now_ns: int) -> Iterator[Run]:
 def test_five_thousand_agents_that_fall_silent_are_told_once(tmp_path: Path) -> None:
     """One event with the number and the likely cause, none again while it lasts, and one when all are back."""
     agents = [Beating(f"agent-{n}", f"host-{n}", started_ns=BEGIN) for n in range(5000)]
-    with _run(tmp_path, _policy(tmp_path), BEGIN) as run:
+    with _run(tmp_path, policy_of(tmp_path), BEGIN) as run:
         for agent in agents:
             run.hear(agent, BEGIN + 10 * S)
         assert run.turn(BEGIN + 12 * S) == []
@@ -123,7 +52,7 @@ def test_five_thousand_agents_that_fall_silent_are_told_once(tmp_path: Path) -> 
 def test_silence_while_kafka_is_away_says_nothing(tmp_path: Path) -> None:
     """The detector that could not read itself waits until agents had time to be heard again."""
     agents = [Beating(f"agent-{n}", f"host-{n}", started_ns=BEGIN) for n in range(10)]
-    with _run(tmp_path, _policy(tmp_path), BEGIN) as run:
+    with _run(tmp_path, policy_of(tmp_path), BEGIN) as run:
         run.pass_to(agents, BEGIN, BEGIN + 60 * S)
         run.clock.set(BEGIN + 600 * S)
         run.covering.interrupted()
@@ -141,7 +70,7 @@ def test_silence_while_kafka_is_away_says_nothing(tmp_path: Path) -> None:
 
 def test_a_restart_tells_nothing_again(tmp_path: Path) -> None:
     """Who was told of is kept, with the rest of each agent's state."""
-    policy = _policy(tmp_path)
+    policy = policy_of(tmp_path)
     with _run(tmp_path, policy, BEGIN) as run:
         run.hear(Beating("db-1", started_ns=BEGIN), BEGIN)
         for second in range(2, 200, 5):
@@ -160,7 +89,7 @@ def test_hosts_that_are_expected_and_never_heard_are_told(tmp_path: Path) -> Non
     """All of them in one event; one that has no agent for a stated reason is not."""
     more = "expected_hosts:\n  - {host: web-1}\n  - {host: web-2}\n  - {host: db-1.example.net}\n"
     more += "  - {host: nas-1, no_agent: appliance}\n"
-    with _run(tmp_path, _policy(tmp_path, more), BEGIN) as run:
+    with _run(tmp_path, policy_of(tmp_path, more), BEGIN) as run:
         run.pass_to([Beating("db-1", started_ns=BEGIN)], BEGIN, BEGIN + 300 * S)
         assert [(e.name, e.detail["hosts"], e.detail["first_hosts"]) for e in run.events] == [
             ("hosts_never_heard", 2, "web-1, web-2")
@@ -175,7 +104,7 @@ def test_hosts_that_are_expected_and_never_heard_are_told(tmp_path: Path) -> Non
 
 def test_maintenance_pages_nobody_and_is_named_in_the_hours(tmp_path: Path) -> None:
     """A host that falls silent while people work on it is no event, and its hours say so."""
-    with _run(tmp_path, _policy(tmp_path), BEGIN) as run:
+    with _run(tmp_path, policy_of(tmp_path), BEGIN) as run:
         run.state.coverage.begin_maintenance("web-1", BEGIN, BEGIN + 2 * HOUR_NS, "new disks", "ann", "")
         run.hear(Beating("w", "web-1", started_ns=BEGIN), BEGIN)
         for minute in range(1, 66):
@@ -189,7 +118,7 @@ def test_maintenance_pages_nobody_and_is_named_in_the_hours(tmp_path: Path) -> N
 def test_hours_are_kept_as_runs_and_said_anew_when_a_hole_closes(tmp_path: Path) -> None:
     """An hour of silence is not covered until the backlog has come; then it is one run with the hours before it."""
     agent = Beating("db-1", started_ns=BEGIN - HOUR_NS)
-    with _run(tmp_path, _policy(tmp_path), BEGIN) as run:
+    with _run(tmp_path, policy_of(tmp_path), BEGIN) as run:
         run.pass_to([agent], BEGIN - 60 * S, BEGIN + HOUR_NS + 10 * S)
         for minute in range(1, 130):
             run.turn(BEGIN + HOUR_NS + minute * MINUTE_NS)
@@ -214,7 +143,7 @@ def _said(run: Run) -> list[tuple[str, int, int, tuple[str, ...]]]:
 def test_receipts_say_what_was_seen_and_what_was_not(tmp_path: Path) -> None:
     """No finding while all is seen; not observed from where the agent is silent; no finding again once the backlog has come."""
     agent = Beating("db-1", started_ns=BEGIN - 3 * HOUR_NS)
-    with _run(tmp_path, _policy(tmp_path), BEGIN) as run:
+    with _run(tmp_path, policy_of(tmp_path), BEGIN) as run:
         run.rows(theft(BEGIN, MB, 3), BEGIN)
         agent.fields["lanes"] = lane(1)
         run.pass_to([agent], BEGIN, BEGIN + 20 * MINUTE_NS + S)
@@ -238,7 +167,7 @@ def test_a_finding_and_its_receipt(tmp_path: Path) -> None:
     """While a finding is open its windows say so; the sum is the largest of a destination."""
     agent = Beating("db-1", started_ns=BEGIN - 3 * HOUR_NS)
     agent.fields["lanes"] = lane(1)
-    with _run(tmp_path, _policy(tmp_path), BEGIN) as run:
+    with _run(tmp_path, policy_of(tmp_path), BEGIN) as run:
         run.rows(theft(BEGIN, 60 * MB, 3), BEGIN)
         run.pass_to([agent], BEGIN, BEGIN + 20 * MINUTE_NS)
         before, found = run.state.coverage.receipts("patients", "much")
@@ -253,7 +182,7 @@ def test_a_finding_and_its_receipt(tmp_path: Path) -> None:
 
 def test_a_store_without_an_agent_is_not_observed(tmp_path: Path) -> None:
     """Its host is named by the register and was never heard."""
-    with _run(tmp_path, _policy(tmp_path), BEGIN) as run:
+    with _run(tmp_path, policy_of(tmp_path), BEGIN) as run:
         for second in range(0, 900, 20):
             run.turn(BEGIN + second * S)
         assert {(v, why) for v, _, _, why in _said(run)} == {("not_observed", ("never_heard",))}
@@ -273,7 +202,7 @@ class _Topic:
 def test_what_is_committed_is_sent_once_and_again_when_it_changes(tmp_path: Path) -> None:
     """A row that was sent rests until it changes; one changed while it was sent is sent again."""
     agent = Beating("db-1", started_ns=BEGIN - 3 * HOUR_NS)
-    with _run(tmp_path, _policy(tmp_path), BEGIN) as run:
+    with _run(tmp_path, policy_of(tmp_path), BEGIN) as run:
         topic = _Topic()
         publisher = Publisher(run.state, topic)  # type: ignore[arg-type]
         run.pass_to([agent], BEGIN, BEGIN + 12 * MINUTE_NS)
