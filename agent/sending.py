@@ -24,6 +24,7 @@ from agent.core.errors import StateError
 from agent.core.faults import faultpoint
 from agent.core.finding import Event, Notice, NoticeKind
 from agent.core.flow import SCHEMA_VERSION, FlowBatch
+from agent.core.heartbeat import CONTEXT as HEARTBEAT_CONTEXT
 from agent.core.message import Message, seal
 from agent.core.stages import Carrier
 from agent.detection.detector import Detector
@@ -36,8 +37,6 @@ from agent.store.state import Commit, State
 
 Sync = Literal["always", "seconds", "never"]
 STOP_S: Final = 10.0
-HEARTBEAT_CONTEXT: Final = b"sekisho.agents.v1\0"
-"""Stands before a heartbeat where it is signed."""
 
 
 @dataclass
@@ -99,6 +98,7 @@ class Pulse:
 
     def _told(self, closing: bool) -> dict[str, Any]:
         waiting = self.spool.waiting()
+        own = sum(progress.waiting for progress in self.progress.values())
         lanes = {
             str(lane): {
                 "next_sequence": progress.next_sequence,
@@ -123,6 +123,7 @@ class Pulse:
                 "records": waiting.records,
                 **waiting.amounts.as_dict(),
                 "inherited_records": self.spool.inherited.records,
+                "inherited_left": max(waiting.records - own, 0) if self.spool.inherited.records else 0,
                 "dropped": {
                     reason: {"records": tally.records, **tally.amounts.as_dict()}
                     for reason, tally in self.spool.dropped().items()

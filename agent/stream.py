@@ -27,6 +27,8 @@ from agent.core.message import Header
 from agent.core.stages import Enricher
 from agent.deciding import LocalDecide
 from agent.gaps import Gaps
+from agent.hearing import IDENTITY, Agents
+from agent.store.coverage import Covered
 from agent.store.inputs import Intake, Offset, Partition
 from agent.store.sequences import Intervals, Stream
 from collectors.kafka import Reader, Record
@@ -89,6 +91,8 @@ class MessageStream:
     renew: Callable[[], None] = lambda: None
     """Says that this one still leads. Raises where it does not."""
     observe: Observe = lambda batches: None
+    agents: Agents | None = None
+    """What is known of agents and of what was observed; None: nobody keeps it."""
     started: Callable[[], None] = lambda: None
     """Called once before anything is read."""
     between: Callable[[], None] = lambda: None
@@ -103,6 +107,8 @@ class MessageStream:
     _gap_since_ns: int = 0
     _lost_since_ns: int = 0
     _ticked_ns: int = 0
+    _appended: dict[int, int] = field(default_factory=dict)
+    """Partition -> append time of the last record that was read of it."""
 
     def run(self) -> None:
         """Read, decide and commit until ``stop`` is set. Raises what a commit cannot go on after."""
@@ -114,13 +120,18 @@ class MessageStream:
                 if records:
                     self._take(records)
                 self._pass_time(idle=not records)
+                self._look_at_agents(records)
                 self._tell()
                 self.between()
                 self.turned("kafka")
+            if self.agents is not None:
+                self.agents.finish()
             self.decide.finish()
         finally:
             self.reader.close()
             self.letters.close()
+            if self.agents is not None:
+                self.agents.reader.close()
 
     # in
 
@@ -252,11 +263,15 @@ class MessageStream:
         self.accounts.wait(amounts)
         said = self.gaps.hear(headers, self._taken_with(headers, fresh), begins=self.begins)
         pins = dict(self.checker.fresh)
-        intake = Intake(offsets, pins, said)
+        told = [sealed.header.account for sealed, _ in fresh]
+        covered = self.agents.covering.count(batches, told) if self.agents else Covered()
+        intake = Intake(offsets, pins, said, covered)
         received = [append_ns for _, append_ns in fresh]
         self.decide.take_sealed(batches, received, [sealed.digest for sealed, _ in fresh], intake)
         self.checker.kept(pins)
         self.gaps.put(said)
+        if self.agents:
+            self.agents.covering.counted(covered)
         self.accounts.decide(amounts)
         self.accounts.wait(Amounts())
         self.counts.commits += 1
@@ -288,6 +303,26 @@ class MessageStream:
             self.begins = False
             self.decide.tick(self.clock.now_ns())
 
+    def _look_at_agents(self, records: Sequence[Record]) -> None:
+        if self.agents is None:
+            return
+        for record in records:
+            self._appended[record.partition] = record.append_ns
+        if self._lost_since_ns:
+            self.agents.covering.interrupted()
+            return
+        try:
+            behind = self.reader.behind()
+            if behind is not None:
+                self.agents.look(min((self._appended.get(n, 1) for n in behind), default=0))
+            for reason, agents in self.agents.suspects.items():
+                known = self._refused.setdefault(reason, set())
+                known |= set(sorted(agents)[:AGENTS_NAMED])
+            self.agents.suspects.clear()
+        except CaptureError as error:
+            self.agents.covering.interrupted()
+            logs.get("stream").warning("heartbeats_not_read", reason=str(error))
+
     def _unreachable(self, error: CaptureError) -> None:
         now_ns = self.clock.monotonic_ns()
         if not self._lost_since_ns:
@@ -306,7 +341,7 @@ class MessageStream:
     def _tell(self) -> None:
         """One event for all messages of one fault, however many agents they name, and one for all gaps."""
         for reason, agents in list(self._refused.items()):
-            name = "identity_conflict" if reason in _OF_IDENTITY else "messages_refused"
+            name = "identity_conflict" if reason in IDENTITY else "messages_refused"
             if self._may_tell(reason):
                 del self._refused[reason]
                 detail: dict[str, str | int] = {
@@ -314,7 +349,8 @@ class MessageStream:
                     "agents": ", ".join(sorted(filter(None, agents))) or "unknown",
                 }
                 severity = Severity.HIGH if name == "identity_conflict" else Severity.MEDIUM
-                detail["messages"] = self.counts.dead[reason]
+                beats = self.agents.refused[reason] if self.agents else 0
+                detail["messages"] = self.counts.dead[reason] + beats
                 self._announce(name, severity, detail)
         self._tell_gaps()
 
@@ -354,9 +390,6 @@ class MessageStream:
         self, name: str, severity: Severity, detail: dict[str, str | int], intake: Intake | None = None
     ) -> None:
         self.decide.announce(Event(name=name, severity=severity, detail=dict(detail)), intake)
-
-
-_OF_IDENTITY: Final = frozenset(("identity_conflict", "bad_signature", "unknown_key"))
 
 
 def _rows_of(record: Record) -> int:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from agent.store import schema
+from agent.store.coverage import Covered, put_covered
 from agent.store.database import Database
 from agent.store.sequences import Intervals, Stream
 
@@ -56,6 +57,8 @@ class Intake:
     offsets: Mapping[Partition, Offset] = field(default_factory=dict)
     pins: Mapping[str, Pin] = field(default_factory=dict)
     said: Mapping[Stream, Said] = field(default_factory=dict)
+    covered: Covered = field(default_factory=Covered)
+    """What is known of agents and of what was observed."""
 
 
 class Inputs:
@@ -121,6 +124,7 @@ def put_intake(connection: sa.Connection, intake: Intake, now_ns: int, day: int)
         for (agent, run, lane), said in intake.said.items()
     ]
     schema.put(connection, schema.gaps, rows)
+    put_covered(connection, intake.covered, day)
 
 
 def _offset_rows(offsets: Mapping[Partition, Offset]) -> Iterable[dict[str, Any]]:

@@ -38,6 +38,8 @@ CODES = {
     "sekisho db status --json": {1},
     "sekisho db verify": {1},
     "sekisho db verify --json": {1},
+    "sekisho status --host db-1": {1},
+    "sekisho maintenance end 1": {1},
 }
 """Exit codes of examples that say that something is missing in an empty state."""
 
@@ -121,7 +123,7 @@ def test_examples_run(line: str, home: Path, tmp_path: Path) -> None:
         (["cases", "lst"], "No such command 'lst'. Did you mean 'list'?"),
         (
             ["zzz"],
-            "There are: check, db, init, up, agent, detect, archive, republish, top, replay, cases, flows, who, policy, kafka, config, completion.",
+            "There are: check, db, init, up, agent, detect, archive, republish, top, replay, status, cases, flows, who, policy, maintenance, kafka, config, completion.",
         ),
         (["replay", "--sampel"], "--sample"),
         (["flows", "--by", "ownr"], "--by ownr: did you mean owner?"),

@@ -28,7 +28,7 @@ WORKERS = 2
 POINTS = [
     point
     for point in FAULT_POINTS
-    if not point.startswith(("ebpf.", "spool.", "send.", "detect.", "copy.", "republish."))
+    if not point.startswith(("ebpf.", "spool.", "send.", "detect.", "copy.", "republish.", "coverage."))
 ]
 """Those that a replay passes."""
 
