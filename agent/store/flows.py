@@ -157,9 +157,10 @@ class _Reading:
 
     def _file(self, file: Path, question: Question) -> Iterator[FlowBatch]:
         try:
-            # Given a path, Arrow expands ~ in it and takes it for UTF-8.
-            with file.open("rb") as opened:
-                fragment = pads.ParquetFileFormat().make_fragment(pa.PythonFile(opened))
+            # Given a path, Arrow expands ~ in it and takes it for UTF-8; given a file of Python's, its threads need the
+            # interpreter, and may ask for it when that is gone (apache/arrow issue 34314: the process aborts at its exit).
+            with file.open("rb") as opened, pa.OSFile(f"/proc/self/fd/{opened.fileno()}") as native:
+                fragment = pads.ParquetFileFormat().make_fragment(native)
                 wanted = {"columns": self.names, "filter": question.filter()}
                 for record in fragment.to_batches(wire.arrow_schema(), **wanted):
                     if record.num_rows and len(rows := question.only(wire.from_arrow(record))):
