@@ -102,6 +102,8 @@ class Carrying:
     last_error: str = ""
     """Why nothing can be sent now; empty while it can."""
     last_refused: bool = False
+    acknowledged: int = 0
+    """Batches that the receiver took, since the start."""
     _live: dict[int, deque[tuple[int, Amounts, Message]]] = field(
         default_factory=lambda: {lane: deque() for lane in LANES}
     )
@@ -416,6 +418,7 @@ class Carrying:
         self._in_flight -= flight.octets
         if error is None:
             faultpoint("send.after_ack")
+            self.acknowledged += 1
             self._well()
             self._suspects.discard(key)
             self._through(key, flight.amounts)

@@ -17,6 +17,7 @@ from agent.core.errors import ConfigError, Fault, SekishoError
 from agent.core.flow import BatchHeader
 from agent.core.kafka import Connection
 from agent.deciding import LocalDecide
+from agent.enrolling import Desk, desk
 from agent.gaps import Gaps
 from agent.pipeline import Pipeline
 from agent.runtime import Runtime
@@ -47,6 +48,7 @@ class DetectRuntime(Runtime):
     """Called once, before it stands by or leads."""
     _leadership: Leadership | None = None
     _renewed_ns: int = 0
+    _desk: Desk | None = None
 
     @property
     def stream(self) -> MessageStream:
@@ -89,10 +91,14 @@ class DetectRuntime(Runtime):
         reader = Reader(connection, topic, client_id)
         known = {place: at for place, at in self.state.inputs.offsets().items() if place[0] == topic}
         reader.begin({place: Place(at.topic_id, at.next_offset) for place, at in known.items()})
+        pins, ended = self.state.inputs.pins(), self.state.enrolments.ended_keys()
+        checker = Checker(pins, self.settings.detect.identities, ended)
+        self._desk = desk(connection, client_id, checker, self.decide, self.clock)
+        self._stack.callback(self._desk.close)
         stream = MessageStream(
             reader,
             DeadLetters(connection, client_id),
-            Checker(self.state.inputs.pins(), self.settings.detect.identities),
+            checker,
             Gaps(self.state.inputs.said()),
             self.decide,
             self.enrichers,
@@ -102,11 +108,16 @@ class DetectRuntime(Runtime):
             begins=not known,
             renew=self._renew,
             observe=self.view.observe,
-            between=self._between,
+            between=self._between_turns,
             turned=self.attendant.turned,
             stop=self.stop,
         )
         return cast(Pipeline, stream)
+
+    def _between_turns(self) -> None:
+        self._between()
+        if self._desk is not None:
+            self._desk.turn()
 
     def _renew(self) -> None:
         now_ns = self.clock.monotonic_ns()
@@ -121,6 +132,9 @@ class DetectRuntime(Runtime):
         counts = self.stream.counts
         told = {f"dead[{reason}]": n for reason, n in sorted(counts.dead.items())}
         told |= {f"facts_differing[{column}]": n for column, n in sorted(counts.differing.items())}
+        if self._desk is not None:
+            told |= {f"enrolment_refused[{reason}]": n for reason, n in sorted(self._desk.refused.items())}
+            told["enrolled"] = self._desk.enrolled
         return {
             "messages": counts.messages,
             "rows": counts.rows,
@@ -129,6 +143,7 @@ class DetectRuntime(Runtime):
             "missing": self.stream.gaps.missing(),
             "facts_derived": counts.derived,
             "dead_unsent": counts.dead_unsent,
+            "copied": counts.copied,
             "lag": counts.lag,
             "commits": counts.commits,
             **told,

@@ -23,6 +23,8 @@ NEEDS_THE_HOST = (
     "sudo ",
     "sekisho up",
     "sekisho detect",
+    "sekisho agent",
+    "sekisho enrolment",
     "sekisho db install",
     "sekisho db update",
     "sekisho init --dir /etc",
@@ -118,7 +120,7 @@ def test_examples_run(line: str, home: Path, tmp_path: Path) -> None:
         (["cases", "lst"], "No such command 'lst'. Did you mean 'list'?"),
         (
             ["zzz"],
-            "There are: check, db, init, up, agent, detect, top, replay, cases, flows, who, policy, kafka, config, completion.",
+            "There are: check, db, init, up, agent, detect, top, replay, cases, flows, who, policy, enrolment, kafka, config, completion.",
         ),
         (["replay", "--sampel"], "--sample"),
         (["flows", "--by", "ownr"], "--by ownr: did you mean owner?"),
