@@ -47,6 +47,7 @@ LARGEST: Final = 64 * 2**10
 _ID: Final = "sekisho@32473"
 """Structured data. 32473 is the enterprise number kept for examples (RFC 5612); sekisho has none of its own."""
 _NAME: Final = re.compile(r"[^!-~]")
+_END_S: Final = 2.0
 _PORTS: Final = {"udp": 514, "tcp": 601, "tls": 6514}
 
 
@@ -150,11 +151,9 @@ class Syslog:
             if given.transport == "tls":
                 end = stack.enter_context(self._tls().wrap_socket(end, server_hostname=host))
             end.sendall(b"%d " % len(sent) + sent)
-            if isinstance(end, ssl.SSLSocket):
-                end.unwrap()
-            else:
-                end.shutdown(socket.SHUT_WR)
-                end.recv(1)  # the other side ends it once it has read all; a reset says that it did not
+            end.settimeout(min(given.timeout_s, _END_S))
+            with contextlib.suppress(TimeoutError):  # it took all, and keeps the connection open on its side
+                _end(end)
 
     def _tls(self) -> ssl.SSLContext:
         made = ssl.create_default_context(cafile=self._settings.ca_file)
@@ -162,6 +161,19 @@ class Syslog:
         if self._settings.cert_file is not None:
             made.load_cert_chain(self._settings.cert_file)
         return made
+
+
+def _end(end: socket.socket) -> None:
+    """Say that this was all, and wait until the other side has read it; a reset says that it did not."""
+    if not isinstance(end, ssl.SSLSocket):
+        end.shutdown(socket.SHUT_WR)
+        end.recv(1)
+        return
+    try:
+        end.unwrap()
+    except ssl.SSLError as error:
+        if "EOF" not in str(error):  # many a collector closes without a word, once it has read the end
+            raise
 
 
 def message(notice: Notice, text: str, *, host: str, facility: int) -> bytes:
