@@ -16,11 +16,12 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from agent.core.clock import MINUTE_NS, SECOND_NS, Clock
-from agent.core.decision import Decision
+from agent.core.decision import Decision, LedgerRow
 from agent.core.finding import Case, Finding, FindingState, Notice, NoticeKind, Severity, finding_id
 from agent.core.flow import FlowBatch
 from agent.core.log import Log
 from agent.core.message import MOST_ALERTED, Alerted
+from agent.detection.admit import Step
 from agent.detection.detector import Detector
 from agent.policy.model import Policy
 from agent.policy.ownership import Ownership
@@ -63,6 +64,18 @@ class LocalDetector(Detector):
     def set_policy(self, policy: Policy, ownership: Ownership | None) -> Decision:
         """Take another policy."""
         return super().set_policy(local_rules(policy), ownership)
+
+    def _ledger(self, step: Step) -> tuple[LedgerRow, ...]:
+        """There is none here."""
+        del step
+        self._facts.skip_ledger()
+        return ()
+
+    def _decided(self, step: Step) -> Decision:
+        """Nothing is kept for a restart, so no delta is packed."""
+        effects = self._apply(step)
+        self._steps.clear()
+        return effects
 
 
 @dataclass(slots=True)

@@ -133,6 +133,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
             "closed_by": "person, or empty",
             "closing_note": "why",
             "not_seen": "what this host could not see",
+            "local_view": "true where the store's own host told it, from its own rows alone",
         },
     ),
     "cases show": Document(
