@@ -91,9 +91,10 @@ class DetectRuntime(Runtime):
         reader = Reader(connection, topic, client_id)
         known = {place: at for place, at in self.state.inputs.offsets().items() if place[0] == topic}
         reader.begin({place: Place(at.topic_id, at.next_offset) for place, at in known.items()})
+        last_action = self.state.enrolments.last_action()
         pins, ended = self.state.inputs.pins(), self.state.enrolments.ended_keys()
         checker = Checker(pins, self.settings.detect.identities, ended)
-        self._desk = desk(connection, client_id, checker, self.decide, self.clock)
+        self._desk = desk(connection, client_id, checker, self.decide, self.clock, last_action)
         self._stack.callback(self._desk.close)
         stream = MessageStream(
             reader,

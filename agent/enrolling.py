@@ -69,6 +69,8 @@ class Desk:
     checker: Checker
     decide: LocalDecide
     clock: Clock
+    last_action: int = 0
+    """Number of the newest of people's actions that was followed."""
     refused: Counter[str] = field(default_factory=Counter)
     """Requests that were refused, by reason."""
     enrolled: int = 0
@@ -81,7 +83,6 @@ class Desk:
     _told_ns: dict[str, int] = field(default_factory=dict)
     _looked_ns: int = -LOOK_NS
     _people_ns: int = -PEOPLE_NS
-    _action: int = -1
     _fault: str = ""
     _waiting: list[Record] = field(default_factory=list)
     """Read and not decided yet."""
@@ -221,12 +222,9 @@ class Desk:
     def _follow_people(self) -> None:
         try:
             enrolments = self.decide.state.enrolments
-            if self._action < 0:
-                self._action = enrolments.last_action()
-                return
-            for action in enrolments.actions_after(self._action):
+            for action in enrolments.actions_after(self.last_action):
                 self._follow(action)
-                self._action = action.id
+                self.last_action = action.id
         except StateError as error:
             logs.get("enrolment").error("enrolments_not_read", reason=str(error))
 
@@ -284,10 +282,17 @@ def _unusable(token: TokenRow, agent_id: str, used_now: int, append_ns: int) -> 
     return "used_up" if token.used + used_now >= token.uses else ""
 
 
-def desk(connection: Connection, client_id: str, checker: Checker, decide: LocalDecide, clock: Clock) -> Desk:
-    """The desk of a run; it begins where the last commit came to."""
+def desk(
+    connection: Connection,
+    client_id: str,
+    checker: Checker,
+    decide: LocalDecide,
+    clock: Clock,
+    last_action: int,
+) -> Desk:
+    """The desk of a run; it begins where the last commit came to. ``last_action``: the newest that ``checker`` knows of."""
     topic = connection.topics.enrolment
     reader = Reader(connection, topic, client_id)
     offsets = {place: at for place, at in decide.state.inputs.offsets().items() if place[0] == topic}
     reader.begin({place: Place(at.topic_id, at.next_offset) for place, at in offsets.items()})
-    return Desk(reader, Producer(connection, client_id), checker, decide, clock)
+    return Desk(reader, Producer(connection, client_id), checker, decide, clock, last_action)

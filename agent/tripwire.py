@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from agent.core.clock import MINUTE_NS, SECOND_NS, Clock
+from agent.core.clock import DAY_NS, MINUTE_NS, SECOND_NS, Clock
 from agent.core.decision import Decision, LedgerRow
 from agent.core.finding import Case, Finding, FindingState, Notice, NoticeKind, Severity, finding_id
 from agent.core.flow import FlowBatch
@@ -138,11 +138,19 @@ class Tripwire:
         here_ns = self.clock.monotonic_ns()
         if nothing_waits or acknowledged != self._acknowledged:
             self._well_ns, self._acknowledged = here_ns, acknowledged
+            self._forget_old(now_ns)
         if here_ns - self._fed_ns >= FEED_NS or len(self._queued) >= FEED_BATCHES:
             self._fed_ns = here_ns
             self._judge(now_ns, here_ns)
         if here_ns - self._well_ns >= self.after_ns:
             self._tell_due(now_ns, tell)
+
+    def _forget_old(self, now_ns: int) -> None:
+        """What was told a day ago, and Kafka takes rows: the detector has had word of it many times."""
+        young = tuple(one for one in self._alerted if now_ns - one.told_ns < DAY_NS)
+        if young != self._alerted:
+            self._alerted = young
+            self._remember()
 
     def _judge(self, now_ns: int, here_ns: int) -> None:
         queued, self._queued = self._queued, []

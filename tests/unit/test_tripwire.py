@@ -170,6 +170,18 @@ def test_a_restart_tells_nobody_twice_and_goes_on_naming_it(host: Host, tmp_path
     assert Host(tmp_path).wire.alerted == ()
 
 
+def test_what_was_told_is_named_for_a_day_and_as_long_as_kafka_is_away(host: Host) -> None:
+    """Then headers are as small as before; never while the detector may not have had word of it."""
+    host.send(batch(T0, 200 * MB), away=True)
+    host.run(400)
+    host.clock.set(T0 + 25 * HOUR_NS)
+    host.run(1)
+    assert len(host.wire.alerted) == 1
+    host.back()
+    host.run(1)
+    assert host.wire.alerted == ()
+
+
 def test_an_alert_that_cannot_be_kept_is_tried_again(host: Host) -> None:
     """A full disk delays it and loses nothing."""
     host.takes = False
