@@ -12,15 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.core.clock import HOUR_NS, MINUTE_NS, SECOND_NS, DataClock
+from agent.core.errors import SinkError
 from agent.core.finding import Case, HostTold, Notice, NoticeKind, finding_id
 from agent.core.flow import FlowBatch
-from agent.core.message import Alerted, Header, seal
+from agent.core.message import Alerted, Header, Message, seal
 from agent.detection.detector import Detector
 from agent.policy.model import Rule
 from agent.tripwire import MOST_RULES, LocalDetector, Tripwire, local_rules
 from agent.words import render
+from sinks.kafka import Done
 from tests.tools.fleet import FakeAgent
 from tests.tools.recount import Sent
+from tests.tools.sender import sender
 from tests.tools.transfers import MB, T0, Run, policy, sent
 
 RULE = Rule(id="bulk", over=100 * MB, window="1h")
@@ -224,6 +227,49 @@ def test_local_rules_are_few_and_short() -> None:
     detector = LocalDetector(POLICY, None)
     detector.set_policy(policy(month, RULE), None)
     assert [rule.id for _, rule in detector.policy.rules] == ["bulk"]
+
+
+# in the agent
+
+
+class Away:
+    """Kafka that does not answer."""
+
+    def connect(self) -> None:
+        """Never."""
+        raise SinkError("no broker answers", retriable=True)
+
+    def send(self, message: Message, agent_id: str, done: Done) -> None:
+        """Never reached."""
+        raise AssertionError
+
+    def tell(self, agent_id: str, signature: bytes, heartbeat: bytes, done: Done) -> None:
+        """Never reached."""
+        raise AssertionError
+
+    def disconnect(self) -> None:
+        """Nothing to do."""
+
+
+def test_an_agent_that_starts_anew_in_an_outage_looks_at_what_waits(tmp_path: Path) -> None:
+    """Killed before it told: the next run finds the rows in the spool, tells, and names it in its next header."""
+    with sender(tmp_path, carrier=Away()) as before:
+        before.put(sent([Sent("ehr", 64500, T0, T0 + SECOND_NS, 200 * MB)]), lane=1)
+    clock = DataClock(T0 + MINUTE_NS)
+    wire = Tripwire(LocalDetector(POLICY, None, host="db-1"), clock, AFTER_NS, "db-1", tmp_path / "spool")
+    with sender(tmp_path, carrier=Away(), run=1, tripwire=wire) as after:
+        heard: list[Notice] = []
+        after.send.committed = lambda decision: heard.extend(decision.notices)
+        for _ in range(310):
+            clock.set(clock.now_ns() + SECOND_NS)
+            after.send.tick(clock.now_ns())
+        assert [case_of(n).store.id for n in heard] == ["ehr"]
+        (waiting,) = after.send.state.deliveries.heads("paper")
+        assert after.send.state.deliveries.notice(waiting) == heard[0]
+        after.put(sent([Sent("ehr", 64500, T0, T0 + SECOND_NS, 1)]), lane=1)
+        after.send.spool.rewind()
+        headers = [Message.unpack(r.body).read_header() for r in after.send.spool.take(1, 2**20)]
+        assert [len(h.alerted) for h in headers] == [0, 1]
 
 
 # what the detector makes of it
