@@ -46,6 +46,7 @@ bench: $(READY_DEV) ## every benchmark beside its peers; writes docs/performance
 bench-capture: $(READY_DEV) ## what live capture counts and costs, written into docs/capture-accuracy.md (root, about 40 minutes)
 	@$(SUDO) $(CURDIR)/$(BIN)/python -m tests.bench.bench_capture
 	@$(SUDO) $(CURDIR)/$(BIN)/python -m tests.bench.bench_overhead
+	@$(SUDO) $(CURDIR)/$(BIN)/python -m tests.bench.bench_whole
 
 docs: $(READY_DEV) ## write the generated pages of docs/ anew
 	@$(BIN)/python -m tests.tools.write_docs

@@ -86,8 +86,8 @@ class Pipeline:
     flow_sinks: Sequence[Sink]
     accounts: Accounts
     clock: Clock
-    observe: Callable[[FlowBatch], None] = lambda _batch: None
-    """Sees every sealed batch, for a live view."""
+    observe: Callable[[Sequence[FlowBatch]], None] = lambda _batches: None
+    """Sees what was decided together, for a live view."""
     between: Callable[[], None] = lambda: None
     """Called by the worker between two batches and while idle: reloads and other chores."""
     started: Callable[[], None] = lambda: None
@@ -290,8 +290,8 @@ class Pipeline:
         if not self.sent:
             self.accounts.decide(amounts)
         self.accounts.wait(Amounts())
+        self.observe(batches)
         for batch in batches:
-            self.observe(batch)
             for sink in self.flow_sinks:
                 self._write(sink, batch)
 

@@ -47,9 +47,9 @@ NONE: Final = "none"
 
 
 class Observe(Protocol):
-    """Sees every batch that is decided."""
+    """Sees what is decided together."""
 
-    def __call__(self, batch: FlowBatch) -> None:
+    def __call__(self, batches: Sequence[FlowBatch]) -> None:
         """See it."""
 
 
@@ -93,7 +93,7 @@ class MessageStream:
     """Nothing of this topic was ever read: what came before is not missing."""
     renew: Callable[[], None] = lambda: None
     """Says that this one still leads. Raises where it does not."""
-    observe: Observe = lambda batch: None
+    observe: Observe = lambda batches: None
     started: Callable[[], None] = lambda: None
     """Called once before anything is read."""
     between: Callable[[], None] = lambda: None
@@ -281,8 +281,7 @@ class MessageStream:
         self.accounts.wait(Amounts())
         self.counts.commits += 1
         self.counts.rows += sum(map(len, batches))
-        for batch in batches:
-            self.observe(batch)
+        self.observe(batches)
 
     def _taken_with(
         self, headers: Sequence[Header], fresh: Sequence[tuple[Sealed, int]]

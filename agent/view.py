@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 
+from agent.core.accounts import Amounts
 from agent.core.clock import SECOND_NS, Clock
-from agent.core.flow import FlowBatch
+from agent.core.flow import FlowBatch, concat_text
 from agent.core.grouping import groups
 
 MAX_DESTINATIONS = 5_000
@@ -52,6 +53,16 @@ class DestinationLine:
         return tuple(self.recent.get(now_s - SERIES_S + i, 0) for i in range(SERIES_S))
 
 
+_TEXTS: Final = (
+    "remote_country",
+    "remote_as_org",
+    "remote_provider",
+    "remote_owner",
+    "remote_owner_country",
+    "remote_scope",
+    "store",
+)
+_NUMBERS: Final = ("remote_asn", "octets_out", "octets_in", "flows", "start_ns", "end_ns")
 _Sorting = Callable[[DestinationLine, int], Any]
 SORTS: Final[Mapping[str, _Sorting]] = {
     "out": lambda line, now_s: -line.octets_out,
@@ -94,44 +105,38 @@ class View:
         self._out = self._in = self._flows = self._internal = 0
         self._series: Counter[int] = Counter()
 
-    def observe(self, batch: FlowBatch) -> None:
-        """Add a batch to the tallies; what a row moved is spread over the seconds that it lasted."""
-        if not len(batch):
+    def observe(self, batches: Sequence[FlowBatch]) -> None:
+        """Add batches to the tallies; what a row moved is spread over the seconds that it lasted."""
+        if not any(map(len, batches)):
             return
-        amounts = batch.amounts()
+        amounts = sum((batch.amounts() for batch in batches), Amounts())
         with self._lock:
             self._out += amounts.octets_out
             self._in += amounts.octets_in
             self._flows += amounts.flows
-            self._tally(batch, self._clock.now_ns() // SECOND_NS)
+            self._tally(batches, self._clock.now_ns() // SECOND_NS)
 
-    def _tally(self, batch: FlowBatch, now_s: int) -> None:
-        names = (
-            "remote_country",
-            "remote_as_org",
-            "remote_provider",
-            "remote_owner",
-            "remote_owner_country",
-            "remote_scope",
-            "store",
-        )
-        texts = [batch.text(name) for name in names]
-        claimed = batch.text("remote_name")
-        columns = [*(text.codes for text in texts), claimed.codes, batch["remote_asn"]]
+    def _tally(self, batches: Sequence[FlowBatch], now_s: int) -> None:
+        texts = [concat_text([batch.text(name) for batch in batches]) for name in _TEXTS]
+        claimed = concat_text([batch.text("remote_name") for batch in batches])
+        numbers = {name: np.concatenate([batch[name] for batch in batches]) for name in _NUMBERS}
+        columns = [*(text.codes for text in texts), claimed.codes, numbers["remote_asn"]]
         order, starts = groups(columns)
         first = order[starts]
         sums = {
-            name: np.add.reduceat(batch[name][order], starts).tolist()
+            name: np.add.reduceat(numbers[name][order], starts).tolist()
             for name in ("octets_out", "octets_in", "flows")
         }
         first_s, last_s = (
-            np.clip(batch[name] // SECOND_NS, now_s - SERIES_S, now_s)[order]
+            np.clip(numbers[name] // SECOND_NS, now_s - SERIES_S, now_s)[order]
             for name in ("start_ns", "end_ns")
         )
         begins = np.minimum.reduceat(first_s, starts).tolist()
         ends = np.maximum.reduceat(last_s, starts).tolist()
-        distinct = zip(*(column[first].tolist() for column in columns), strict=True)
-        for i, codes in enumerate(distinct):
+        newest_last = np.argsort(np.maximum.reduceat(order, starts), kind="stable").tolist()
+        distinct = list(zip(*(column[first].tolist() for column in columns), strict=True))
+        for i in newest_last:
+            codes = distinct[i]
             country, as_org, provider, owner, owner_country, scope, store = (
                 text.values[code] if code >= 0 else None for text, code in zip(texts, codes[:-2], strict=True)
             )

@@ -25,7 +25,8 @@ from agent.core.finding import Destination, Event, Severity, Witnessed
 from agent.core.flow import FlowBatch, Text
 from agent.core.stages import Context, EnricherSettings
 from agent.policy.model import Override
-from enrichers.ranges import Database, RangeTable, cached, from_networks, merge, open_database
+from enrichers.ranges import Database, RangeTable, cached, from_networks, merge, open_database, place
+from enrichers.ranges.apart import apart
 from enrichers.ranges.facts import (
     KINDS,
     NEEDED,
@@ -37,6 +38,8 @@ from enrichers.ranges.lists import FLAGS, AddressList
 from enrichers.ranges.places import CONFIDENCES, placed, worth
 from enrichers.ranges.sources import PROVIDERS, BadSourceError, ListFile, Sources
 
+APART_FROM = 1 << 20
+"""Octets of databases from which on their table is built in a process of its own."""
 STALE_DAYS = 45
 """From this age on a database or list should be updated; what is behind it changes monthly."""
 _CANARIES = ("8.8.8.8", "52.95.110.1", "202.232.2.164", "2400:3200::1")
@@ -145,11 +148,12 @@ class Geo:
         overrides: Sequence[Override] = (),
         canaries: Sequence[str] = (),
         cache: Path | None = None,
+        builds_apart: bool = True,
     ) -> None:
         self._sources = sources if isinstance(sources, Sources) else Sources(dict(sources))
         self._overrides = tuple(overrides)
         self._canaries = tuple(canaries)
-        self._cache = cache
+        self._cache, self._builds_apart = cache, builds_apart
         self._answers: _Answers | None = None
         self._placeless: Placeless | None = None
         self._looked: dict[str, Stamp] | None = None
@@ -325,6 +329,13 @@ class Geo:
             return placed(found, placeless, self._overrides, independent=two)
 
         key = f"geo {hashes} {listed} {placeless.version} overrides={digest} two={two}"
+        if (
+            self._builds_apart
+            and cache
+            and sum(len(d.content) for d in databases.values()) > APART_FROM
+            and not place(cache, key).exists()
+        ):
+            apart(fill, self._sources, self._overrides, cache)
         return cached(cache, key, whole)
 
     def _silent(self, table: RangeTable) -> str:
@@ -399,3 +410,8 @@ def _stamp(path: Path) -> Stamp:
     except OSError:
         return None
     return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+
+def fill(sources: Sources, overrides: Sequence[Override], cache: Path) -> None:
+    """Put the table of these sources into the cache."""
+    Geo(sources, overrides=overrides, cache=cache, builds_apart=False).reload()

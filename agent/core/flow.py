@@ -114,6 +114,8 @@ COLUMNS: Final[tuple[Column, ...]] = (
     _c("initiator", Kind.TEXT, "Who opened the flow: local or remote; null if its beginning was not seen.", null=True, ipfix="239", ocsf="connection_info.direction_id"),
     _c("interface", Kind.TEXT, "Where it was seen.", null=True, ipfix="82", ocsf="src_endpoint.interface_name"),
     _c("nat_address", Kind.ADDRESS, "The local end's address after translation, where known.", null=True, ipfix="225 / 281"),
+    _c("service_address", Kind.ADDRESS, "The remote end's address as the local end asked for it, where translation put another in its place; remote_address is who was really asked.", null=True),
+    _c("service_port", Kind.PORT, "As service_address, the port.", null=True),
     # amounts: deltas of the interval
     _c("flows", Kind.COUNT, "Flows that began in the interval.", unit="flows", ipfix="3", ocsf="count"),
     _c("octets_out", Kind.COUNT, "Sent by the local end: IP layer, headers included.", unit="octets", ipfix="1", ocsf="traffic.bytes_out"),

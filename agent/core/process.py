@@ -61,3 +61,10 @@ def give_back() -> None:
 
     with contextlib.suppress(OSError, AttributeError):  # another C library has another way
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def let_go(descriptor: int) -> None:
+    """Tell the kernel that a file just read or written will not be read on: what it keeps of it counts as this group's
+    memory. Nothing is lost; a later reader waits for the disk."""
+    with contextlib.suppress(OSError, AttributeError):  # not on every system
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -174,17 +174,12 @@ class Facts:
     def destination(self, pair: int, base: CaseBase, sources: tuple[str, ...]) -> Destination:
         """Who and where the other end is, since the base."""
         ids, sums = self._since(pair, base)
-        content = sums[CONTENT].tolist()
-        paths = self._cube.details.columns[0, ids].tolist()
-        weight: Counter[int] = Counter()
-        for path, octets in zip(paths, content, strict=True):
-            weight[path] += octets
+        weight = _sums(sums[CONTENT], self._cube.details.columns[0, ids])
         known = self._cube.paths_of(pair)
-        main = max(known, key=lambda p: (weight[p], -p))
+        main = max(known, key=lambda p: (weight.get(p, 0), -p))
         fact, owner = self._cube.fact(main), self._cube.owner(main)
         addresses, count = self._top_addresses(pair, base)
-        each = {path: self._cube.fact(path) for path in weight}
-        facts = [each[path] for path in paths]
+        facts, content = [self._cube.fact(path) for path in weight], list(weight.values())
         return Destination(
             entity=self._cube.pair(pair)[2],
             label=_label(self._cube.pair(pair)[2], owner, fact.as_org),
@@ -213,19 +208,24 @@ class Facts:
 
     def _top_addresses(self, pair: int, base: CaseBase) -> tuple[tuple[Share, ...], int]:
         ids = self._address_ids(pair)
-        columns = self._keys.columns[:, ids].tolist()
-        totals = self._addresses.totals[0, ids].tolist()
-        left = {
-            (high, low): total - base.addresses.get((high, low), 0)
-            for high, low, total in zip(columns[1], columns[2], totals, strict=True)
-        }
-        left = {
-            address: octets for address, octets in left.items() if octets > 0 or address not in base.addresses
-        }
+        _, high, low = self._keys.columns[:, ids]
+        left = self._addresses.totals[0, ids]
+        if base.addresses:
+            before = [
+                base.addresses.get(address, -1) for address in zip(high.tolist(), low.tolist(), strict=True)
+            ]
+            known = np.array(before, np.int64)
+            left = left - np.maximum(known, 0)
+            moved = (left > 0) | (known < 0)
+            high, low, left = high[moved], low[moved], left[moved]
         was_pruned = int(self._distinct[pair]) > len(ids)
         count = int(self._distinct[pair]) if was_pruned else len(left)
-        top = sorted(left.items(), key=lambda item: (-item[1], item[0]))[:SHARES_SHOWN]
-        named = tuple(Share(value=_address(*address), content_octets_out=octets) for address, octets in top)
+        top = np.lexsort((low, high, -left))[:SHARES_SHOWN]
+        columns = (high[top].tolist(), low[top].tolist(), left[top].tolist())
+        named = tuple(
+            Share(value=_address(*address), content_octets_out=octets)
+            for *address, octets in zip(*columns, strict=True)
+        )
         return named, min(count, ADDRESSES_COUNTED)
 
     # the ledger
@@ -327,12 +327,26 @@ def shares(values: Sequence[str] | Any, octets: Sequence[int]) -> tuple[Share, .
 
 
 def _shares_of(named: Callable[..., str], octets: Ints, *codes: Ints) -> tuple[Share, ...]:
-    """:func:`shares` of rows whose value has a code, or several: each value is named once."""
+    """:func:`shares` of rows whose value has a code, or several, no two of them with one name: only what may be shown is
+    named."""
     order, starts = groups(list(codes))
     if not len(starts):
         return ()
-    values = [column[order[starts]].tolist() for column in codes]
-    return shares(map(named, *values), np.add.reduceat(octets[order], starts).tolist())
+    sums, first = np.add.reduceat(octets[order], starts), order[starts]
+    if len(sums) > SHARES_SHOWN:
+        least = np.partition(sums, -SHARES_SHOWN)[-SHARES_SHOWN]
+        sums, first = sums[sums >= least], first[sums >= least]
+    return shares(map(named, *(column[first].tolist() for column in codes)), sums.tolist())
+
+
+def _sums(octets: Ints, codes: Ints) -> dict[int, int]:
+    """Octets by code."""
+    order, starts = groups([codes])
+    if not len(starts):
+        return {}
+    return dict(
+        zip(codes[order[starts]].tolist(), np.add.reduceat(octets[order], starts).tolist(), strict=True)
+    )
 
 
 def _service(code: int) -> str:

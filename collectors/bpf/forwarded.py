@@ -40,6 +40,8 @@ def flows(keys: NDArray[np.void], values: NDArray[np.void], hasher: KeyHash) -> 
         local=keys["local"].astype(np.uint64),
         remote=keys["remote"].astype(np.uint64),
         nat=np.full((n, 2), NULL_HALF, np.uint64),
+        service=np.full((n, 2), NULL_HALF, np.uint64),
+        service_port=np.full(n, -1, np.int32),
         local_port=local_port[order].astype(np.int32),
         remote_port=remote_port[order].astype(np.int32),
         protocol=keys["protocol"].copy(),

@@ -38,6 +38,9 @@ class Flows:
     remote: Addresses
     nat: Addresses
     """The local end as it leaves, where that is another; else null."""
+    service: Addresses
+    """The remote end as the socket asked for it, where the kernel put another in its place; else null."""
+    service_port: NDArray[np.int32]
     local_port: NDArray[np.int32]
     """-1 where the protocol has none."""
     remote_port: NDArray[np.int32]
@@ -69,6 +72,8 @@ class _Rows:
     local: Addresses
     remote: Addresses
     nat: Addresses
+    service: Addresses
+    service_port: Numbers
     local_port: Numbers
     remote_port: Numbers
     protocol: NDArray[np.uint8]
@@ -114,6 +119,8 @@ def _rows(keys: NDArray[np.void], values: NDArray[np.void]) -> _Rows:
         local=local,
         remote=remote,
         nat=nat,
+        service=np.full_like(remote, NULL_HALF),
+        service_port=np.full_like(remote_port, -1),
         local_port=local_port,
         remote_port=remote_port,
         protocol=protocol,
@@ -139,11 +146,12 @@ def _meet_translated(rows: _Rows, values: NDArray[np.void]) -> None:
         at = np.minimum(np.searchsorted(cookies, rows.cookie[todo]), max(len(cookies) - 1, 0))
         if len(cookies):
             sure = (cookies[at] == rows.cookie[todo]) & (count[at] == 1)
-            source = senders[first[at[sure]]]
-            rows.remote[todo[sure]], rows.remote_port[todo[sure]] = (
-                rows.remote[source],
-                rows.remote_port[source],
-            )
+            todo, source = todo[sure], senders[first[at[sure]]]
+            other = (rows.remote[todo] != rows.remote[source]).any(axis=1)
+            other |= rows.remote_port[todo] != rows.remote_port[source]
+            todo, source = todo[other], source[other]
+            rows.service[todo], rows.service_port[todo] = rows.remote[todo], rows.remote_port[todo]
+            rows.remote[todo], rows.remote_port[todo] = rows.remote[source], rows.remote_port[source]
     # An unconnected socket behind source translation: it sends from one address and receives at another.
     loose = np.flatnonzero((lone_in | lone_out) & ~connected & (rows.protocol != TCP))
     if len(loose) > 1:
@@ -258,6 +266,8 @@ def _joined(rows: _Rows, values: NDArray[np.void], identity: Words, groups: _Gro
         local=rows.local.take(best, axis=0),
         remote=rows.remote.take(best, axis=0),
         nat=reduced(np.minimum, rows.nat, rows.nat.take(best, axis=0)),
+        service=reduced(np.minimum, rows.service, rows.service.take(best, axis=0)),
+        service_port=reduced(np.maximum, rows.service_port, rows.service_port[best]).astype(np.int32),
         local_port=rows.local_port[best].astype(np.int32),
         remote_port=rows.remote_port[best].astype(np.int32),
         protocol=rows.protocol[best],

@@ -54,6 +54,8 @@ def batch(
         "initiator": Text(told.initiator, ("local", "remote")),
         "interface": interface,
         "nat_address": flows.nat,
+        "service_address": flows.service,
+        "service_port": flows.service_port,
         "flows": told.flows,
         "octets_out": flows.sums["octets_out"],
         "packets_out": flows.sums["packets_out"],

@@ -144,12 +144,16 @@ def _real_ends(table: Tracked, answers: Flags, note: Numbers) -> dict[str, NDArr
     stays = is_own | transit
     moved = (inner != outer).any(axis=1) & stays
     remote_port = np.where(answers, from_.source_port, to.source_port)
+    asked, asked_port = from_.target, from_.target_port
+    replaced = ~answers & ((asked != to.source).any(axis=1) | (ported & (asked_port != to.source_port)))
     return {
         "local_address": _either(stays, inner, outer),
         "local_port": np.where(ported, np.where(stays, inner_port, outer_port), -1),
         "remote_address": _either(answers, from_.source, to.source),
         "remote_port": np.where(ported, remote_port, -1),
         "nat_address": np.where(moved[:, None], outer, np.uint64(NULL_HALF)),
+        "service_address": np.where(replaced[:, None], asked, np.uint64(NULL_HALF)),
+        "service_port": np.where(replaced & ported, asked_port, -1),
     }
 
 

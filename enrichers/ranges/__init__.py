@@ -9,7 +9,7 @@ files, :mod:`~enrichers.ranges.lists` and :mod:`~enrichers.ranges.clouds` provid
 :mod:`~enrichers.ranges.places` says what holds in the end, :mod:`~enrichers.ranges.cache` keeps built tables on disk.
 """
 
-from enrichers.ranges.cache import cached
+from enrichers.ranges.cache import cached, place
 from enrichers.ranges.mmdb import Database, Reading, flatten, look_up, open_database
 from enrichers.ranges.table import SIX_TO_FOUR, Alias, RangeTable, from_networks, merge, recast
 
@@ -25,5 +25,6 @@ __all__ = [
     "look_up",
     "merge",
     "open_database",
+    "place",
     "recast",
 ]

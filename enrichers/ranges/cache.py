@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import struct
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.flow import ColumnData, Text
-from agent.core.process import give_back
+from agent.core.process import give_back, let_go
 from enrichers.ranges.table import Alias, RangeTable
 
 FORMAT = 4
@@ -65,8 +65,7 @@ def cached(folder: Path | None, key: str, build: Callable[[], RangeTable]) -> Ra
     """
     if folder is None:
         return build()
-    digest = hashlib.sha256(f"{FORMAT} {key}".encode()).hexdigest()
-    path = folder / f"{digest[:32]}.npz"
+    path = place(folder, key)
     with contextlib.suppress(*_DAMAGE):
         return read(path, key)
     table = build()
@@ -76,6 +75,12 @@ def cached(folder: Path | None, key: str, build: Callable[[], RangeTable]) -> Ra
         table = read(path, key)
     give_back()  # building has freed some hundred MB
     return table
+
+
+def place(folder: Path, key: str) -> Path:
+    """The file of the table of that key."""
+    digest = hashlib.sha256(f"{FORMAT} {key}".encode()).hexdigest()
+    return folder / f"{digest[:32]}.npz"
 
 
 def write(path: Path, key: str, table: RangeTable) -> None:
@@ -93,6 +98,9 @@ def write(path: Path, key: str, table: RangeTable) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             _put(file, arrays)
+            file.flush()
+            os.fsync(file.fileno())
+            let_go(file.fileno())
         Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -106,25 +114,19 @@ def read(path: Path, key: str) -> RangeTable:
             raise ValueError("too large")
         if any(m.compress_type != zipfile.ZIP_STORED for m in members.infolist()):
             raise ValueError("compressed, so not ours")
-    with np.load(path, allow_pickle=False) as file:
-        head = json.loads(file["head"].tobytes())
-        if head["format"] != FORMAT or head["key"] != key:
-            raise ValueError("another table")
-        arrays = {name: _array(file[name], wanted) for name, wanted in _ARRAYS.items()}
-        rows: dict[str, ColumnData] = {}
-        for i, (name, values) in enumerate(head["facts"].items()):
-            rows[name] = _fact(file[f"fact{i}"], values)
+        if members.testzip() is not None:
+            raise ValueError("a checksum differs")
+    arrays = _mapped(path)  # not before its checksums were compared
+    head = json.loads(arrays["head"].tobytes())
+    if head["format"] != FORMAT or head["key"] != key:
+        raise ValueError("another table")
+    facts = enumerate(head["facts"].items())
+    rows = {name: _fact(arrays[f"fact{i}"], values) for i, (name, values) in facts}
     aliases = tuple(Alias(int(prefix, 16), int(length)) for prefix, length in head["aliases"])
-    checked = _checked(RangeTable(**arrays, rows=rows, aliases=aliases))
-    mapped = _mapped(path)  # not before its checksums were compared
-    columns = dict(zip((f"fact{i}" for i in range(len(rows))), rows, strict=True))
-    for member, name in columns.items():
-        fact = rows[name]
-        if isinstance(fact, Text):
-            rows[name] = Text(mapped.get(member, fact.codes), fact.values)
-        else:
-            rows[name] = mapped.get(member, fact)
-    return replace(checked, **{name: mapped.get(name, array) for name, array in arrays.items()}, rows=rows)
+    checked = {name: _array(arrays[name], wanted) for name, wanted in _ARRAYS.items()}
+    table = _checked(RangeTable(**checked, rows=rows, aliases=aliases))
+    _untouched(path, arrays)
+    return table
 
 
 def _put(file: IO[bytes], arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -141,7 +143,7 @@ def _put(file: IO[bytes], arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _mapped(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays that lie so that they can be used there, read-only."""
+    """The arrays, read-only where they lie; those that cannot be used there, as copies."""
     found: dict[str, NDArray[Any]] = {}
     with path.open("rb") as file, zipfile.ZipFile(file) as members:
         for info in members.infolist():
@@ -149,25 +151,38 @@ def _mapped(path: Path) -> dict[str, NDArray[Any]]:
             *_, name, extra = _LOCAL.unpack(file.read(_LOCAL.size))
             file.seek(name + extra, 1)
             if np.lib.format.read_magic(file) != (1, 0):
-                continue
+                raise ValueError("an array of another kind")
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-            if not dtype.hasobject and len(shape) == 1 and shape[0] and file.tell() % dtype.alignment == 0:
-                array = np.memmap(file, dtype, "r", file.tell(), shape)
-                found[info.filename.removesuffix(".npy")] = np.asarray(array)
+            if dtype.hasobject or len(shape) != 1:
+                raise ValueError("an array of another kind")
+            if shape[0] and file.tell() % dtype.alignment == 0:
+                array = np.asarray(np.memmap(file, dtype, "r", file.tell(), shape))
+            else:
+                array = np.fromfile(file, dtype, shape[0])
+            found[info.filename.removesuffix(".npy")] = array
     return found
 
 
-def _array(array: Any, wanted: type[np.generic]) -> Any:
-    if array.dtype != wanted or array.ndim != 1 or not len(array):
+def _untouched(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Let the kernel drop the pages that checking has read: only those that look-ups touch are to take memory."""
+    for array in arrays.values():
+        if isinstance(array.base, np.memmap) and isinstance(array.base.base, mmap.mmap):
+            array.base.base.madvise(mmap.MADV_DONTNEED)
+    with path.open("rb") as file:
+        let_go(file.fileno())
+
+
+def _array(array: NDArray[Any], wanted: type[np.generic]) -> NDArray[Any]:
+    if array.dtype != wanted or not len(array):
         raise ValueError("an array of another kind")
     return array
 
 
-def _fact(codes: Any, values: list[str] | None) -> ColumnData:
-    if codes.ndim != 1 or codes.dtype != (np.int64 if values is None else np.int32):
+def _fact(codes: NDArray[Any], values: list[str] | None) -> ColumnData:
+    if codes.dtype != (np.int64 if values is None else np.int32):
         raise ValueError("a fact of another kind")
     if values is None:
-        return np.asarray(codes)
+        return codes
     if not all(isinstance(v, str) for v in values) or not _within(codes, len(values)):
         raise ValueError("codes without texts")
     return Text(codes, tuple(values))

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from agent.core.errors import EnrichError
 from agent.core.flow import ColumnData, Text
+from agent.core.process import let_go
 from enrichers.ranges.lineages import name_of
 from enrichers.ranges.table import Alias, RangeTable, build
 
@@ -318,7 +319,9 @@ def _content(path: Path) -> bytes:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_FILE_OCTETS:
                 raise EnrichError(f"{path}: {size} octets is more than the {MAX_FILE_OCTETS} that are read")
-            return file.read(MAX_FILE_OCTETS)
+            content = file.read(MAX_FILE_OCTETS)
+            let_go(file.fileno())
+            return content
     except OSError as error:
         raise EnrichError(f"{path}: cannot be read: {error.strerror}") from error
 

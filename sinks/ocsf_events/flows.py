@@ -40,6 +40,8 @@ _OWN = (
     "sampling_rate",
     "end_reason",
     "nat_address",
+    "service_address",
+    "service_port",
     "cgroup",
     "unit",
     "pod",

@@ -28,7 +28,6 @@ from tests.bench.bpf_stats import Spent, spent, stopwatch
 from tests.bench.charged import Charged, Cpu
 from tests.bench.loads import Loads, Run, loads
 from tests.bench.rivals import Place, Seen, Starter, rivals
-from tests.bench.whole import Whole, whole
 from tests.capture.leftovers import sweep
 from tests.tools import netns
 
@@ -73,7 +72,6 @@ class Found:
     costs: dict[tuple[str, str], list[Cost]] = field(default_factory=lambda: defaultdict(list))
     hooks: dict[tuple[str, str], list[tuple[Run, dict[str, Spent]]]] = field(default_factory=lambda: defaultdict(list))  # fmt: skip
     """(load, collector) -> runs under the kernel's stopwatch, with what each of its programs spent."""
-    whole: Whole | None = None
     absent: list[str] = field(default_factory=list)
 
 
@@ -110,8 +108,6 @@ def main() -> int:
                         found.costs[kind, collector].append(_cost(load, folder, kind, start))
             for kind in kinds:
                 _under_the_stopwatch(load, folder, kind, args.seconds, chosen, found)
-            if not args.only:
-                found.whole = whole(two, folder, AGENT_CORE, load)
     text, kept = overhead_page.text(found)
     if not (args.only or args.loads or args.rounds != 20):
         marked.write("capture-accuracy.md", "bench_overhead", text)

@@ -4,7 +4,7 @@
     python -m tests.tools.brokers fetch                              # only the download
 
 Needs Java 17 or newer and Maven (Debian: default-jre-headless, maven). The broker's files lie in a cache folder:
-``SEKISHO_KAFKA`` or ``.cache/kafka`` of the checkout.
+``TESTS_KAFKA`` or ``.cache/kafka`` of the checkout.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ appender.stdout.layout.pattern = %d %p %m (%c)%n
 
 def fetched() -> Path:
     """The folder with Kafka's jars, fetched once. Raises ``RuntimeError`` with what is missing."""
-    cache = Path(os.environ.get("SEKISHO_KAFKA", ROOT / ".cache" / "kafka"))
+    cache = Path(os.environ.get("TESTS_KAFKA", ROOT / ".cache" / "kafka"))
     libraries = cache / VERSION
     if (libraries / ".whole").exists():
         return libraries

@@ -71,10 +71,19 @@ def test_a_listener_s_packets_are_the_connection_s() -> None:
 
 
 def test_translated_ends_are_one_flow() -> None:
-    """A connection behind SNAT and to a service behind DNAT is one flow, with its real far end and both near ones."""
+    """A connection behind SNAT and to a service behind DNAT is one flow, with its real far end, the one that was asked for
+    and both near ones; one that nothing translates has neither."""
     sent = {"local": NAT, "local_port": 61000, "in": 0}
     got = {"remote": SERVICE, "remote_port": 80, "out": 0}
-    assert told(merge(*rows_of(sent, got), HASHER)) == [(HOST, 40000, NAT, PEER, 443, 100, 50, 11)]
+    flows = merge(*rows_of(sent, got), HASHER)
+    assert told(flows) == [(HOST, 40000, NAT, PEER, 443, 100, 50, 11)]
+    assert (texts(flows.service), flows.service_port.tolist()) == ([SERVICE], [80])
+    plain = merge(*rows_of({"in": 0}, {"out": 0}), HASHER)
+    assert (told(plain), texts(plain.service), plain.service_port.tolist()) == (
+        [(HOST, 40000, None, PEER, 443, 100, 50, 11)],
+        [None],
+        [-1],
+    )
 
 
 def test_datagrams_of_one_socket_to_many_ends_stay_apart() -> None:

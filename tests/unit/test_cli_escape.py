@@ -168,7 +168,7 @@ def test_json_is_harmless_and_reads_back(value: Any) -> None:
 def test_the_live_view_shows_no_control(name: str, width: int) -> None:
     """Destinations, cases, events, reasons of losses, host names and interfaces in the title."""
     view, accounts = View(DataClock(NOW_S * SECOND_NS)), Accounts()
-    view.observe(batch_of([_row(name)]))
+    view.observe([batch_of([_row(name)])])
     accounts.lose_frames(name, 1)
     stream = io.StringIO()
     console = screen.Screen(file=stream, width=width, height=24, force_terminal=True, color_system=None)

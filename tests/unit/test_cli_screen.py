@@ -180,7 +180,7 @@ def a_view(say: Phrases = EN) -> live.LiveView:
         }
         for n in range(12)
     ]
-    view.observe(batch_of(rows))
+    view.observe([batch_of(rows)])
     stream = Terminal()
     console = Screen(file=stream, width=80, height=24, force_terminal=True)
     return live.LiveView("sekisho top · db-01", view.read, Accounts().read, console, say, show_cases=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,21 @@ def test_a_database_that_forgot_the_canaries_is_not_taken_up(tmp_path: Path) -> 
     assert careful.faults == (
         "the new databases know no asn of 20.0.0.1, which the old ones did; the last good databases still answer",
     )
+
+
+def test_large_databases_are_built_in_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What building takes is not the lasting process's: it finds the table built. Where no process can be made, it builds."""
+    monkeypatch.setattr(geo, "APART_FROM", 0)
+    install(tmp_path)
+    with monkeypatch.context() as here:
+        here.setattr(geo, "merge", None)
+        assert says(built(tmp_path), "20.0.0.1") == [("US", 64500, "Example Networks", "medium")]
+    for file in (tmp_path / "cache" / "ranges").iterdir():
+        file.unlink()
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    assert says(built(tmp_path), "20.0.0.1") == [("US", 64500, "Example Networks", "medium")]
 
 
 def test_the_cache_gives_the_same_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,8 @@ some_networks = st.lists(st.one_of(networks4, networks6), max_size=12, unique=Tr
 
 
 def numbers(table: RangeTable) -> Iterator[int]:
-    """Every start of an interval and the address before it, IPv4 mapped; also behind every alias."""
+    """Every start of an interval and the address before it, IPv4 mapped; also behind every alias. Not the very last
+    address, which is the null marker here."""
     for start in table.v4_start.tolist():
         for value in {start, max(start - 1, 0)}:
             yield 0xFFFF << 32 | value
@@ -66,7 +67,8 @@ def numbers(table: RangeTable) -> Iterator[int]:
                 yield alias.prefix | value << (96 - alias.length)
                 yield alias.prefix | value << (96 - alias.length) | (1 << (96 - alias.length)) - 1
     for high, low in zip(table.v6_high.tolist(), table.v6_low.tolist(), strict=True):
-        yield high << 64 | low
+        if high << 64 | low != (1 << 128) - 1:
+            yield high << 64 | low
         yield max((high << 64 | low) - 1, 0)
     for alias in table.aliases:
         yield from (alias.prefix - 1, alias.prefix + (1 << (128 - alias.length)))

@@ -240,6 +240,18 @@ def test_both_ends_local_are_a_row_each() -> None:
     ]
 
 
+def test_a_service_address_is_told_beside_who_is_really_asked() -> None:
+    """A connection of this host to a service address: the remote end is who answers, the one asked for stands beside it."""
+    entry = Entry(
+        Way("192.0.2.1", "203.0.113.80", 40000, 80, 3, 300),
+        Way("203.0.113.99", "192.0.2.1", 8080, 40000, 2, 120),
+    )
+    names = ("remote_address", "remote_port", "service_address", "service_port", "nat_address")
+    assert [tuple(r[name] for name in names) for r in rows_of(entry)] == [
+        ("203.0.113.99", 8080, "203.0.113.80", 80, None)
+    ]
+
+
 def test_a_client_whose_request_is_passed_on_is_not_local() -> None:
     """A request to the host's port that goes on elsewhere under the host's address: the host answers, the client is remote."""
     entry = Entry(

@@ -22,7 +22,7 @@ def test_a_row_is_spread_over_the_seconds_it_lasted() -> None:
         "start_ns": (NOW_S - 5) * SECOND_NS,
         "end_ns": (NOW_S - 2) * SECOND_NS,
     }
-    view.observe(batch_of([row]))
+    view.observe([batch_of([row])])
     assert view.read().series_out[-7:] == (0, 0, 100, 100, 100, 101, 0)
 
 
@@ -30,20 +30,22 @@ def test_destinations_are_ranked_and_internal_traffic_stands_apart() -> None:
     """External lines come most octets first, one for each network and owner; internal octets are a sum of their own."""
     view = _view()
     view.observe(
-        batch_of(
-            [
-                {
-                    "remote_scope": "external",
-                    "remote_asn": 64500,
-                    "remote_as_org": "A",
-                    "octets_out": 10,
-                    "store": "s",
-                },
-                {"remote_scope": "external", "remote_asn": 64501, "remote_as_org": "B", "octets_out": 30},
-                {"remote_scope": "external", "remote_asn": 64500, "remote_as_org": "A", "octets_out": 5},
-                {"remote_scope": "private", "octets_out": 7},
-            ]
-        )
+        [
+            batch_of(
+                [
+                    {
+                        "remote_scope": "external",
+                        "remote_asn": 64500,
+                        "remote_as_org": "A",
+                        "octets_out": 10,
+                        "store": "s",
+                    },
+                    {"remote_scope": "external", "remote_asn": 64501, "remote_as_org": "B", "octets_out": 30},
+                    {"remote_scope": "external", "remote_asn": 64500, "remote_as_org": "A", "octets_out": 5},
+                    {"remote_scope": "private", "octets_out": 7},
+                ]
+            )
+        ]
     )
     reading = view.read()
     assert [(d.network, d.octets_out, d.stores) for d in reading.destinations] == [
@@ -58,12 +60,14 @@ def test_the_number_of_lines_is_bounded() -> None:
     view = _view()
     for start in range(0, 6000, 1000):
         view.observe(
-            batch_of(
-                [
-                    {"remote_scope": "external", "remote_asn": 1 + start + n, "octets_out": 1}
-                    for n in range(1000)
-                ]
-            )
+            [
+                batch_of(
+                    [
+                        {"remote_scope": "external", "remote_asn": 1 + start + n, "octets_out": 1}
+                        for n in range(1000)
+                    ]
+                )
+            ]
         )
     reading = view.read(top=10_000)
     assert (len(reading.destinations), sum(d.octets_out for d in reading.destinations)) == (5001, 6000)
@@ -84,10 +88,10 @@ def _network(n: int, octets: int, **given: object) -> dict[str, object]:
 def test_a_reading_is_a_copy() -> None:
     """What was read stays as it was while traffic goes on: the screen is drawn by another thread."""
     view = _view()
-    view.observe(batch_of([_network(0, 10, store="a")]))
+    view.observe([batch_of([_network(0, 10, store="a")])])
     (line,) = view.read().destinations
     had = (line.octets_out, dict(line.recent), set(line.stores))
-    view.observe(batch_of([_network(0, 5, store="b")]))
+    view.observe([batch_of([_network(0, 5, store="b")])])
     assert (line.octets_out, dict(line.recent), line.stores) == had
 
 
@@ -96,13 +100,15 @@ def test_destinations_come_in_the_order_asked_for() -> None:
     old = {"start_ns": (NOW_S - 30) * SECOND_NS, "end_ns": (NOW_S - 30) * SECOND_NS}
     view = _view()
     view.observe(
-        batch_of(
-            [
-                _network(2, 100, octets_in=1, remote_country="CN", store="z"),
-                _network(1, 900, octets_in=9, remote_country="DE", **old),
-                _network(3, 50, octets_in=5, remote_country=None, store="a", flows=7),
-            ]
-        )
+        [
+            batch_of(
+                [
+                    _network(2, 100, octets_in=1, remote_country="CN", store="z"),
+                    _network(1, 900, octets_in=9, remote_country="DE", **old),
+                    _network(3, 50, octets_in=5, remote_country=None, store="a", flows=7),
+                ]
+            )
+        ]
     )
     orders = {by: [d.network for d in view.read(3, by).destinations] for by in SORTS}
     one, two, three = "AS64501", "AS64502", "AS64503"
