@@ -119,7 +119,7 @@ class DetectRuntime(Runtime):
     def _between_turns(self) -> None:
         self._between()
         if self._desk is not None:
-            self._desk.turn()
+            self._desk.turn(reachable=self.stream.reachable)
 
     def _renew(self) -> None:
         now_ns = self.clock.monotonic_ns()

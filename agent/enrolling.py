@@ -29,6 +29,8 @@ PEOPLE_NS: Final = 2 * SECOND_NS
 TELL_NS: Final = 10 * MINUTE_NS
 MOST_AT_ONCE: Final = 200
 AGENTS_NAMED: Final = 5
+QUICK_S: Final = 5.0
+"""How long enrolment may hold up the rows, where brokers do not answer."""
 _DETAIL: Final = 120
 
 
@@ -87,15 +89,18 @@ class Desk:
     _waiting: list[Record] = field(default_factory=list)
     """Read and not decided yet."""
 
-    def turn(self) -> None:
-        """Do what is due; called between two commits."""
+    def turn(self, *, reachable: bool = True) -> None:
+        """Do what is due; called between two commits. Not ``reachable``: the brokers do not answer, and asking them once
+        more would only hold up whoever waits for them.
+        """
         now_ns = self.clock.monotonic_ns()
         if now_ns - self._people_ns >= PEOPLE_NS:
             self._people_ns = now_ns
             self._follow_people()
         if now_ns - self._looked_ns >= LOOK_NS:
             self._looked_ns = now_ns
-            self._read()
+            if reachable:
+                self._read()
             self._tell(now_ns)
 
     def close(self) -> None:
@@ -292,6 +297,8 @@ def desk(
 ) -> Desk:
     """The desk of a run; it begins where the last commit came to. ``last_action``: the newest that ``checker`` knows of."""
     topic = connection.topics.enrolment
+    quick = {"connect_s": min(connection.connect_s, QUICK_S), "request_s": min(connection.request_s, QUICK_S)}
+    connection = connection.model_copy(update=quick)
     reader = Reader(connection, topic, client_id)
     offsets = {place: at for place, at in decide.state.inputs.offsets().items() if place[0] == topic}
     reader.begin({place: Place(at.topic_id, at.next_offset) for place, at in offsets.items()})

@@ -111,6 +111,11 @@ class MessageStream:
     _lost_since_ns: int = 0
     _ticked_ns: int = 0
 
+    @property
+    def reachable(self) -> bool:
+        """Whether the brokers answered when they were last asked."""
+        return not self._lost_since_ns
+
     def run(self) -> None:
         """Read, decide and commit until ``stop`` is set. Raises what a commit cannot go on after."""
         try:

@@ -391,6 +391,12 @@ def test_kafka_away_stops_nothing(office: Office) -> None:
     office.topic.fault = "no broker answers"
     office.turn()
     office.topic.fault = ""
+    asked: list[int] = []
+    office.topic.poll = lambda most, _wait_s: asked.append(most) or []  # type: ignore[assignment,method-assign,func-returns-value]
+    office.clock.set(office.clock.now_ns() + MINUTE_NS)
+    office.desk.turn(reachable=False)
+    assert asked == []
+    del office.topic.poll
     assert office.ask("db-1", KEY, office.token()) == ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.core.accounts import Accounts
 from agent.core.clock import HOUR_NS, MINUTE_NS, SECOND_NS, DataClock
 from agent.core.errors import SinkError
 from agent.core.finding import Case, HostTold, Notice, NoticeKind, finding_id
 from agent.core.flow import FlowBatch
 from agent.core.message import Alerted, Header, Message, seal
+from agent.deciding import LocalDecide
 from agent.detection.detector import Detector
 from agent.policy.model import Rule
+from agent.store.state import State
 from agent.tripwire import MOST_RULES, LocalDetector, Tripwire, local_rules
 from agent.words import render
 from sinks.kafka import Done
@@ -344,6 +348,43 @@ def test_what_hosts_told_survives_a_restart_of_the_detector(host: Host) -> None:
     by_snapshot.detector.restore(made.detector.snapshot(), ())
     assert by_delta.detector._host_told == by_snapshot.detector._host_told == made.detector._host_told
     assert len(made.detector._host_told) == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=4, max_size=20), st.randoms(use_true_random=False))
+def test_in_whatever_order_the_backlog_comes_there_is_one_finding_by_that_id(
+    sizes: list[int], order: random.Random
+) -> None:
+    """New rows first, the backlog shuffled: what the host told is found once, under the id that it told."""
+    backlog = [batch(T0 + n * 20 * SECOND_NS, size * MB) for n, size in enumerate(sizes)]
+    local = Run(LocalDetector(POLICY, None))
+    for each in backlog:
+        local.heard(local.detector.take(each, int(each["end_ns"].max())))
+    alerted = [
+        Alerted(
+            id=f.id, tenant=f.tenant, rule=f.rule, store=f.store, entity=f.entity,
+            first_bucket_ns=f.first_bucket_ns, told_ns=T0,
+        )
+        for f in local.findings.values()
+    ]  # fmt: skip
+    order.shuffle(backlog)
+    at = T0 + 20 * MINUTE_NS
+    found = decided(backlog, alerted, first=[batch(at, 1000)], at=at + 2 * SECOND_NS).findings
+    assert set(found) == {one.id for one in alerted}
+
+
+def test_what_names_itself_wrongly_is_not_heard(host: Host, tmp_path: Path) -> None:
+    """An id that is not that of its own words is left out and counted; the rest of the header counts."""
+    host.send(batch(T0, 200 * MB), away=True)
+    host.run(400)
+    agent = FakeAgent("db-1")
+    right = host.wire.alerted[0]
+    wrong = right.model_copy(update={"store": "elsewhere"})
+    sealed = agent.message([{}], alerted=(right, wrong))
+    with State.open(tmp_path / "state.db", clock=host.clock) as state:
+        decide = LocalDecide(Detector(POLICY, None), state, Accounts(), host.clock, "detector")
+        assert decide.hear_hosts(sealed.read_header()) == 1
+        assert list(decide.detector._host_told) == [("default", "bulk", "ehr", "as:64500")]
 
 
 def test_another_episode_days_later_has_an_id_of_its_own(host: Host) -> None:
