@@ -190,16 +190,16 @@ class Tripwire:
             mine = [one for one in self._open.values() if _key(one.finding) == key]
             told_as = max((one.told_as for one in mine), default=0)
             highest = max(one.finding.severity for one in news)
-            if case is None or highest <= told_as or tell(self._notice(case, news, told_as, now_ns)):
+            if case is None or highest <= told_as or tell(self._notice(case, mine, told_as, now_ns)):
                 self._told(news, now_ns)
 
-    def _notice(self, case: Case, news: Sequence[_Open], told_as: int, now_ns: int) -> Notice:
-        first = min((one.finding for one in news), key=lambda f: (f.crossed_ns, f.id))
+    def _notice(self, case: Case, found: Sequence[_Open], told_as: int, now_ns: int) -> Notice:
+        first = min((one.finding for one in found), key=lambda f: (f.crossed_ns, f.id))
         local = case.model_copy(
             update={
                 "id": f"local-{first.id[:16]}",
                 "local_view": True,
-                "severity": Severity(max(one.finding.severity for one in news)),
+                "severity": Severity(max(one.finding.severity for one in found)),
                 "not_seen": self.not_seen,
             }
         )

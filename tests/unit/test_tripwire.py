@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from agent.core.accounts import Accounts
 from agent.core.clock import HOUR_NS, MINUTE_NS, SECOND_NS, DataClock
 from agent.core.errors import SinkError
-from agent.core.finding import Case, HostTold, Notice, NoticeKind, finding_id
+from agent.core.finding import Case, HostTold, Notice, NoticeKind, Severity, finding_id
 from agent.core.flow import FlowBatch
 from agent.core.message import Alerted, Header, Message, seal
 from agent.deciding import LocalDecide
@@ -161,6 +161,21 @@ def test_two_receivers_are_two_alerts_and_two_rules_one(tmp_path: Path) -> None:
     entities = sorted(case_of(n).destination.entity for n in host.heard)
     assert entities == ["as:64500", "as:64501"]
     assert {len(case_of(n).findings) for n in host.heard} == {2}
+
+
+def test_a_case_that_was_told_is_told_again_only_where_it_grows_more_severe(tmp_path: Path) -> None:
+    """Another rule of the same severity joins in silence, a higher one is told as a rise."""
+    rules = policy(
+        RULE, Rule(id="more", over=300 * MB, window="1h"), Rule(id="most", over=900 * MB, severity="high")
+    )
+    host = Host(tmp_path, rules=rules)
+    for size in (200, 200, 200, 500):
+        host.send(batch(host.clock.now_ns(), size * MB), away=True)
+        host.run(400)
+    told = [(n.kind, n.severity, len(case_of(n).findings)) for n in host.heard]
+    assert told == [(NoticeKind.OPENED, Severity.MEDIUM, 1), (NoticeKind.SEVERITY, Severity.HIGH, 3)]
+    assert len({case_of(n).id for n in host.heard}) == 1
+    assert len(host.wire.alerted) == 3
 
 
 def test_a_restart_tells_nobody_twice_and_goes_on_naming_it(host: Host, tmp_path: Path) -> None:
