@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from agent.core.errors import DecodeError
 from agent.core.flow import COLUMNS, SCHEMA_VERSION, FlowBatch, Kind
+from agent.core.heartbeat import Beat, Signed
 from agent.core.message import HEADER_KEY, LARGEST_VALUE, SIGNATURE_KEY, Header, Message
 from agent.store.inputs import Pin
 
@@ -38,6 +39,20 @@ _KEY_TEXTS: Final = frozenset(
 _AMOUNTS: Final = ("octets_out", "octets_in", "content_octets_out", "flows", "packets_out", "packets_in")
 _TEXTS: Final = tuple(c.name for c in COLUMNS if c.kind is Kind.TEXT)
 _MOST_KEYS: Final = 100_000
+
+
+class _Named(Protocol):
+    @property
+    def agent_id(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+
+
+class _Signed(Protocol):
+    @property
+    def signature(self) -> bytes: ...
+    def signed(self) -> bytes:
+        """What the signature is made over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +114,16 @@ class Checker:
             return Refused("impossible", said, header.agent_id)
         return Sealed(header, batch, bytes.fromhex(header.digest))
 
+    def check_beat(self, headers: Mapping[str, bytes], value: bytes) -> Beat | Refused:
+        """The heartbeat in a record, or why there is none."""
+        if SIGNATURE_KEY not in headers:
+            return Refused("foreign", f"no header {SIGNATURE_KEY}: not made by sekisho")
+        try:
+            beat = Beat.read(value)
+        except DecodeError as error:
+            return Refused("bad_header", str(error))
+        return self._unsigned(beat, Signed(value, headers[SIGNATURE_KEY])) or beat
+
     def kept(self, pins: Mapping[str, Pin]) -> None:
         """These keys are committed."""
         self.pins = {**self.pins, **pins}
@@ -110,7 +135,7 @@ class Checker:
         self.kept(pins)
         self.ended = {**self.ended, **{a: self.ended.get(a, frozenset()) | keys for a, keys in ended.items()}}
 
-    def _unsigned(self, header: Header, message: Message) -> Refused | None:
+    def _unsigned(self, header: _Named, message: _Signed) -> Refused | None:
         """Why the signature does not count; None where it does."""
         agent = header.agent_id
         pin = self.pins.get(agent) or self.fresh.get(agent)
@@ -133,7 +158,7 @@ class Checker:
             self.fresh[agent] = Pin(own, "first")
         return None
 
-    def _verifies(self, public: bytes, message: Message) -> bool:
+    def _verifies(self, public: bytes, message: _Signed) -> bool:
         try:
             key = self._keys.get(public)
             if key is None:

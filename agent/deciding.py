@@ -160,6 +160,10 @@ class LocalDecide:
         notice = Notice(kind=NoticeKind.EVENT, time_ns=self.clock.now_ns(), host=self.host, event=event)
         self._commit(Decision(notices=(notice,)), intake=intake)
 
+    def note(self, intake: Intake) -> None:
+        """Commit what is known besides decisions, such as what agents told of themselves."""
+        self._commit(Decision(), intake=intake)
+
     def change_policy(self, change: Callable[[Detector], Decision]) -> None:
         """Give the detector another policy and commit what follows from it."""
         self._commit(change(self.detector), snapshot=True)

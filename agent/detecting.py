@@ -16,16 +16,21 @@ from agent.core.clock import SECOND_NS
 from agent.core.errors import ConfigError, Fault, SekishoError
 from agent.core.flow import BatchHeader
 from agent.core.kafka import Connection
+from agent.covering import Covering
 from agent.deciding import LocalDecide
+from agent.detection.fleet import LIVE
 from agent.enrolling import Desk, desk
 from agent.gaps import Gaps
+from agent.hearing import Agents
 from agent.pipeline import Pipeline
+from agent.publishing import Publisher
 from agent.runtime import Runtime
 from agent.signals import Signals
 from agent.store.postgres import Leadership, a_holder, lead, open_postgres
 from agent.store.state import BUSY_TIMEOUT_S, State
 from agent.stream import MessageStream
 from collectors.kafka import Place, Reader
+from sinks.coverage_topic import CoverageTopic
 from sinks.dead_letters import DeadLetters
 
 RENEWALS: Final = 6
@@ -47,6 +52,7 @@ class DetectRuntime(Runtime):
     standing_by: Callable[[], None] = lambda: None
     """Called once, before it stands by or leads."""
     _leadership: Leadership | None = None
+    _publisher: Publisher = field(init=False)
     _renewed_ns: int = 0
     _desk: Desk | None = None
 
@@ -108,6 +114,7 @@ class DetectRuntime(Runtime):
             self.settings.detect.gather_rows,
             begins=not known,
             renew=self._renew,
+            agents=self._agents(connection, client_id, checker),
             observe=self.view.observe,
             started=self._started,
             between=self._between_turns,
@@ -120,6 +127,37 @@ class DetectRuntime(Runtime):
         self._between()
         if self._desk is not None:
             self._desk.turn(reachable=self.stream.reachable)
+
+    def _agents(self, connection: Connection, client_id: str, checker: Checker) -> Agents:
+        """What reads heartbeats, and the thread that sends coverage."""
+        assert isinstance(self.decide, LocalDecide)
+        topic = connection.topics.agents
+        reader = Reader(connection, topic, f"{client_id}-agents")
+        known = {place: at for place, at in self.state.inputs.offsets().items() if place[0] == topic}
+        reader.begin({place: Place(at.topic_id, at.next_offset) for place, at in known.items()})
+        self._publisher = Publisher(self.state, CoverageTopic(connection, f"{client_id}-coverage"))
+        self._stack.callback(self._publisher.stop)
+        covering = Covering(
+            self.state, self.clock, lambda: self.policy, self.decide.detector, self.settings.lateness
+        )
+        return Agents(reader, checker, covering, self.decide, self.clock)
+
+    def _started(self) -> None:
+        super()._started()
+        self._publisher.start()
+
+    def _fleet(self) -> dict[str, int]:
+        if self.stream.agents is None:
+            return {}
+        agents = self.stream.agents
+        states = [known.state for known in agents.covering.agents.values()]
+        told = {f"agents[{name}]": states.count(name) for name in LIVE}
+        refused = {f"heartbeats_refused[{reason}]": n for reason, n in sorted(agents.refused.items())}
+        return {**told, **refused, "coverage_sent": self._publisher.sent}
+
+    def standing(self) -> dict[str, object]:
+        """See :meth:`Runtime.standing`."""
+        return {**super().standing(), "role": "detector", "counters": dict(self.counters)}
 
     def _renew(self) -> None:
         now_ns = self.clock.monotonic_ns()
@@ -148,5 +186,6 @@ class DetectRuntime(Runtime):
             "copied": counts.copied,
             "lag": counts.lag,
             "commits": counts.commits,
+            **self._fleet(),
             **told,
         }

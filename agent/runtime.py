@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final, Self
 
-from agent import logs
+from agent import logs, telling
 from agent.carrying import Pace
 from agent.config import Loaded, Settings, read_policy
 from agent.core.accounts import Accounts
@@ -87,6 +87,8 @@ class Runtime:
     """Whether the policy's files hold a fault that people were told of."""
     _steady: SteadyClock | None = None
     _unclosed: list[str] = field(default_factory=list)
+    _started_ns: int = 0
+    _told_ns: int = 0
 
     @property
     def settings(self) -> Settings:
@@ -129,10 +131,12 @@ class Runtime:
         try:
             with Signals(self.stop, self._asked):
                 self._greet()
+                self._tell_standing()
                 live = frozenset(name for name, one in self.collectors.items() if one.live)
                 self.attendant.begins(live, self.pipeline.failures, self.stop)
                 self.pipeline.run()
         finally:
+            self._tell_standing()
             self.outbox.stop(deadline_s=OUTBOX_STOP_S)
 
     def reload(self, *, asked: bool = False) -> bool:
@@ -193,6 +197,7 @@ class Runtime:
         self.pipeline = self._make_pipeline(header)
         self._asked = threading.Event()
         self._looked_ns = self.clock.monotonic_ns()
+        self._started_ns = self.clock.now_ns()
 
     def _make_pipeline(self, header: BatchHeader) -> Pipeline:
         settings = self.settings
@@ -293,6 +298,15 @@ class Runtime:
             "versions": versions,
             "policy": self.policy.version,
             "settings": settings_hash(self.settings.model_dump(mode="json")),
+            "started_ns": self._started_ns,
+            "probe": telling.probe(
+                self.collectors,
+                self.pipeline.failures,
+                self.loaded.stages.collectors.values(),
+                stopping=self.stop.is_set(),
+            ),
+            "databases": telling.ages(self.enrichers, self.clock.now_ns()),
+            "stores": [store.id for store in self.policy.stores if store.recognise.is_on(self.settings.host)],
         }
 
     def _witnessed(self, destination: Destination) -> Destination:
@@ -325,7 +339,39 @@ class Runtime:
             self._looked_ns = self.clock.monotonic_ns()
             self.reload()
             self._tell_troubles()
+            self._tell_standing()
             give_back()
+
+    def _tell_standing(self) -> None:
+        """Write how the run stands, for ``sekisho status`` on this host."""
+        if self.replay:
+            return
+        ended = self.stop.is_set()
+        try:
+            telling.write(self.settings.state_dir, {**self.standing(), "ended": ended})
+        except OSError as error:
+            logs.get("runtime").warning("status_not_written", reason=error.strerror)
+
+    def standing(self) -> dict[str, object]:
+        """How the run stands: what heartbeats tell, and what waits on this host."""
+        table = {
+            "role": "agent" if isinstance(self.decide, Send) else "alone",
+            "time_ns": self.clock.now_ns(),
+            "pid": os.getpid(),
+            "host": self.settings.host,
+            "account": self.accounts.read().as_dict(),
+            **self._facts(),
+        }
+        if isinstance(self.decide, Send):
+            waiting = self.decide.spool.waiting()
+            table["spool"] = {
+                "octets": self.decide.spool.octets,
+                "records": waiting.records,
+                **waiting.amounts.as_dict(),
+            }
+            table["connected"] = self.decide.carrying.connected
+            table["last_error"] = self.decide.carrying.last_error
+        return table
 
     def _reload_policy(self, *, asked: bool) -> bool:
         stamps = self._stamps()

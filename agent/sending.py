@@ -24,6 +24,7 @@ from agent.core.errors import DecodeError, StateError
 from agent.core.faults import faultpoint
 from agent.core.finding import Event, Notice, NoticeKind
 from agent.core.flow import SCHEMA_VERSION, FlowBatch
+from agent.core.heartbeat import CONTEXT as HEARTBEAT_CONTEXT
 from agent.core.message import Message, seal
 from agent.core.stages import Carrier
 from agent.detection.detector import Detector
@@ -40,8 +41,6 @@ Sync = Literal["always", "seconds", "never"]
 STOP_S: Final = 10.0
 RECALL_OCTETS: Final = 32 * 2**20
 """Of an earlier run's rows of stores that the tripwire looks at, at most."""
-HEARTBEAT_CONTEXT: Final = b"sekisho.agents.v1\0"
-"""Stands before a heartbeat where it is signed."""
 
 
 @dataclass
@@ -103,6 +102,7 @@ class Pulse:
 
     def _told(self, closing: bool) -> dict[str, Any]:
         waiting = self.spool.waiting()
+        own = sum(progress.waiting for progress in self.progress.values())
         lanes = {
             str(lane): {
                 "next_sequence": progress.next_sequence,
@@ -127,6 +127,7 @@ class Pulse:
                 "records": waiting.records,
                 **waiting.amounts.as_dict(),
                 "inherited_records": self.spool.inherited.records,
+                "inherited_left": max(waiting.records - own, 0) if self.spool.inherited.records else 0,
                 "dropped": {
                     reason: {"records": tally.records, **tally.amounts.as_dict()}
                     for reason, tally in self.spool.dropped().items()

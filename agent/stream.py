@@ -28,6 +28,8 @@ from agent.core.message import Header
 from agent.core.stages import Enricher
 from agent.deciding import LocalDecide
 from agent.gaps import Gaps
+from agent.hearing import Agents
+from agent.store.coverage import Covered
 from agent.store.inputs import Intake, Offset, Partition
 from agent.store.sequences import Intervals, Stream
 from collectors.kafka import Reader, Record
@@ -94,6 +96,8 @@ class MessageStream:
     renew: Callable[[], None] = lambda: None
     """Says that this one still leads. Raises where it does not."""
     observe: Observe = lambda batches: None
+    agents: Agents | None = None
+    """What is known of agents and of what was observed; None: nobody keeps it."""
     started: Callable[[], None] = lambda: None
     """Called once before anything is read."""
     between: Callable[[], None] = lambda: None
@@ -110,6 +114,8 @@ class MessageStream:
     _gap_since_ns: int = 0
     _lost_since_ns: int = 0
     _ticked_ns: int = 0
+    _appended: dict[int, int] = field(default_factory=dict)
+    """Partition -> append time of the last record that was read of it."""
 
     @property
     def reachable(self) -> bool:
@@ -126,13 +132,18 @@ class MessageStream:
                 if records:
                     self._take(records)
                 self._pass_time(idle=not records)
+                self._look_at_agents(records)
                 self._tell()
                 self.between()
                 self.turned("kafka")
+            if self.agents is not None:
+                self.agents.finish()
             self.decide.finish()
         finally:
             self.reader.close()
             self.letters.close()
+            if self.agents is not None:
+                self.agents.reader.close()
 
     # in
 
@@ -201,11 +212,7 @@ class MessageStream:
 
     def _bury(self, record: Record, refused: Refused) -> None:
         self.counts.dead[refused.reason] += 1
-        whose, now_ns = refused.agent_id, self.clock.monotonic_ns()
-        if not whose or self._agents_told.is_news(refused.reason, whose, now_ns):
-            agents = self._refused.setdefault(refused.reason, set())
-            if len(agents) < AGENTS_NAMED:
-                agents.add(whose)
+        self._suspect(refused.reason, refused.agent_id)
         origin = f"{self.reader.topic}/{record.partition}/{record.offset}"
         try:
             self.letters.send(
@@ -218,6 +225,14 @@ class MessageStream:
             )
         except SinkError as error:
             self._unsent(f"{origin}: {refused.detail}", error)
+
+    def _suspect(self, reason: str, agent_id: str) -> None:
+        """People are to hear of it, unless they did today."""
+        if agent_id and not self._agents_told.is_news(reason, agent_id, self.clock.monotonic_ns()):
+            return
+        agents = self._refused.setdefault(reason, set())
+        if len(agents) < AGENTS_NAMED:
+            agents.add(agent_id)
 
     def _look_for_twins(self, sealed: Sealed, append_ns: int) -> None:
         header = sealed.header
@@ -275,13 +290,17 @@ class MessageStream:
         self.accounts.wait(amounts)
         said = self.gaps.hear(headers, self._taken_with(headers, fresh), begins=self.begins)
         pins = dict(self.checker.fresh)
-        intake = Intake(offsets, pins, said)
+        told = [sealed.header.account for sealed, _ in fresh]
+        covered = self.agents.covering.count(batches, told) if self.agents else Covered()
+        intake = Intake(offsets, pins, said, covered=covered)
         for sealed, _ in fresh:
             self.counts.alerted_wrongly += self.decide.hear_hosts(sealed.header)
         received = [append_ns for _, append_ns in fresh]
         self.decide.take_sealed(batches, received, [sealed.digest for sealed, _ in fresh], intake)
         self.checker.kept(pins)
         self.gaps.put(said)
+        if self.agents:
+            self.agents.covering.counted(covered)
         self.accounts.decide(amounts)
         self.accounts.wait(Amounts())
         self.counts.commits += 1
@@ -313,6 +332,26 @@ class MessageStream:
             self.begins = False
             self.decide.tick(self.clock.now_ns())
 
+    def _look_at_agents(self, records: Sequence[Record]) -> None:
+        if self.agents is None:
+            return
+        for record in records:
+            self._appended[record.partition] = record.append_ns
+        if self._lost_since_ns:
+            self.agents.covering.interrupted()
+            return
+        try:
+            behind = self.reader.behind()
+            if behind is not None:
+                self.agents.look(min((self._appended.get(n, 1) for n in behind), default=0))
+            for reason, agents in self.agents.suspects.items():
+                for agent in sorted(agents):
+                    self._suspect(reason, agent)
+            self.agents.suspects.clear()
+        except CaptureError as error:
+            self.agents.covering.interrupted()
+            logs.get("stream").warning("heartbeats_not_read", reason=str(error))
+
     def _unreachable(self, error: CaptureError) -> None:
         now_ns = self.clock.monotonic_ns()
         if not self._lost_since_ns:
@@ -339,7 +378,8 @@ class MessageStream:
                     "agents": ", ".join(sorted(filter(None, agents))) or "unknown",
                 }
                 severity = Severity.HIGH if reason in _OF_IDENTITY else Severity.MEDIUM
-                detail["messages"] = self.counts.dead[reason]
+                beats = self.agents.refused[reason] if self.agents else 0
+                detail["messages"] = self.counts.dead[reason] + beats
                 self._announce(name, severity, detail)
         self._tell_gaps()
 

@@ -124,6 +124,18 @@ class Reader:
         """Where to go on after all that was handed out."""
         return {(self.topic, number): Place(self.topic_id, at) for number, at in self._next.items()}
 
+    def behind(self) -> list[int] | None:
+        """Partitions of which messages wait at the brokers; None while not all have told."""
+        if self._consumer is None or not self._next:
+            return None
+        ends = {
+            tp.partition: (self._consumer.highwater(tp), self._consumer.position(tp))
+            for tp in self._consumer.assignment()
+        }
+        if any(end is None for end, _ in ends.values()):
+            return None
+        return [number for number, (end, at) in ends.items() if int(end) > int(at)]
+
     def lag(self) -> int | None:
         """Messages that wait at the brokers, as far as the last answers told; None while not all have told."""
         if self._consumer is None or not self._next:

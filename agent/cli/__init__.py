@@ -38,6 +38,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
         "replay": "run captures through the same road, with their own clock",
     },
     "Look into it": {
+        "status": "where every octet is, and what was not observed, of a host or the fleet",
         "cases": "list, show, acknowledge and close cases",
         "flows": "query the archive of flows: filter, sum, export",
         "who": "every fact about an address, with source and date",
@@ -45,6 +46,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     "Look after it": {
         "policy": "check policy files; print their JSON Schema",
         "enrolment": "tokens for new agents, and the keys that count",
+        "maintenance": "say when people work on hosts, so that nobody is paged for it",
         "kafka": "say whether Kafka can be reached and how its topics stand; make them",
         "config": "show the settings in force and where each comes from",
         "completion": "print the script that completes commands in a shell",

@@ -55,6 +55,21 @@ def store_names(ctx: click.Context, _parameter: click.Parameter, begun: str) -> 
     return [CompletionItem(s.id, help=shown(s.name, 80)) for s in policy.stores if s.id.startswith(begun)]
 
 
+def host_names(ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
+    """Hosts of which the detector has heard."""
+    from click.shell_completion import CompletionItem
+
+    from agent.cli.opened import state_of
+    from agent.core.errors import SekishoError
+
+    try:
+        with state_of(_options(ctx).load().settings) as state:
+            hosts = {str(body["host"]) for body in state.coverage.agents().values()}
+    except (SekishoError, OSError, click.ClickException):
+        return []
+    return [CompletionItem(host) for host in sorted(hosts) if host.startswith(begun)]
+
+
 def setting_names(begun: str) -> list[str]:
     """Names of settings, for --set."""
     from agent.config import Settings

@@ -42,6 +42,19 @@ _ACTION: Final = {
 }
 
 
+_MAINTENANCE: Final = {
+    "id": "a number that grows",
+    "host": "its name; empty for all hosts",
+    "from_ns": _TIME,
+    "until_ns": _TIME,
+    "reason": "why",
+    "who": "the person",
+    "second": "who else knows of it, or empty",
+    "ended_ns": "when it was ended before its time, or 0",
+    "ended_by": "the person who did, or empty",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """The JSON of one command."""
@@ -115,6 +128,21 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
             "left_out": "file -> why it was not read",
         },
     ),
+    "status": Document(
+        "one document",
+        {
+            "source": "who knows: detector, agent or alone (a program that decides on its own host)",
+            "time_ns": _TIME,
+            "account": "term of the path -> {flows, octets_out, octets_in}, of all hosts shown",
+            "residue": "what no term explains {flows, octets_out, octets_in}; all 0 unless something is wrong",
+            "hosts": "list of {host, state, agent_id, run_id, heard_ns, complete_ns, tier, version, clock_offset_ns, account, "
+            "residue, hours, unseen, troubles, stores, maintained, no_agent, waiting_octets}; hours: the last 24 as {from_ns, covered_s, "
+            "lost, reasons}, or null; unseen: {from_ns, to_ns, reason, octets}; lost and octets null: nothing bounds them",
+        },
+    ),
+    "maintenance start": Document("one document", _MAINTENANCE),
+    "maintenance end": Document("one document", _MAINTENANCE),
+    "maintenance list": Document("a line for each maintenance", _MAINTENANCE),
     "cases list": Document(
         "a line for each case",
         {

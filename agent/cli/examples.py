@@ -68,6 +68,18 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sudo sekisho top --once",
         "sudo sekisho top --json --every 60s >> minutes.jsonl",
     ),
+    "status": ("sekisho status", "sekisho status --host db-1", "sekisho status --json"),
+    "maintenance": (
+        'sekisho maintenance start --reason "new disks" --host db-1 --until 2h --second "Aoi Mori"',
+        "sekisho maintenance list",
+        "sekisho maintenance end 1",
+    ),
+    "maintenance start": (
+        'sekisho maintenance start --reason "new disks" --host db-1 --until 2h --second "Aoi Mori"',
+        'sekisho maintenance start --reason "move to the new hall" --until 8h --second "Aoi Mori"',
+    ),
+    "maintenance end": ("sekisho maintenance end 1",),
+    "maintenance list": ("sekisho maintenance list", "sekisho maintenance list --since 90d --json"),
     "flows": (
         "sekisho flows --since 2h",
         "sekisho flows --since yesterday --until today --by owner,country",

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 State = Literal["ok", "poor", "missing"]
 _MARKS: Final[Mapping[State, str]] = {"ok": "ok      ", "poor": "poor    ", "missing": "missing "}
 _DAY_MS: Final = 86_400_000
+_BROKERS_TIME: Final = {"message.timestamp.type": "LogAppendTime"}
+"""Silence and clocks are measured by the broker's time."""
 CONFIGS: Final[Mapping[str, Mapping[str, str]]] = {
-    "flows": {"retention.ms": str(7 * _DAY_MS)},
+    "flows": {"retention.ms": str(7 * _DAY_MS), **_BROKERS_TIME},
     "alerts": {"retention.ms": str(90 * _DAY_MS)},
-    "agents": {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1"},
+    "agents": {**_BROKERS_TIME, "cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1"},
     "coverage": {"retention.ms": str(400 * _DAY_MS)},
     "enrolment": {"retention.ms": str(7 * _DAY_MS), "message.timestamp.type": "LogAppendTime"},
     "dead": {"retention.ms": str(30 * _DAY_MS)},

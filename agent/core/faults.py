@@ -26,6 +26,7 @@ FAULT_POINTS: Final = (
     "outbox.before_send",
     "outbox.after_send",
     "outbox.after_mark",
+    "coverage.after_send",
     "archive.after_journal",
     "archive.after_parquet",
     "archive.after_rename",

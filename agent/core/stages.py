@@ -112,6 +112,14 @@ class Enricher(Protocol):
 
 
 @runtime_checkable
+class Aging(Protocol):
+    """An enricher that knows how old its sources are."""
+
+    def age_days(self, now_ns: int) -> dict[str, int]:
+        """Whole days since each source was made, where it says when."""
+
+
+@runtime_checkable
 class Witness(Protocol):
     """An enricher that can say of a destination what each of its sources says."""
 

@@ -278,3 +278,9 @@ class Cube:
         self.first_ns = grown(arrays["first_ns"], 1024, NEVER_NS)
         self.born_ns = grown(arrays["born_ns"], 1024)
         self.use(self.book)
+
+
+def estimated_of(cube: Cube) -> NDArray[np.bool_]:
+    """By path: whether its amounts are multiplied up from samples."""
+    column = cube.paths.columns[_PATH.index("estimated")]
+    return np.asarray(column[: cube.paths.count] > 0)

@@ -24,9 +24,10 @@ from agent.detection.facts import CaseBase, Facts
 from agent.detection.findings import Findings
 from agent.detection.keys import Ints
 from agent.detection.pack import pack, part, unpack
-from agent.detection.rules import Rulebook
+from agent.detection.rules import Rulebook, Watch
 from agent.detection.sources import BEGINNING, Sources
 from agent.detection.stage2 import Stage2
+from agent.detection.sums import WindowSums
 from agent.policy.model import Policy
 from agent.policy.ownership import Ownership
 
@@ -267,6 +268,19 @@ class Detector:
         codes = [np.array([self._cube.names.code(text)], np.int64) for text in (tenant, store, entity)]
         pair = int(self._cube.pairs.ids(codes)[0])
         return self._stage2.window_sum(pair, window, bucket)
+
+    @property
+    def watches(self) -> tuple[Watch, ...]:
+        """Every rule in force with its window."""
+        return self._cube.book.watches
+
+    def sums(self, window: str, first: int, last: int) -> WindowSums:
+        """Largest sums at some buckets of a window; of those before :meth:`sums_from` only a part may be held."""
+        return WindowSums(self._cube, self._stage2.rings[window], first, last)
+
+    def sums_from(self, window: str) -> int:
+        """The first bucket of which the whole window is still held."""
+        return self._stage2.rings[window].held_from
 
     # findings and cases
 

@@ -50,6 +50,10 @@ class Names:
             self.values.append(text)
         return code
 
+    def known(self, text: str) -> int:
+        """The number of a text if it has one; else one that nothing has."""
+        return self._index.get(text, NONE - 1)
+
     def codes(self, column: Text) -> Ints:
         """The numbers of a text column. Only texts that a row uses are numbered."""
         used = np.zeros(len(column.values) + 1, bool)

@@ -277,6 +277,22 @@ class Ring:
         totals = {number: bucket.total(wanted) for number, bucket in self._buckets.items()}
         return {number: total for number, total in totals.items() if total}
 
+    @property
+    def held_from(self) -> int:
+        """The first bucket whose whole window the ring still holds."""
+        return -(2**62) if self.due is None else self.due - self.window.n
+
+    def cells_between(self, low: int, high: int) -> tuple[Ints, Ints, Ints]:
+        """Bucket, path and amount of every cell from bucket ``low`` to ``high``, a path perhaps several times."""
+        nothing = np.zeros(0, np.int64)
+        buckets, paths, amounts = [nothing], [nothing], [nothing]
+        for number in sorted(b for b in self._buckets if low <= b <= high):
+            for path, amount in self._buckets[number].pieces():
+                buckets.append(np.full(len(path), number, np.int64))
+                paths.append(path.astype(np.int64))
+                amounts.append(amount)
+        return np.concatenate(buckets), np.concatenate(paths), np.concatenate(amounts)
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Every cell, for a snapshot: bucket, path, amount."""
         numbers = sorted(self._buckets)

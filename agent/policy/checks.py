@@ -17,7 +17,7 @@ from itertools import combinations
 
 from agent.core.errors import Fault
 from agent.policy.faults import nearest
-from agent.policy.model import DestinationSet, Recognition, Rule, Site, Store
+from agent.policy.model import DestinationSet, ExpectedHost, Recognition, Rule, Site, Store
 from agent.policy.placed import Placed, repeated
 
 _SELECTORS = ("ports", "processes", "executables", "units", "containers")
@@ -155,3 +155,18 @@ def _rule_names(
                     f"attest `{pack}`, or write a set of your own" if pack else nearest(name, sorted(sets)),
                     (key, index),
                 )
+
+
+def expected_twice(hosts: Sequence[Placed[ExpectedHost]]) -> Iterator[Fault]:
+    """A fault for each host that was expected already."""
+    first: dict[str, Placed[ExpectedHost]] = {}
+    for placed in hosts:
+        if placed.value is None:
+            continue
+        before = first.setdefault(placed.value.host.lower(), placed)
+        if before is not placed:
+            yield placed.fault(
+                f"host `{placed.value.host}` is expected twice, first at {before.where}",
+                "remove one",
+                ("host",),
+            )

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from agent.core.errors import Fault, PolicyError
-from agent.policy.checks import across
+from agent.policy.checks import across, expected_twice
 from agent.policy.document import Document
 from agent.policy.faults import nearest
 from agent.policy.model import (
     Attestation,
     DestinationSet,
+    ExpectedHost,
     Override,
     Pack,
     PackState,
@@ -57,6 +58,7 @@ def load(paths: Sequence[Path], *, overrides: Sequence[Path] = (), today: date) 
     faults.extend(_tenants(documents))
     faults.extend(repeated_networks(known))
     faults.extend(_attestation_faults(written.attestations, today))
+    faults.extend(expected_twice(written.expected_hosts))
     faults.extend(_faults_across(written, packs, awake))
     if faults:
         raise PolicyError(sorted(dict.fromkeys(faults), key=lambda f: (f.file, f.line)))
@@ -69,6 +71,7 @@ def load(paths: Sequence[Path], *, overrides: Sequence[Path] = (), today: date) 
         overrides=tuple(o for _, found in known for o in found),
         packs=packs,
         awake=tuple(sorted(awake)),
+        expected_hosts=tuple(p.value for p in written.expected_hosts if p.value),
         version=_version([*documents, *(d for d, _ in known if d not in documents)]),
     )
 
@@ -104,6 +107,7 @@ class _Written:
         self.destinations = entries(documents, "destinations", DestinationSet)
         self.rules = entries(documents, "rules", Rule)
         self.attestations = entries(documents, "attestations", Attestation)
+        self.expected_hosts = entries(documents, "expected_hosts", ExpectedHost)
 
 
 def files_of(path: Path) -> list[Path]:

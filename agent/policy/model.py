@@ -183,6 +183,10 @@ class Recognition(_Entry):
         named = self.hosts or self.addresses or self.pods
         return tuple(h.lower() for h in self.hosts) if named else (THIS_HOST,)
 
+    def is_on(self, host: str) -> bool:
+        """Whether it names this host, or ``this``."""
+        return any(place == THIS_HOST or same_host(place, host.lower()) for place in self.places)
+
     def meets(self, other: Recognition) -> bool:
         """Whether the two may be in one place: a common host name, pod, or overlapping addresses."""
         return (
@@ -362,6 +366,14 @@ class Override(_Entry):
     note: str = ""
 
 
+class ExpectedHost(_Entry):
+    """A host that the detector expects to hear from; one of which it hears nothing is told."""
+
+    host: str = Field(min_length=1, max_length=255, description="Its name, as its agent says it")
+    no_agent: str = Field("", description="Why it has no agent; its stores are then never told as observed")
+    note: str = ""
+
+
 class PolicyFile(_Entry):
     """One policy file. Several are joined; ids must be unique over all of them."""
 
@@ -373,6 +385,9 @@ class PolicyFile(_Entry):
     rules: tuple[Rule, ...] = ()
     overrides: tuple[Override, ...] = ()
     attestations: tuple[Attestation, ...] = ()
+    expected_hosts: tuple[ExpectedHost, ...] = Field(
+        (), description="Hosts that the detector expects to hear from; may stand in a file of its own"
+    )
 
 
 class Policy(_Entry):
@@ -388,6 +403,7 @@ class Policy(_Entry):
     overrides: tuple[Override, ...] = ()
     packs: tuple[Pack, ...] = Field((), description="Every known pack")
     awake: tuple[str, ...] = Field((), description="Ids of the packs that are awake")
+    expected_hosts: tuple[ExpectedHost, ...] = ()
     version: str = Field("", description="sha256 of everything that was read, first 12 hex digits")
 
     def store(self, store_id: str) -> Store | None:

@@ -27,6 +27,12 @@ class Progress:
         """Ranges let go, first and last, in order; the newest :data:`MOST_RANGES`."""
         return tuple(self._let_go[-MOST_RANGES:])
 
+    @property
+    def waiting(self) -> int:
+        """Batches that are kept and not through."""
+        gone = sum(b - max(a, self.low_water) + 1 for a, b in self._let_go if b >= self.low_water)
+        return self.next_sequence - self.low_water - len(self._through) - gone
+
     def appended(self, sequence: int, number: int) -> None:
         """A batch is kept under a record number of the lane."""
         self.next_sequence = sequence + 1

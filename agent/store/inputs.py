@@ -9,6 +9,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from agent.store import schema
+from agent.store.coverage import Covered, put_covered
 from agent.store.database import Database
 from agent.store.enrolments import Enrolled, put_enrolled
 from agent.store.sequences import Intervals, Stream
@@ -58,6 +59,8 @@ class Intake:
     pins: Mapping[str, Pin] = field(default_factory=dict)
     said: Mapping[Stream, Said] = field(default_factory=dict)
     enrolled: Sequence[Enrolled] = ()
+    covered: Covered = field(default_factory=Covered)
+    """What is known of agents and of what was observed."""
 
 
 class Inputs:
@@ -130,6 +133,7 @@ def put_intake(connection: sa.Connection, intake: Intake, now_ns: int, day: int)
         for (agent, run, lane), said in intake.said.items()
     ]
     schema.put(connection, schema.gaps, rows)
+    put_covered(connection, intake.covered, day)
 
 
 def _offset_rows(offsets: Mapping[Partition, Offset]) -> Iterable[dict[str, Any]]:

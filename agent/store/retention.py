@@ -42,10 +42,13 @@ def begin_day(connection: sa.Connection, day: int, keep: Retention) -> list[Stre
         forgotten = [(agent, run, lane) for agent, run, lane in connection.execute(old)]
         connection.execute(sa.delete(schema.sequences).where(table.day < before))
         connection.execute(sa.delete(schema.gaps).where(schema.gaps.c.day < before))
+        connection.execute(sa.delete(schema.taken).where(schema.taken.c.day < before))
     if (before := _day_before(connection, keep.digests)) is not None:
         connection.execute(sa.delete(schema.digests).where(schema.digests.c.day < before))
     if (before := _day_before(connection, keep.ledger)) is not None:
         connection.execute(sa.delete(schema.ledger).where(schema.ledger.c.day < before))
+        connection.execute(sa.delete(schema.coverage).where(schema.coverage.c.to_hour < before * 24))
+        connection.execute(sa.delete(schema.receipts).where(schema.receipts.c.last_ns < before * DAY_NS))
     if (before := _day_before(connection, keep.events)) is not None:
         deliveries.forget_events(connection, before * DAY_NS)
     return forgotten

@@ -15,7 +15,8 @@ from sqlalchemy.dialects import sqlite
 SCHEMA_VERSION: Final = 2
 """Raised with every change of a table below; :mod:`agent.store.database` refuses what is newer.
 
-2: inputs, identities, gaps, leases, tokens, ended_keys, enrolment_actions."""
+2: inputs, identities, gaps, leases, tokens, ended_keys, enrolment_actions, agents, taken, coverage, receipts,
+maintenance."""
 
 metadata = sa.MetaData()
 
@@ -147,6 +148,79 @@ gaps = _table(
 
 leases = _table("leases", _int("id", primary_key=True), _text("holder"), _int("renewed_ms"), _int("lease_ms"))
 """One row, PostgreSQL only: who leads, and when it last said so by the server's clock."""
+
+agents = _table(
+    "agents",
+    _text("agent_id", primary_key=True),
+    _text("host", index=True),
+    _text("state"),
+    _int("heard_ns"),
+    _text("body"),
+    rowid=False,
+)
+"""What each agent told of itself last, and its holes (:class:`agent.detection.fleet.Known`)."""
+
+taken = _table(
+    "taken",
+    _text("agent_id", primary_key=True),
+    _text("run_id", primary_key=True),
+    _int("flows"),
+    _int("octets_out"),
+    _int("octets_in"),
+    _int("day"),
+    rowid=False,
+)
+"""What was decided of each run, so that an agent's account can be closed to the octet."""
+
+coverage = _table(
+    "coverage",
+    _text("host", primary_key=True),
+    _int("from_hour", primary_key=True),
+    _int("to_hour"),
+    _int("covered_s"),
+    _int("lost"),
+    _text("reasons"),
+    _int("made", index=True),
+    _int("sent"),
+    rowid=False,
+)
+"""Hours of a host in a row of equal value, both ends included; ``lost`` -1: nothing bounds it. ``made`` grows with every
+change of any row, ``sent`` is the value of it that the topic has."""
+
+receipts = _table(
+    "receipts",
+    _text("store", primary_key=True),
+    _text("rule", primary_key=True),
+    _int("first_ns", primary_key=True),
+    _int("last_ns"),
+    _text("tenant"),
+    _text("pack"),
+    _text("window"),
+    _text("verdict"),
+    _int("covered_s"),
+    _int("lost"),
+    _int("amount"),
+    _int("threshold"),
+    _text("reasons"),
+    _int("made", index=True),
+    _int("sent"),
+    rowid=False,
+)
+"""Windows of a rule and store in a row of which the same is said; times are their ends."""
+
+maintenance = _table(
+    "maintenance",
+    sa.Column("id", _Int, primary_key=True, autoincrement=True),
+    _text("host"),
+    _int("from_ns"),
+    _int("until_ns"),
+    _text("reason"),
+    _text("who"),
+    _text("second"),
+    _int("ended_ns"),
+    _text("ended_by"),
+)
+"""Times in which people work on hosts and nobody is paged; ``host`` is empty for all. ``ended_ns`` 0: not ended early."""
 
 snapshots = _table("snapshots", _int("commit_no", primary_key=True), _blob("body"))
 deltas = _table("deltas", _int("commit_no", primary_key=True), _blob("body"))

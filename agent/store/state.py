@@ -22,6 +22,7 @@ from agent.core.errors import StateError, TakenOverError
 from agent.core.faults import faultpoint
 from agent.store import deliveries, schema
 from agent.store.cases import Action, Cases, put_cases, put_findings
+from agent.store.coverage import Coverage
 from agent.store.database import Database, RuntimeLock, open_database, translated
 from agent.store.deliveries import Deliveries
 from agent.store.enrolments import Enrolments
@@ -104,6 +105,7 @@ class State:
         self.deliveries = Deliveries(database)
         self.inputs = Inputs(database)
         self.enrolments = Enrolments(database)
+        self.coverage = Coverage(database)
 
     @classmethod
     def open(

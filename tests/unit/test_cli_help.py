@@ -37,6 +37,8 @@ CODES = {
     "sekisho db status --json": {1},
     "sekisho db verify": {1},
     "sekisho db verify --json": {1},
+    "sekisho status --host db-1": {1},
+    "sekisho maintenance end 1": {1},
 }
 """Exit codes of examples that say that something is missing in an empty state."""
 
@@ -120,7 +122,8 @@ def test_examples_run(line: str, home: Path, tmp_path: Path) -> None:
         (["cases", "lst"], "No such command 'lst'. Did you mean 'list'?"),
         (
             ["zzz"],
-            "There are: check, db, init, up, agent, detect, top, replay, cases, flows, who, policy, enrolment, kafka, config, completion.",
+            "There are: check, db, init, up, agent, detect, top, replay, status, cases, flows, who, policy, enrolment, "
+            "maintenance, kafka, config, completion.",
         ),
         (["replay", "--sampel"], "--sample"),
         (["flows", "--by", "ownr"], "--by ownr: did you mean owner?"),
