@@ -80,10 +80,13 @@ class Receipts:
     _waiting: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     """Store -> (from, to, octets) of which something has changed."""
     _again_ns: int = 0
+    _judged_ns: int = 0
+    """Ends of windows up to here were judged."""
 
     def __post_init__(self) -> None:
         for one in self.state.coverage.receipts():
             self._last[one.store, one.rule] = one
+            self._judged_ns = max(self._judged_ns, one.last_ns)
             bucket = one.last_ns // WINDOWS[one.window].grain_ns - 1
             self._done[one.window] = max(self._done.get(one.window, bucket), bucket)
 
@@ -96,7 +99,7 @@ class Receipts:
             mark = now_ns - self.lateness_ns
         if mark // STEP_NS <= self._step:
             return []
-        self._step = mark // STEP_NS
+        self._step, self._judged_ns = mark // STEP_NS, mark
         self._ask_findings(now_ns)
         out: list[Receipt] = []
         holes = {store.id: holes_of(store.id) for store in policy.stores}
@@ -118,7 +121,12 @@ class Receipts:
         return out
 
     def touch(self, stores: Iterable[str], from_ns: int, to_ns: int, came: int) -> None:
-        """Something has changed in a stretch of a host's time; ``came``: octets of rows that came for it, at most."""
+        """Something has changed in a stretch of a host's time; ``came``: octets of rows that came for it, at most.
+
+        A stretch behind all windows that were judged, as it is where data comes in time, changes nothing.
+        """
+        if from_ns >= self._judged_ns:
+            return
         for store in stores:
             known = self._waiting.get(store)
             if known is None:

@@ -28,6 +28,8 @@ OFFSETS: Final = 6
 """Heartbeats of which the least delayed tells the clock's offset."""
 JOIN_NS: Final = 2 * MINUTE_NS
 """Holes of one reason that are nearer than this become one."""
+MOST_HOLES: Final = 1_000
+"""Of one agent; beyond, the oldest become one."""
 LIVE: Final = ("talking", "silent", "ended", "never")
 
 Taken = Callable[[str, int, int, int], bool]
@@ -110,8 +112,8 @@ class Known:
     # a heartbeat
 
     def hear(self, beat: Beat, append_ns: int) -> None:
-        """Take a heartbeat; one older than the last known of its run changes nothing."""
-        if beat.run_id == self.run_id and (beat.time_ns < self.time_ns or self.closing):
+        """Take a heartbeat; one that was heard before, as when the topic is read from its beginning, changes nothing."""
+        if append_ns < self.heard_ns or (beat.run_id == self.run_id and self.closing):
             return
         if beat.closing and beat.run_id != self.run_id and self.run_id:
             self._end_of_other_run(beat)
@@ -127,7 +129,7 @@ class Known:
 
     def _begin(self, beat: Beat, append_ns: int) -> None:
         """Another run: between the two lies a hole, unless programs in the kernel went on counting."""
-        started_ns = beat.started_ns or beat.time_ns
+        started_ns = min(beat.started_ns or beat.time_ns, append_ns)
         gap = unobserved_of(beat.account)
         if self.run_id:
             bound = gap[1] if gap is not None else UNBOUNDED
@@ -274,9 +276,11 @@ class Known:
         if let_go:
             self._add(Stored(from_ns, end.time_ns, "spool_dropped", let_go))
         self.touched.append((begin.time_ns, end.time_ns, came))
-        self.mark, self.complete_ns, self.changed, self.through_ns = end, end.time_ns, True, 0
+        # A clock that runs years ahead must not vouch for them.
+        self.complete_ns = min(end.time_ns, end.heard_ns + OFFSET_NS)
+        self.mark, self.changed, self.through_ns = end, True, 0
         latest = self.latest
-        self.pending = latest if latest is not None and latest.time_ns > end.time_ns else None
+        self.pending = latest if latest is not None and latest.heard_ns > end.heard_ns else None
 
     def _fill(self, taken: Taken, read_to_ns: int) -> None:
         """Holes that late data has closed."""
@@ -347,6 +351,18 @@ class Known:
                 last.octets = UNBOUNDED if both else last.octets + hole.octets
                 return
         self.holes.append(hole)
+        if len(self.holes) > MOST_HOLES:
+            self._join_oldest()
+
+    def _join_oldest(self) -> None:
+        """Make one of the two oldest holes, by worst case: an agent that starts all day long fills no memory."""
+        a, b = self.holes[:2]
+        octets = UNBOUNDED if a.octets < 0 or b.octets < 0 else a.octets + b.octets
+        hull = Stored(
+            min(a.from_ns, b.from_ns), max(a.to_ns, b.to_ns), a.reason, octets, a.uncovers or b.uncovers
+        )
+        self.holes[:2] = [hull]
+        self.touched.append((hull.from_ns, hull.to_ns, 0))
 
     def _drop(self, hole: Stored, came: int) -> None:
         self.holes.remove(hole)

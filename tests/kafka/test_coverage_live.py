@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,15 +18,17 @@ import pytest
 import yaml
 
 from agent import causes, config, covering, publishing, receipts, telling
-from agent.core.clock import SECOND_NS
+from agent.core.clock import SECOND_NS, SystemClock
 from agent.core.heartbeat import of_account
 from agent.core.kafka import Connection
 from agent.detecting import DetectRuntime
 from agent.detection import fleet
 from agent.store.coverage import Receipt
 from tests.tools import topics
+from tests.tools.fleet import Program
 from tests.tools.places import ROOT
 from tests.tools.program import sekisho
+from tests.tools.states import Place
 
 S = SECOND_NS
 POLICY = """version: 1
@@ -166,3 +169,32 @@ def _status(settings: Path, state: Path, source: str) -> dict[str, Any]:
     (host,) = told["hosts"]
     assert isinstance(host, dict)
     return host
+
+
+def test_a_detector_killed_after_sending_coverage_loses_none_of_it(kafka: Connection, tmp_path: Path) -> None:
+    """What the topic has twice is equal, and the state has nothing that the topic lacks: id and number name a record."""
+    settings = _lay(tmp_path / "d", kafka)
+    flags = ["-c", str(settings)]
+    with Program(flags, tmp_path / "log", faults="coverage.after_send:1") as program:
+        assert program.wait() == -signal.SIGKILL
+    first = [r.value for r in topics.read(kafka.servers, kafka.topics.coverage)]
+    assert {json.loads(value)["verdict"] for value in first} == {"not_observed"}
+    place = Place(tmp_path / "d" / "state" / "state.db")
+
+    def unsent() -> int:
+        with place.beside(SystemClock(), read_only=True) as state:
+            return len(state.coverage.unsent(1000))
+
+    assert unsent() == len(first)
+    with Program(flags, tmp_path / "log") as program:
+        topics.until(lambda: not unsent(), "all is sent")
+        assert program.stop() == 0
+    by_number: dict[tuple[str, int], set[bytes]] = {}
+    for record in topics.read(kafka.servers, kafka.topics.coverage):
+        told = json.loads(record.value)
+        by_number.setdefault((told["id"], told["made"]), set()).add(record.value)
+        assert record.headers["sekisho-receipt"] == f"{told['id']}#{told['made']}".encode()
+    assert {len(values) for values in by_number.values()} == {1}
+    with place.beside(SystemClock(), read_only=True) as state:
+        kept = {(row.id, row.made) for row in (*state.coverage.receipts(), *state.coverage.hours())}
+    assert kept <= by_number.keys()

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from agent.core.clock import HOUR_NS, MINUTE_NS, SECOND_NS
+from agent.core.errors import StateError
 from agent.core.finding import Severity
 from agent.policy.model import Policy
 from agent.publishing import Publisher, record_of
-from agent.store.coverage import CoveredHours, Receipt
+from agent.store.coverage import Coverage, CoveredHours, Receipt
 from tests.tools.beats import Beating, lane
 from tests.tools.covering_run import BEGIN, Run, policy_of
 from tests.tools.fleet import theft
@@ -217,6 +218,26 @@ def test_what_is_committed_is_sent_once_and_again_when_it_changes(tmp_path: Path
             "no_finding",
         )
         assert first["id"] == second["id"] and int(str(second["made"])) > int(str(first["made"]))
+
+
+def test_a_kill_between_sending_and_marking_sends_the_same_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is lost and nothing is another record: id and number are the same."""
+    with _run(tmp_path, policy_of(tmp_path), BEGIN) as run:
+        run.pass_to([Beating("db-1", started_ns=BEGIN)], BEGIN, BEGIN + 12 * MINUTE_NS)
+        topic = _Topic()
+        publisher = Publisher(run.state, topic)  # type: ignore[arg-type]
+        with monkeypatch.context() as patch:
+            patch.setattr(Coverage, "sent", _killed)
+            with pytest.raises(StateError):
+                publisher.step()
+        assert publisher.step() == 3
+        assert topic.records[:3] == topic.records[3:]
+
+
+def _killed(_kept: Coverage, _rows: object) -> None:
+    raise StateError("killed")
 
 
 @pytest.mark.parametrize(("lost", "told"), [(-1, None), (5, 5)])

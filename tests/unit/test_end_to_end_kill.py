@@ -25,7 +25,11 @@ FLOWS_A_MINUTE = 14
 PASSES = {"commit": 14, "outbox": 6, "archive.after_journal": 20, "archive": 2}
 """Up to which pass a point of that kind is killed at; an unbroken run has more of each."""
 WORKERS = 2
-POINTS = [point for point in FAULT_POINTS if not point.startswith(("ebpf.", "spool.", "send.", "detect."))]
+POINTS = [
+    point
+    for point in FAULT_POINTS
+    if not point.startswith(("ebpf.", "spool.", "send.", "detect.", "coverage."))
+]
 """Those that a replay passes."""
 
 

@@ -9,6 +9,7 @@ import pytest
 from agent.core.clock import MINUTE_NS, SECOND_NS
 from agent.core.errors import DecodeError
 from agent.core.heartbeat import LARGEST, Beat
+from agent.detection import fleet
 from agent.detection.coverage import OPEN, UNBOUNDED, Hole
 from agent.detection.fleet import Known
 from tests.tools.beats import Arrived, Beating, amounts, lane
@@ -211,6 +212,46 @@ def test_an_agent_is_kept_and_taken_up_again_whole() -> None:
     back = Known.of(json.loads(json.dumps(known.as_dict())))
     known.changed, known.moved, known.touched = False, False, []
     assert back == known
+
+
+def test_a_clock_that_steps_makes_nobody_silent_and_vouches_for_no_future() -> None:
+    """Ten years ahead, data is whole up to now at most; set back again, the agent is heard all the same."""
+    known, agent, arrived = Known("db-1", "db-1"), Beating("db-1", started_ns=BEGIN), Arrived()
+    ahead = 10 * 365 * 86_400 * S
+    for i, offset in enumerate((0, 0, ahead, ahead, 0, 0), 1):
+        known.hear(agent.beat(BEGIN + i * 10 * S + offset), BEGIN + i * 10 * S)
+        _settle(known, arrived, BEGIN + i * 10 * S)
+        assert known.complete_ns <= BEGIN + i * 10 * S + S
+    known.pass_time(BEGIN + 70 * S)
+    assert (known.state, known.heard_ns, known.complete_ns) == (
+        "talking",
+        BEGIN + 60 * S,
+        BEGIN + 60 * S,
+    )
+
+
+def test_a_topic_read_again_from_its_beginning_changes_nothing() -> None:
+    """Heartbeats of earlier runs, heard before, make no restart of what is running."""
+    known, first = Known("db-1", "db-1"), Beating("db-1", started_ns=BEGIN)
+    second = Beating("db-1", run=OTHER, started_ns=BEGIN + 50 * S)
+    heard = [(first.beat(BEGIN + 10 * S, closing=True), 10), (second.beat(BEGIN + 60 * S), 60)]
+    for beat, at in heard:
+        known.hear(beat, BEGIN + at * S)
+    before = known.as_dict()
+    for beat, at in heard:
+        known.hear(beat, BEGIN + at * S)
+    assert known.as_dict() | {"offsets": []} == before | {"offsets": []}
+
+
+def test_an_agent_that_starts_all_day_fills_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest holes become one that takes in both."""
+    monkeypatch.setattr(fleet, "MOST_HOLES", 3)
+    known = Known("db-1", "db-1")
+    for i in range(8):
+        agent = Beating("db-1", run=f"{i:032x}", started_ns=BEGIN + i * 1000 * S)
+        known.hear(agent.beat(BEGIN + i * 1000 * S + 100 * S), BEGIN + i * 1000 * S + 100 * S)
+    assert len(known.holes) == 3
+    assert (known.holes[0].from_ns, known.holes[-1].to_ns) == (BEGIN, BEGIN + 7000 * S)
 
 
 @pytest.mark.parametrize(
