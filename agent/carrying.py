@@ -104,6 +104,8 @@ class Carrying:
     last_refused: bool = False
     acknowledged_ns: int = 0
     """When something was acknowledged last, by the wall clock; 0 before the first."""
+    acknowledged: int = 0
+    """Batches that the receiver took, since the start."""
     _live: dict[int, deque[tuple[int, Amounts, Message]]] = field(
         default_factory=lambda: {lane: deque() for lane in LANES}
     )
@@ -419,6 +421,7 @@ class Carrying:
         if error is None:
             faultpoint("send.after_ack")
             self.acknowledged_ns = self.clock.now_ns()
+            self.acknowledged += 1
             self._well()
             self._suspects.discard(key)
             self._through(key, flight.amounts)

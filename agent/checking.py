@@ -22,9 +22,10 @@ from agent.store.inputs import Pin
 Identities = Literal["pin_first", "enrolled"]
 Reason = Literal[
     "foreign", "oversized", "bad_header", "undecodable", "newer_schema", "bad_signature", "unknown_key",
-    "identity_conflict", "impossible",
+    "identity_ended", "identity_conflict", "batch_conflict", "impossible",
 ]  # fmt: skip
-"""Why a message is dead; ``identity_conflict``: signed with another key than the agent's, or its batch id had other bytes."""
+"""Why a message is dead. ``identity_conflict``: signed with another key than the agent's; ``identity_ended``: with one
+that was revoked or replaced; ``batch_conflict``: rightly signed, but its batch id had other bytes."""
 
 LONGEST_TEXT: Final = 4096
 """Octets of one text, such as a path."""
@@ -79,6 +80,8 @@ class Checker:
 
     pins: Mapping[str, Pin]
     identities: Identities = "pin_first"
+    ended: Mapping[str, frozenset[bytes]] = field(default_factory=dict)
+    """By agent: keys that were revoked or replaced."""
     fresh: dict[str, Pin] = field(default_factory=dict)
     """Keys that were pinned and are not yet committed; whoever commits them calls :meth:`kept`."""
     _keys: dict[bytes, Ed25519PublicKey] = field(default_factory=dict)
@@ -127,6 +130,11 @@ class Checker:
         for agent in pins:
             self.fresh.pop(agent, None)
 
+    def changed(self, pins: Mapping[str, Pin], ended: Mapping[str, frozenset[bytes]]) -> None:
+        """Somebody enrolled or ended these."""
+        self.kept(pins)
+        self.ended = {**self.ended, **{a: self.ended.get(a, frozenset()) | keys for a, keys in ended.items()}}
+
     def _unsigned(self, header: _Named, message: _Signed) -> Refused | None:
         """Why the signature does not count; None where it does."""
         agent = header.agent_id
@@ -135,6 +143,11 @@ class Checker:
         if pin is None and (self.identities == "enrolled" or not own):
             return Refused("unknown_key", f"no key is enrolled for agent {agent}: sekisho agent enrol", agent)
         key = pin.public_key if pin is not None else own
+        named = own or key
+        if named in self.ended.get(agent, ()) and self._verifies(named, message):
+            return Refused("identity_ended", f"agent {agent} is signed with a key that was ended", agent)
+        if pin is not None and pin.how == "revoked":
+            return Refused("unknown_key", f"agent {agent} was revoked: enrol it anew", agent)
         if not self._verifies(key, message):
             if pin is not None and own and own != pin.public_key and self._verifies(own, message):
                 return Refused(

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from agent import plugins
 from agent.core.accounts import Accounts
+from agent.core.clock import SECOND_NS
 from agent.core.errors import ConfigError, Fault
 from agent.core.kafka import Connection
 from agent.core.stages import CollectorSettings, Context, EnricherSettings, SinkSettings
@@ -56,6 +57,20 @@ class SpoolSettings(BaseModel):
     )
     replay_after_s: float = Field(
         10.0, ge=0, description="A backlog begins at random within so long after Kafka is back"
+    )
+
+
+class TripwireSettings(BaseModel):
+    """How the host of a store tells people by itself while Kafka is away."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enabled: bool = Field(True, description="false: while Kafka is away nobody is told anything by this host")
+    after: DurationNs = Field(
+        300 * SECOND_NS, gt=0, description="How long nothing was taken by Kafka, such as 5m, before it tells"
+    )
+    sinks: tuple[str, ...] | None = Field(
+        None, description="Names of `sinks` that are told; none is all that take alerts, but Kafka's"
     )
 
 
@@ -154,6 +169,9 @@ class Settings(BaseModel):
         description="Where `sekisho agent` sends what it sees, and `sekisho detect` reads; none decides on this host",
     )
     spool: SpoolSettings = SpoolSettings()
+    tripwire: TripwireSettings = Field(
+        TripwireSettings(), description="For an agent with `kafka` on the host of a store"
+    )
     collectors: dict[str, dict[str, Any]] = Field(
         default_factory=_default_collectors, description="Where flows come from"
     )

@@ -16,8 +16,9 @@ from agent.core.clock import MINUTE_NS, Clock
 from agent.core.decision import Decision
 from agent.core.errors import StateError, TakenOverError
 from agent.core.faults import faultpoint
-from agent.core.finding import WAITING, Case, Destination, Event, Notice, NoticeKind
+from agent.core.finding import WAITING, Case, Destination, Event, HostTold, Notice, NoticeKind, finding_id
 from agent.core.flow import FlowBatch
+from agent.core.message import Header
 from agent.detection.claims import Claims
 from agent.detection.detector import Detector
 from agent.pipeline import newest
@@ -117,6 +118,20 @@ class LocalDecide:
         faultpoint("detect.after_apply")
         ids = tuple((b.header.batch_id, digest) for b, digest in zip(batches, digests, strict=True))
         self._commit(decision, ids, versions=versions, intake=intake)
+
+    def hear_hosts(self, header: Header) -> int:
+        """Take up what a host told people by itself; with the next decision it is kept. How many findings of it name
+        themselves wrongly, and so are not heard.
+        """
+        wrong = 0
+        for one in header.alerted:
+            group = (one.store, one.entity)
+            if finding_id(one.tenant, one.rule, group, one.first_bucket_ns) != one.id:
+                wrong += 1
+                continue
+            told = HostTold(host=header.host or header.agent_id, id=one.id, time_ns=one.told_ns)
+            self.detector.host_told((one.tenant, one.rule, *group), told, one.first_bucket_ns)
+        return wrong
 
     def tick(self, now_ns: int) -> None:
         """Let time pass where no rows come."""

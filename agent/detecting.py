@@ -19,6 +19,7 @@ from agent.core.kafka import Connection
 from agent.covering import Covering
 from agent.deciding import LocalDecide
 from agent.detection.fleet import LIVE
+from agent.enrolling import Desk, desk
 from agent.gaps import Gaps
 from agent.hearing import Agents
 from agent.pipeline import Pipeline
@@ -55,6 +56,7 @@ class DetectRuntime(Runtime):
     _leadership: Leadership | None = None
     _publisher: Publisher = field(init=False)
     _renewed_ns: int = 0
+    _desk: Desk | None = None
 
     @property
     def stream(self) -> MessageStream:
@@ -103,7 +105,11 @@ class DetectRuntime(Runtime):
         reader = Reader(connection, topic, client_id)
         known = {place: at for place, at in self.state.inputs.offsets().items() if place[0] == topic}
         reader.begin({place: Place(at.topic_id, at.next_offset) for place, at in known.items()})
-        checker = Checker(self.state.inputs.pins(), self.settings.detect.identities)
+        last_action = self.state.enrolments.last_action()
+        pins, ended = self.state.inputs.pins(), self.state.enrolments.ended_keys()
+        checker = Checker(pins, self.settings.detect.identities, ended)
+        self._desk = desk(connection, client_id, checker, self.decide, self.clock, last_action)
+        self._stack.callback(self._desk.close)
         stream = MessageStream(
             reader,
             DeadLetters(connection, client_id),
@@ -119,11 +125,16 @@ class DetectRuntime(Runtime):
             agents=self._agents(connection, client_id, checker),
             observe=self.view.observe,
             started=self._started,
-            between=self._between,
+            between=self._between_turns,
             turned=self.attendant.turned,
             stop=self.stop,
         )
         return cast(Pipeline, stream)
+
+    def _between_turns(self) -> None:
+        self._between()
+        if self._desk is not None:
+            self._desk.turn(reachable=self.stream.reachable)
 
     def _agents(self, connection: Connection, client_id: str, checker: Checker) -> Agents:
         """What reads heartbeats, and the thread that sends coverage."""
@@ -169,6 +180,9 @@ class DetectRuntime(Runtime):
         counts = self.stream.counts
         told = {f"dead[{reason}]": n for reason, n in sorted(counts.dead.items())}
         told |= {f"facts_differing[{column}]": n for column, n in sorted(counts.differing.items())}
+        if self._desk is not None:
+            told |= {f"enrolment_refused[{reason}]": n for reason, n in sorted(self._desk.refused.items())}
+            told["enrolled"] = self._desk.enrolled
         return {
             "messages": counts.messages,
             "rows": counts.rows,
@@ -177,6 +191,7 @@ class DetectRuntime(Runtime):
             "missing": self.stream.gaps.missing(),
             "facts_derived": counts.derived,
             "dead_unsent": counts.dead_unsent,
+            "copied": counts.copied,
             "lag": counts.lag,
             "commits": counts.commits,
             **self._fleet(),

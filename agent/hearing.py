@@ -14,7 +14,7 @@ from agent.store.inputs import Intake, Offset
 from collectors.kafka import Reader
 
 POLL_RECORDS: Final = 500
-IDENTITY: Final = frozenset(("identity_conflict", "bad_signature", "unknown_key"))
+IDENTITY: Final = frozenset(("identity_conflict", "identity_ended", "bad_signature", "unknown_key"))
 """Reasons for which somebody else may have spoken for an agent."""
 
 

@@ -26,7 +26,7 @@ from agent.config import Loaded, Settings, read_policy
 from agent.core.accounts import Accounts
 from agent.core.clock import SECOND_NS, Clock, SteadyClock, SystemClock, when
 from agent.core.decision import Decision
-from agent.core.errors import SekishoError, SinkError, StateError
+from agent.core.errors import ConfigError, Fault, SekishoError, SinkError, StateError
 from agent.core.finding import Destination, Event, Severity
 from agent.core.flow import BatchHeader, FlowBatch
 from agent.core.process import give_back
@@ -44,6 +44,7 @@ from agent.signals import Signals
 from agent.spool.spool import Limits, Spool
 from agent.store.outbox import Outbox
 from agent.store.state import State
+from agent.tripwire import LocalDetector, Tripwire
 from agent.view import View
 from collectors.host import rights
 
@@ -272,7 +273,19 @@ class Runtime:
             pace=Pace(given.replay_octets_per_s, given.replay_after_s),
             facts=self._facts,
             committed=self._committed,
+            tripwire=self._tripwire(folder),
+            tripwire_sinks=told_by_tripwire(settings, self.sinks),
         )
+
+    def _tripwire(self, folder: Path) -> Tripwire | None:
+        settings = self.settings
+        if not settings.tripwire.enabled:
+            return None
+        detector = LocalDetector(
+            self.policy, self.ownership, host=settings.host, lateness_ns=settings.lateness
+        )
+        not_seen = tuple(dict.fromkeys(what for c in self.collectors.values() for what in c.not_seen))
+        return Tripwire(detector, self.clock, settings.tripwire.after, settings.host, folder, not_seen)
 
     def _facts(self) -> Mapping[str, object]:
         """What heartbeats tell of this run besides its account."""
@@ -456,6 +469,23 @@ class Runtime:
 
     def _today(self) -> date:
         return when(self.clock.now_ns()).date()
+
+
+def told_by_tripwire(settings: Settings, sinks: Mapping[str, Sink]) -> tuple[str, ...]:
+    """Names of the sinks that the tripwire tells. Raises :class:`ConfigError` for a name that there is none of."""
+    able = {name for name, sink in sinks.items() if sink.takes_notices}
+    named = settings.tripwire.sinks
+    if named is None:
+        return tuple(sorted(name for name in able if sinks[name].name != "kafka"))
+    if missing := sorted(set(named) - able):
+        raise ConfigError(
+            Fault(
+                "settings",
+                0,
+                f"tripwire.sinks: {', '.join(missing)}: expected names of sinks that take alerts",
+            )
+        )
+    return named
 
 
 def _nothing() -> None:

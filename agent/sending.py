@@ -20,7 +20,7 @@ from agent.carrying import Carrying, Pace
 from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import Clock
 from agent.core.decision import Decision
-from agent.core.errors import StateError
+from agent.core.errors import DecodeError, StateError
 from agent.core.faults import faultpoint
 from agent.core.finding import Event, Notice, NoticeKind
 from agent.core.flow import SCHEMA_VERSION, FlowBatch
@@ -30,13 +30,17 @@ from agent.core.stages import Carrier
 from agent.detection.detector import Detector
 from agent.identity import Identity
 from agent.pipeline import newest
+from agent.seal import STORE_LANE
 from agent.spool.journal import Entry, Journal
 from agent.spool.progress import Progress
 from agent.spool.spool import LANES, Spool
 from agent.store.state import Commit, State
+from agent.tripwire import Tripwire
 
 Sync = Literal["always", "seconds", "never"]
 STOP_S: Final = 10.0
+RECALL_OCTETS: Final = 32 * 2**20
+"""Of an earlier run's rows of stores that the tripwire looks at, at most."""
 
 
 @dataclass
@@ -154,6 +158,9 @@ class Send:
     pace: Pace = field(default_factory=Pace)
     facts: Callable[[], Mapping[str, Any]] = dict
     committed: Callable[[Decision], None] = lambda _decision: None
+    tripwire: Tripwire | None = None
+    """Tells people by itself while Kafka is away."""
+    tripwire_sinks: tuple[str, ...] = ()
     duplicates: Amounts = field(default_factory=Amounts)
     """None: whoever receives tells them."""
 
@@ -199,6 +206,7 @@ class Send:
 
     def start(self) -> None:
         """Begin to send, before the first batch is taken."""
+        self._recall()
         self.carrying.start()
 
     def take(self, batches: Sequence[FlowBatch], received_ns: int) -> None:
@@ -216,6 +224,8 @@ class Send:
             self._sync()
         faultpoint("send.after_append")
         self.carrying.wake()
+        if self.tripwire is not None:
+            self.tripwire.see(batches)
 
     def _take_whole(self, batches: Sequence[FlowBatch], position: str) -> None:
         """All or nothing, together with the position behind them."""
@@ -242,7 +252,14 @@ class Send:
         with self.carrying.lock:
             low_water, dropped = progress.low_water, progress.dropped
         whole = batch.with_header(account=self.accounts.read())
-        return seal(whole, self.identity.sign, low_water=low_water, dropped=dropped, key=self.identity.public)
+        return seal(
+            whole,
+            self.identity.sign,
+            low_water=low_water,
+            dropped=dropped,
+            key=self.identity.public,
+            alerted=self.tripwire.alerted if self.tripwire else (),
+        )
 
     def _append(self, batch: FlowBatch, message: Message, body: bytes) -> None:
         lane, sequence = batch.header.lane, batch.header.sequence
@@ -265,7 +282,25 @@ class Send:
             logs.get("sending").error("spool_not_synced", reason=str(error))
 
     def tick(self, now_ns: int) -> None:
-        """Nothing depends on time here; the sending thread has its own."""
+        """Let the tripwire look, which asks whether anything of what waits was taken of late."""
+        if self.tripwire is not None:
+            carries = (self.carrying.acknowledged, self.spool.waiting().records == 0)
+            self.tripwire.turn(now_ns, *carries, tell=self._tell)
+
+    def _recall(self) -> None:
+        """Show the tripwire the rows of stores that the last run could not send."""
+        if self.tripwire is None:
+            return
+        seen = 0
+        while seen < RECALL_OCTETS and (records := self.spool.take(STORE_LANE, RECALL_OCTETS // 8)):
+            for record in records:
+                seen += len(record.body)
+                try:
+                    message = Message.unpack(record.body)
+                    self.tripwire.see([message.batch(message.read_header())])
+                except DecodeError:
+                    continue  # counted when it is sent
+        self.spool.rewind()
 
     def finish(self) -> None:
         """The data has ended: send what can be sent in a few seconds, and tell the end of the run."""
@@ -280,6 +315,14 @@ class Send:
         """Tell people something about sekisho itself, by the sinks of this host."""
         logs.get("runtime").info(event.name, **event.detail)
         notice = Notice(kind=NoticeKind.EVENT, time_ns=self.clock.now_ns(), host=self.host, event=event)
+        self._keep(notice, self.notice_sinks)
+
+    def _tell(self, notice: Notice) -> bool:
+        """Tell people of traffic, by the sinks that need no Kafka. Whether it is kept for them."""
+        logs.get("tripwire").warning("tripwire_alerted", notice=notice.id, sinks=list(self.tripwire_sinks))
+        return self._keep(notice, self.tripwire_sinks)
+
+    def _keep(self, notice: Notice, sinks: tuple[str, ...]) -> bool:
         decision = Decision(notices=(notice,))
         try:
             self.state.commit(
@@ -289,18 +332,21 @@ class Send:
                     snapshot=None,
                     position="",
                     now_ns=self.clock.now_ns(),
-                    notice_sinks=self.notice_sinks,
+                    notice_sinks=sinks,
                     versions={},
                     last_action=0,
                 )
             )
         except StateError as error:
-            logs.get("runtime").error("event_not_kept", event_name=event.name, reason=str(error))
-            return
+            logs.get("runtime").error("notice_not_kept", notice=notice.id, reason=str(error))
+            return False
         self.committed(decision)
+        return True
 
     def change_policy(self, change: Callable[[Detector], Decision]) -> None:
-        """The detector elsewhere has its own."""
+        """The detector elsewhere has its own; the tripwire takes it up."""
+        if self.tripwire is not None:
+            change(self.tripwire.detector)
 
 
 def settings_hash(plain: Any) -> str:

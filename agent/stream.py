@@ -18,6 +18,7 @@ import numpy as np
 
 from agent import logs
 from agent.checking import Checker, Refused, Sealed
+from agent.conflicts import Told, Twins
 from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import MINUTE_NS, SECOND_NS, Clock
 from agent.core.errors import CaptureError, SekishoError, SinkError
@@ -27,7 +28,7 @@ from agent.core.message import Header
 from agent.core.stages import Enricher
 from agent.deciding import LocalDecide
 from agent.gaps import Gaps
-from agent.hearing import IDENTITY, Agents
+from agent.hearing import Agents
 from agent.store.coverage import Covered
 from agent.store.inputs import Intake, Offset, Partition
 from agent.store.sequences import Intervals, Stream
@@ -65,6 +66,10 @@ class Counts:
     dead: Counter[str] = field(default_factory=Counter)
     dead_unsent: int = 0
     """Dead letters that their topic did not take; they stand in the log with their offsets."""
+    copied: int = 0
+    """Batches that came while another run of the same agent was at work."""
+    alerted_wrongly: int = 0
+    """Findings that hosts say they told, under an id that is not theirs."""
     derived: int = 0
     """Rows whose facts were derived anew, because the agent's databases or register were others."""
     differing: Counter[str] = field(default_factory=Counter)
@@ -103,12 +108,19 @@ class MessageStream:
     counts: Counts = field(default_factory=Counts)
     _refused: dict[str, set[str]] = field(default_factory=dict)
     """Reason -> agents of which people were not told yet."""
+    twins: Twins = field(default_factory=Twins)
+    _agents_told: Told = field(default_factory=Told)
     _told_ns: dict[str, int] = field(default_factory=dict)
     _gap_since_ns: int = 0
     _lost_since_ns: int = 0
     _ticked_ns: int = 0
     _appended: dict[int, int] = field(default_factory=dict)
     """Partition -> append time of the last record that was read of it."""
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the brokers answered when they were last asked."""
+        return not self._lost_since_ns
 
     def run(self) -> None:
         """Read, decide and commit until ``stop`` is set. Raises what a commit cannot go on after."""
@@ -170,6 +182,7 @@ class MessageStream:
                 found = self._new(found, taken, headers)
                 if isinstance(found, Sealed):
                     fresh.append((found, record.append_ns))
+                    self._look_for_twins(found, record.append_ns)
             if isinstance(found, Refused):
                 self._bury(record, found)
         self._send_letters()
@@ -188,7 +201,7 @@ class MessageStream:
             found = "duplicate" if known == sealed.digest else "conflict"
         if found == "conflict":
             said = f"batch {batch_id} came before with other bytes"
-            return Refused("identity_conflict", said, sealed.header.agent_id)
+            return Refused("batch_conflict", said, sealed.header.agent_id)
         headers.append(sealed.header)
         if found == "duplicate":
             self.counts.duplicates += 1
@@ -199,9 +212,7 @@ class MessageStream:
 
     def _bury(self, record: Record, refused: Refused) -> None:
         self.counts.dead[refused.reason] += 1
-        agents = self._refused.setdefault(refused.reason, set())
-        if len(agents) < AGENTS_NAMED:
-            agents.add(refused.agent_id)
+        self._suspect(refused.reason, refused.agent_id)
         origin = f"{self.reader.topic}/{record.partition}/{record.offset}"
         try:
             self.letters.send(
@@ -214,6 +225,22 @@ class MessageStream:
             )
         except SinkError as error:
             self._unsent(f"{origin}: {refused.detail}", error)
+
+    def _suspect(self, reason: str, agent_id: str) -> None:
+        """People are to hear of it, unless they did today."""
+        if agent_id and not self._agents_told.is_news(reason, agent_id, self.clock.monotonic_ns()):
+            return
+        agents = self._refused.setdefault(reason, set())
+        if len(agents) < AGENTS_NAMED:
+            agents.add(agent_id)
+
+    def _look_for_twins(self, sealed: Sealed, append_ns: int) -> None:
+        header = sealed.header
+        if hosts := self.twins.hear(header, int(sealed.batch["end_ns"].max()), append_ns):
+            self.counts.copied += 1
+            if self._agents_told.is_news("agent_copied", header.agent_id, self.clock.monotonic_ns()):
+                detail: dict[str, str | int] = {"agents": header.agent_id, "hosts": ", ".join(hosts)}
+                self._announce("agent_copied", Severity.HIGH, detail)
 
     def _send_letters(self) -> None:
         try:
@@ -265,7 +292,9 @@ class MessageStream:
         pins = dict(self.checker.fresh)
         told = [sealed.header.account for sealed, _ in fresh]
         covered = self.agents.covering.count(batches, told) if self.agents else Covered()
-        intake = Intake(offsets, pins, said, covered)
+        intake = Intake(offsets, pins, said, covered=covered)
+        for sealed, _ in fresh:
+            self.counts.alerted_wrongly += self.decide.hear_hosts(sealed.header)
         received = [append_ns for _, append_ns in fresh]
         self.decide.take_sealed(batches, received, [sealed.digest for sealed, _ in fresh], intake)
         self.checker.kept(pins)
@@ -316,8 +345,8 @@ class MessageStream:
             if behind is not None:
                 self.agents.look(min((self._appended.get(n, 1) for n in behind), default=0))
             for reason, agents in self.agents.suspects.items():
-                known = self._refused.setdefault(reason, set())
-                known |= set(sorted(agents)[:AGENTS_NAMED])
+                for agent in sorted(agents):
+                    self._suspect(reason, agent)
             self.agents.suspects.clear()
         except CaptureError as error:
             self.agents.covering.interrupted()
@@ -341,14 +370,14 @@ class MessageStream:
     def _tell(self) -> None:
         """One event for all messages of one fault, however many agents they name, and one for all gaps."""
         for reason, agents in list(self._refused.items()):
-            name = "identity_conflict" if reason in IDENTITY else "messages_refused"
+            name = _OF_IDENTITY.get(reason, "messages_refused")
             if self._may_tell(reason):
                 del self._refused[reason]
                 detail: dict[str, str | int] = {
                     "reason": reason,
                     "agents": ", ".join(sorted(filter(None, agents))) or "unknown",
                 }
-                severity = Severity.HIGH if name == "identity_conflict" else Severity.MEDIUM
+                severity = Severity.HIGH if reason in _OF_IDENTITY else Severity.MEDIUM
                 beats = self.agents.refused[reason] if self.agents else 0
                 detail["messages"] = self.counts.dead[reason] + beats
                 self._announce(name, severity, detail)
@@ -390,6 +419,16 @@ class MessageStream:
         self, name: str, severity: Severity, detail: dict[str, str | int], intake: Intake | None = None
     ) -> None:
         self.decide.announce(Event(name=name, severity=severity, detail=dict(detail)), intake)
+
+
+_OF_IDENTITY: Final = {
+    "identity_conflict": "identity_conflict",
+    "identity_ended": "identity_ended",
+    "batch_conflict": "agent_restored",
+    "bad_signature": "signature_wrong",
+    "unknown_key": "agent_unknown",
+}
+"""What people are told where it is doubtful who sent a message, by the reason why it is dead: one name for each cause."""
 
 
 def _rows_of(record: Record) -> int:

@@ -100,6 +100,26 @@ class Reader:
             self._note(record)
         return records
 
+    def skip(self) -> bool:
+        """Pass over all that is there now; False while there is no topic. Raises :class:`CaptureError`."""
+        from kafka.errors import KafkaError
+
+        try:
+            self._look()
+            if self._consumer is None or not self._next:
+                return False
+            parts = self._consumer.assignment()
+            ends = self._consumer.end_offsets(list(parts))
+            for tp in parts:
+                self._consumer.seek(tp, ends[tp])
+                self._next[tp.partition] = int(ends[tp])
+        except (KafkaError, OSError, SinkError, ValueError) as error:
+            self.close()
+            raise CaptureError(
+                f"{in_words(error, self._connection, self.topic)} (topic {self.topic})"
+            ) from error
+        return True
+
     def places(self) -> dict[Partition, Place]:
         """Where to go on after all that was handed out."""
         return {(self.topic, number): Place(self.topic_id, at) for number, at in self._next.items()}

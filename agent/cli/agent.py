@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.common import Command, Options, echo, example
+from agent.cli.common import Group, Options, echo, example
+from agent.cli.joining import enrol
+from agent.cli.tripping import tripwire
 
 if TYPE_CHECKING:
     from agent import config
@@ -15,14 +17,14 @@ if TYPE_CHECKING:
     from agent.runtime import Runtime
 
 
-@click.command(cls=Command, epilog=example("agent"))
+@click.group(cls=Group, invoke_without_command=True, epilog=example("agent"))
 @click.option(
     "--detach",
     is_flag=True,
     help="End what an agent that was killed left counting in the kernel: hand out what was counted, then remove it.",
 )
-@click.pass_obj
-def command(options: Options, detach: bool) -> None:
+@click.pass_context
+def command(context: click.Context, detach: bool) -> None:
     """Watch this host without a screen, as a service: deploy/systemd has its unit, docs/deploy.md the steps.
 
     With `kafka` in its settings it sends what it sees there, and keeps on the disk what Kafka has not taken. Without, it
@@ -30,10 +32,19 @@ def command(options: Options, detach: bool) -> None:
     are logged too. HUP reloads policy and databases. The service manager is told when it counts, how it goes, and that it is
     alive, which it says only while rows really move.
     """
+    if context.invoked_subcommand is not None:
+        if detach:
+            raise click.UsageError(f"--detach does not go with {context.invoked_subcommand}")
+        return
+    options: Options = context.obj
     if detach:
         _detach(options)
     else:
         _serve(options)
+
+
+command.add_command(enrol)
+command.add_command(tripwire)
 
 
 def _serve(options: Options) -> None:

@@ -161,6 +161,7 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
             "closed_by": "person, or empty",
             "closing_note": "why",
             "not_seen": "what this host could not see",
+            "local_view": "true where the store's own host told it, from its own rows alone",
         },
     ),
     "cases show": Document(
@@ -197,6 +198,48 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
             "owner": "who owns the network on record, with source, date and mark",
             "names": "host names that this host's traffic gave it, that of most octets first; null if not looked for",
         },
+    ),
+    "agent enrol": Document(
+        "one document",
+        {
+            "state": "enrolled, refused or pending",
+            "reason": "why it was refused, or null",
+            "agent_id": "this agent",
+            "public_key": "its public key in hexadecimal",
+            "proven": "whether the answer is known to be the detector's",
+        },
+    ),
+    "agent tripwire test": Document(
+        "one document",
+        {
+            "enabled": "whether the tripwire is switched on",
+            "after_s": "how long Kafka must be away before it tells",
+            "rules": "rules that it has, each as {rule, window, threshold_octets}",
+            "stores": "stores of this host",
+            "sinks": "list of {sink, delivered, error}",
+        },
+    ),
+    "enrolment token": Document(
+        "one document",
+        {
+            "token": "the token; it is shown this once",
+            "id": "its name, no secret",
+            "expires_ns": _TIME,
+            "uses": "how many agents it enrols",
+            "agent_id": "the one agent that it is for, or null",
+        },
+    ),
+    "enrolment list": Document(
+        "one document",
+        {
+            "identities": "list of {agent_id, host, how, pinned_ns, public_key, token}; how is first, enrolled or revoked",
+            "tokens": "list of {id, state, uses, used, expires_ns, agent_id, made_by, made_ns, note}; state is valid, "
+            "used_up, expired or revoked",
+        },
+    ),
+    "enrolment revoke": Document(
+        "one document",
+        {"kind": "agent or token", "subject": "its id", "note": "why", "who": "the person"},
     ),
     "policy check": Document(
         "one document",

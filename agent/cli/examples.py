@@ -16,7 +16,31 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sudo sekisho up --json >> alerts.jsonl",
         "sekisho up --or-replay",
     ),
-    "agent": ("sudo sekisho agent", "sudo sekisho agent --detach"),
+    "agent": (
+        "sudo sekisho agent",
+        "sudo sekisho agent --detach",
+        "sudo sekisho agent enrol --token-file token",
+        "sudo sekisho agent tripwire test",
+    ),
+    "agent enrol": (
+        "sudo sekisho agent enrol --token-file token",
+        "sudo sekisho agent enrol --token-file token --wait 300 --json",
+        "sudo sekisho agent enrol --token-file token --new-key",
+    ),
+    "agent tripwire": ("sudo sekisho agent tripwire test",),
+    "agent tripwire test": ("sudo sekisho agent tripwire test", "sudo sekisho agent tripwire test --json"),
+    "enrolment": (
+        "sekisho enrolment token",
+        "sekisho enrolment list",
+        'sekisho enrolment revoke AGENT_ID --note "host was taken down"',
+    ),
+    "enrolment token": (
+        "sekisho enrolment token --valid 24h",
+        "sekisho enrolment token --uses 200 --valid 7d --note rollout",
+        "sekisho enrolment token --agent AGENT_ID   # a host that was built anew",
+    ),
+    "enrolment list": ("sekisho enrolment list", "sekisho enrolment list --tokens --json"),
+    "enrolment revoke": ('sekisho enrolment revoke AGENT_ID --note "host was taken down"',),
     "detect": ("sekisho detect",),
     "archive": (
         "sekisho archive",

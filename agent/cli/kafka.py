@@ -26,6 +26,7 @@ CONFIGS: Final[Mapping[str, Mapping[str, str]]] = {
     "alerts": {"retention.ms": str(90 * _DAY_MS)},
     "agents": {**_BROKERS_TIME, "cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1"},
     "coverage": {"retention.ms": str(400 * _DAY_MS)},
+    "enrolment": {"retention.ms": str(7 * _DAY_MS), "message.timestamp.type": "LogAppendTime"},
     "dead": {"retention.ms": str(30 * _DAY_MS)},
 }
 """Settings of each topic where they differ from the broker's."""

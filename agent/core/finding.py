@@ -167,6 +167,16 @@ class FindingState(StrEnum):
     CLOSED = "closed"
 
 
+class HostTold(_Fact):
+    """The store's own host told people by itself, while Kafka was away (:mod:`agent.tripwire`)."""
+
+    host: str
+    id: str
+    """Id of the finding that it told."""
+    time_ns: int
+    """By that host's clock."""
+
+
 class Finding(_Fact):
     """One rule, one key, one episode."""
 
@@ -210,6 +220,8 @@ class Finding(_Fact):
     """Part of the store's whole egress in the same window."""
     provisional: bool = False
     simulated: bool = False
+    told_before: tuple[HostTold, ...] = ()
+    """Hosts that told people of it before the detector could; where one did, the id is the one it told."""
     versions: dict[str, str] = Field(default_factory=dict)
 
     @property
@@ -257,6 +269,8 @@ class Case(_Fact):
     closing_note: str = ""
     not_seen: tuple[str, ...] = ()
     """What this host could not see in the time of the case, in words."""
+    local_view: bool = False
+    """Told by the store's own host from its own rows alone, for Kafka was away; the detector's case follows."""
 
     @property
     def packs(self) -> frozenset[str]:

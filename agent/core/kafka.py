@@ -41,6 +41,9 @@ class Topics(_Part):
     alerts: _Topic = Field("sekisho.alerts.v1", description="Notices as OCSF JSON, keyed by case")
     agents: _Topic = Field("sekisho.agents.v1", description="Heartbeats, keyed by agent, compacted")
     coverage: _Topic = Field("sekisho.coverage.v1", description="What was observed, hour by hour")
+    enrolment: _Topic = Field(
+        "sekisho.enrolment.v1", description="Agents that ask to be known, and the answers"
+    )
     dead: _Topic = Field("sekisho.dead.v1", description="Messages that nobody could read, with the reason")
 
 

@@ -30,8 +30,25 @@ LARGEST_VALUE: Final = 16 * 2**20
 _LARGEST_HEADER: Final = 64 * 2**10
 _PACKED: Final = struct.Struct("<III")
 
-_Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
+AgentId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
+"""Id of an agent: no path, no markup, nothing that a screen or a file name could take for more than a name."""
 _Sequence = Annotated[int, Field(ge=0, le=2**63 - 1)]
+_Name = Annotated[str, Field(max_length=200)]
+MOST_ALERTED: Final = 16
+
+
+class Alerted(BaseModel):
+    """A finding that the host told people of by itself. The id is :func:`agent.core.finding.finding_id` of the rest."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    tenant: _Name
+    rule: _Name
+    store: _Name
+    entity: _Name
+    first_bucket_ns: _Sequence
+    told_ns: _Sequence
 
 
 class Header(BaseModel):
@@ -40,7 +57,7 @@ class Header(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
     schema_version: Annotated[int, Field(ge=1)]
-    agent_id: _Id
+    agent_id: AgentId
     run_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     lane: Annotated[int, Field(ge=0, le=1)]
     sequence: _Sequence
@@ -57,6 +74,8 @@ class Header(BaseModel):
     collector: Annotated[str, Field(max_length=64)] = ""
     clock_offset_ns: int | None = None
     versions: dict[str, str] = {}
+    alerted: Annotated[tuple[Alerted, ...], Field(max_length=MOST_ALERTED)] = ()
+    """Of which findings the host told people by itself, the newest."""
     account: dict[str, Any] | None = None
     """The run's cumulative account at sealing, as :meth:`agent.core.accounts.Account.as_dict` gives it."""
 
@@ -141,6 +160,7 @@ def seal(
     low_water: int,
     dropped: Sequence[tuple[int, int]] = (),
     key: bytes = b"",
+    alerted: Sequence[Alerted] = (),
 ) -> Message:
     """The message of a sealed batch. ``sign`` makes the agent's signature over given bytes; ``key`` is the public key."""
     from agent.core import wire
@@ -164,5 +184,7 @@ def seal(
         "versions": dict(about.versions),
         "account": about.account.as_dict() if about.account else None,
     }
+    if alerted:
+        fields["alerted"] = [one.model_dump() for one in alerted]
     header = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     return Message(header, sign(CONTEXT + header), value)

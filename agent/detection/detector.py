@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
 from agent.core.clock import MINUTE_NS, SECOND_NS
 from agent.core.decision import Decision, LedgerRow
 from agent.core.errors import StateError
-from agent.core.finding import StoreFact, Traffic
+from agent.core.finding import HostTold, StoreFact, Traffic
 from agent.core.flow import FlowBatch
 from agent.detection.admit import Step, admit, packed, seen_ns, unpacked
 from agent.detection.cases import Cases, Key, Ruling, Told
@@ -34,6 +34,11 @@ from agent.policy.ownership import Ownership
 LEDGER_EVERY_NS: Final = 10 * SECOND_NS
 """Ledger rows are gathered this long (of receipt), so that a key costs the ledger one row and not one per batch;
 at most :data:`agent.detection.facts.LEDGER_WAITS` wait."""
+MOST_HOST_TOLD: Final = 4096
+MOST_HOSTS: Final = 8
+"""Keys of which hosts told people by themselves, and how often for one key; the newest are remembered."""
+RuleKey = tuple[str, str, str, str]
+"""(tenant, rule, store, entity)."""
 GEO_SOURCES: Final = ("country", "network")
 """Names under which a batch's header tells the versions of what says where an address is."""
 
@@ -70,6 +75,7 @@ class Detector:
         self._bases: dict[Key, CaseBase] = {}
         self._store_seen: dict[tuple[str, str], int] = {}
         self._versions: dict[str, str] = {}
+        self._host_told: dict[RuleKey, list[tuple[HostTold, int]]] = {}
         self._ledger_ns = BEGINNING
         self._newest_ns = BEGINNING
 
@@ -124,6 +130,14 @@ class Detector:
     def case_acknowledged(self, case_id: str) -> None:
         """A person has a case."""
         self._apply(Step("acknowledged", {"case": case_id}))
+
+    def host_told(self, key: RuleKey, told: HostTold, first_bucket_ns: int) -> None:
+        """A host told people of a finding by itself: what is found of the same facts goes by the id that it told.
+        ``key``: (tenant, rule, store, entity). Told again, it changes nothing.
+        """
+        if not any(one.id == told.id and one.host == told.host for one, _ in self._host_told.get(key, ())):
+            told_as = [*key, told.host, told.id, told.time_ns, first_bucket_ns]
+            self._apply(Step("told", {"told": told_as}))
 
     def _decided(self, step: Step) -> Decision:
         effects = self._apply(step)
@@ -224,8 +238,18 @@ class Detector:
         self._stage2.rebuild()
         return self._ruled(findings)
 
+    def _hear_host(self, told: list[Any]) -> None:
+        tenant, rule, store, entity, host, finding, time_ns, first_ns = told
+        if len(self._host_told) >= MOST_HOST_TOLD:
+            self._host_told.pop(next(iter(self._host_told)))
+        known = self._host_told.setdefault((tenant, rule, store, entity), [])
+        known.append((HostTold(host=host, id=finding, time_ns=time_ns), first_ns))
+        del known[:-MOST_HOSTS]
+
     def _person(self, step: Step) -> None:
-        if step.kind == "closed":
+        if step.kind == "told":
+            self._hear_host(step.meta["told"])
+        elif step.kind == "closed":
             self._cases.closed(step.meta["case"])
         else:
             self._cases.acknowledged(step.meta["case"])
@@ -266,7 +290,7 @@ class Detector:
         if self._ownership is not None:
             versions["ownership"] = self._ownership.version
         rows = nothing if before_ns is None else before_ns
-        return Findings(self._cube, self._store_seen, rows, versions, self._simulated)
+        return Findings(self._cube, self._store_seen, rows, versions, self._simulated, told=self._host_told)
 
     def _ruled(self, findings: Findings) -> list[Ruling]:
         """Findings whose severity has changed join the others; all in the order of events."""
@@ -326,6 +350,11 @@ class Detector:
             "store_seen": [[*key, ns] for key, ns in self._store_seen.items()],
             "rule_since": self._rule_since,
             "versions": self._versions,
+            "host_told": [
+                [*key, one.host, one.id, one.time_ns, first_ns]
+                for key, known in self._host_told.items()
+                for one, first_ns in known
+            ],
             "ledger_ns": self._ledger_ns,
             "newest_ns": self._newest_ns,
         }
@@ -370,6 +399,8 @@ class Detector:
             self._bases = {tuple(entry[:3]): CaseBase.of(entry[3]) for entry in meta["bases"]}
             self._store_seen = {(tenant, store): ns for tenant, store, ns in meta["store_seen"]}
             self._versions = meta["versions"]
+            for told in meta.get("host_told", ()):
+                self._hear_host(told)
             self._ledger_ns, self._newest_ns = meta["ledger_ns"], meta["newest_ns"]
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise StateError(f"the detector's state does not fit together: {error}") from error

@@ -243,6 +243,10 @@ class Facts:
             self._waits = len(starts)
             self.ledger_is_full = self._waits > LEDGER_WAITS // 2
 
+    def skip_ledger(self) -> None:
+        """Forget the rows since the last call; for a detector that keeps no ledger."""
+        self._waiting, self._waits, self.ledger_is_full = [], 0, False
+
     def ledger(self) -> tuple[LedgerRow, ...]:
         """The rows since the last call."""
         waiting, self._waiting = self._waiting, []

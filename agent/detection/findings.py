@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from agent.core.clock import DAY_NS
-from agent.core.finding import Finding, FindingState, Severity, finding_id
+from agent.core.finding import Finding, FindingState, HostTold, Severity, finding_id
 from agent.detection.cases import MERGED, Ruling
 from agent.detection.cube import Cube
 from agent.detection.episodes import Episode, Opening, Track
@@ -28,6 +29,8 @@ class Findings:
     before_ns: Ints
     versions: dict[str, str]
     simulated: bool
+    told: Mapping[tuple[str, str, str, str], Sequence[tuple[HostTold, int]]] = field(default_factory=dict)
+    """By (tenant, rule, store, entity): what hosts told people by themselves, and the first bucket's start."""
     changes: list[tuple[Order, Ruling]] = field(default_factory=list)
 
     def emit(
@@ -71,6 +74,10 @@ class Findings:
         window_from, window_to = watch.window.bounds(opening.bucket)
         seen = self.store_seen.get((tenant, store), opening.crossed_ns)
         episode.id = finding_id(tenant, watch.rule.id, (store, entity), first_ns)
+        for one, bucket_ns in self.told.get((tenant, watch.rule.id, store, entity), ()):
+            is_free = all(other.id != one.id for other in track.episodes)
+            if abs(bucket_ns - first_ns) < watch.quiet_ns and is_free:
+                episode.id = one.id  # first told by the host
         episode.opened = {
             "window_from_ns": window_from,
             "window_to_ns": window_to,
@@ -112,10 +119,18 @@ class Findings:
             last_bucket_ns=episode.last * grain,
             reasons=(*episode.opened["reasons"], *((MERGED,) if what == "merge" else ())),
             provisional=episode.provisional,
+            told_before=self._told_before(track, episode),
             simulated=self.simulated,
             versions=self.versions,
             **opened,
         )
+
+    def _told_before(self, track: Track, episode: Episode) -> tuple[HostTold, ...]:
+        watch, grain = track.watch, track.watch.window.grain_ns
+        tenant, store, entity = self.cube.pair(track.pair)
+        low, high = episode.first * grain - watch.quiet_ns, episode.last * grain + watch.quiet_ns
+        told = self.told.get((tenant, watch.rule.id, store, entity), ())
+        return tuple(one for one, bucket_ns in told if low < bucket_ns < high)
 
 
 def _reasons(track: Track, opening: Opening) -> tuple[str, ...]:

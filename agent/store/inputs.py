@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from agent.store import schema
 from agent.store.coverage import Covered, put_covered
 from agent.store.database import Database
+from agent.store.enrolments import Enrolled, put_enrolled
 from agent.store.sequences import Intervals, Stream
 
 Partition = tuple[str, int]
@@ -31,7 +32,7 @@ class Pin:
     """The key that signs for an agent."""
 
     public_key: bytes
-    how: Literal["first", "enrolled"]
+    how: Literal["first", "enrolled", "revoked"]
 
 
 @dataclass(slots=True)
@@ -57,6 +58,7 @@ class Intake:
     offsets: Mapping[Partition, Offset] = field(default_factory=dict)
     pins: Mapping[str, Pin] = field(default_factory=dict)
     said: Mapping[Stream, Said] = field(default_factory=dict)
+    enrolled: Sequence[Enrolled] = ()
     covered: Covered = field(default_factory=Covered)
     """What is known of agents and of what was observed."""
 
@@ -95,21 +97,28 @@ class Inputs:
 
     def enrol(self, agent_id: str, public_key: bytes, now_ns: int) -> None:
         """Pin a key to an agent's id, in place of any other."""
-        row = {"agent_id": agent_id, "public_key": public_key, "how": "enrolled", "pinned_ns": now_ns}
         with self._database.write() as connection:
-            schema.put(connection, schema.identities, [row])
+            put_enrolled(connection, [Enrolled(agent_id, public_key, "", "")], now_ns)
 
 
 def put_intake(connection: sa.Connection, intake: Intake, now_ns: int, day: int) -> None:
     """Write one commit's changes."""
     schema.put(connection, schema.inputs, list(_offset_rows(intake.offsets)))
     pins = [
-        {"agent_id": agent, "public_key": pin.public_key, "how": pin.how, "pinned_ns": now_ns}
+        {
+            "agent_id": agent,
+            "public_key": pin.public_key,
+            "how": pin.how,
+            "pinned_ns": now_ns,
+            "token": "",
+            "host": "",
+        }
         for agent, pin in intake.pins.items()
     ]
     if pins:  # a key that was enrolled meanwhile stays
         statement = schema.insert(connection.dialect.name, schema.identities)
         connection.execute(statement.on_conflict_do_nothing(index_elements=["agent_id"]), pins)
+    put_enrolled(connection, intake.enrolled, now_ns)
     rows = [
         {
             "agent_id": agent,

@@ -15,7 +15,8 @@ from sqlalchemy.dialects import sqlite
 SCHEMA_VERSION: Final = 2
 """Raised with every change of a table below; :mod:`agent.store.database` refuses what is newer.
 
-2: inputs, identities, gaps, leases, agents, taken, coverage, receipts, maintenance."""
+2: inputs, identities, gaps, leases, tokens, ended_keys, enrolment_actions, agents, taken, coverage, receipts,
+maintenance."""
 
 metadata = sa.MetaData()
 
@@ -91,8 +92,45 @@ identities = _table(
     _blob("public_key"),
     _text("how"),
     _int("pinned_ns"),
+    _text("token"),
+    _text("host"),
 )
-"""The Ed25519 key that may sign for an agent; ``how``: ``first`` (the first that came) or ``enrolled``."""
+"""The Ed25519 key that may sign for an agent; ``how``: ``first`` (the first that came), ``enrolled`` or ``revoked``."""
+
+ended_keys = _table(
+    "ended_keys",
+    _text("agent_id"),
+    _blob("public_key"),
+    _int("ended_ns"),
+    sa.PrimaryKeyConstraint("agent_id", "public_key"),
+)
+"""Keys that once signed for an agent and never may again."""
+
+tokens = _table(
+    "tokens",
+    _text("id", primary_key=True),
+    _blob("public_key"),
+    _text("agent_id"),
+    _text("note"),
+    _text("made_by"),
+    _int("made_ns"),
+    _int("expires_ns"),
+    _int("uses"),
+    _int("used"),
+    _int("revoked_ns"),
+)
+"""Rights to enrol an agent, each as the public half of what it proves; with ``agent_id`` only that one, whose key it may replace."""
+
+enrolment_actions = _table(
+    "enrolment_actions",
+    sa.Column("id", _Int, primary_key=True, autoincrement=True),
+    _int("time_ns"),
+    _text("who"),
+    _text("kind"),
+    _text("subject"),
+    _text("note"),
+)
+"""What people did to tokens and identities; only ever added to, ids increase. The running detector follows it."""
 
 gaps = _table(
     "gaps",

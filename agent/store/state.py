@@ -25,6 +25,7 @@ from agent.store.cases import Action, Cases, put_cases, put_findings
 from agent.store.coverage import Coverage
 from agent.store.database import Database, RuntimeLock, open_database, translated
 from agent.store.deliveries import Deliveries
+from agent.store.enrolments import Enrolments
 from agent.store.inputs import Inputs, Intake, put_intake
 from agent.store.ledger import Ledger, add_rows
 from agent.store.retention import Retention, begin_day
@@ -103,6 +104,7 @@ class State:
         self.ledger = Ledger(database)
         self.deliveries = Deliveries(database)
         self.inputs = Inputs(database)
+        self.enrolments = Enrolments(database)
         self.coverage = Coverage(database)
 
     @classmethod

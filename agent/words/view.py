@@ -98,7 +98,25 @@ class CaseView:
             categories=self._categories(self.store.categories),
             where=self._where,
         )
-        return f"{_tag(self._notice, self._say)} {self._say(f'title.{self._notice.kind}', core=core)}"
+        title = f"{_tag(self._notice, self._say)} {self._say(f'title.{self._notice.kind}', core=core)}"
+        return self._say("title_local", title=title) if self.case.local_view else title
+
+    @property
+    def told_before(self) -> tuple[str, ...]:
+        """What hosts told by themselves, once each."""
+        told = {one.id: one for finding in self.case.findings for one in finding.told_before}
+        first = sorted(told.values(), key=lambda one: (one.time_ns, one.id))[:MAX_FINDINGS]
+        return tuple(
+            self._say("told_before", host=one.host, moment=self.moment(one.time_ns), id=one.id)
+            for one in first
+        )
+
+    @property
+    def last_line(self) -> str:
+        """Where to look further."""
+        if self.case.local_view:
+            return self._say("last_line_local", id=self.case.findings[0].id)
+        return self._say("last_line", id=self.case.id)
 
     @property
     def pager(self) -> str:

@@ -334,6 +334,7 @@ def _unmapped(notice: Notice, case: Case) -> Json:
         "account": notice.account,
         "lost_frames": notice.lost_frames,
         "not_seen": list(case.not_seen),
+        "local_view": case.local_view,
         "simulated": is_simulated(notice),
     }
 

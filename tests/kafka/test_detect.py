@@ -167,7 +167,13 @@ def test_messages_that_cannot_be_read_are_dead_and_named(
         if sum(reasons.values()) == 6:
             break
     consumer.close()
-    assert reasons == {"foreign": 1, "bad_header": 2, "bad_signature": 1, "identity_conflict": 2}
+    assert reasons == {
+        "foreign": 1,
+        "bad_header": 2,
+        "bad_signature": 1,
+        "identity_conflict": 1,
+        "batch_conflict": 1,
+    }
     with _state(tmp_path / "d") as state:
         assert {s: t.text() for s in state.streams() for t in [state.taken_of(s)]} == {
             ("db-1", agent.run, 1): "0-1"
@@ -175,8 +181,10 @@ def test_messages_that_cannot_be_read_are_dead_and_named(
         assert sum(_facts(state)["ledger"].values()) == 5 * MB
         notices = [json.loads(line) for line in (tmp_path / "d" / "alerts.jsonl").read_text().splitlines()]
     assert {n["event"]["name"] for n in notices if n.get("event")} == {
+        "agent_restored",
         "identity_conflict",
         "messages_refused",
+        "signature_wrong",
     }
 
 

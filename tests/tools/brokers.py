@@ -184,7 +184,8 @@ class Cluster:
         scram: Sequence[str] = (),
     ) -> None:
         self.folder, self.heap_mib, self.scram = folder, heap_mib, tuple(scram)
-        self.id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # The first octet is 0, so that no id begins with a hyphen, which the format tool takes for an option.
+        self.id = base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
         ports = _free_ports(2 * brokers)
         self.brokers = [Broker(self, n + 1, ports[2 * n], ports[2 * n + 1]) for n in range(brokers)]
         self._settings = dict(settings or {})

@@ -17,6 +17,7 @@ from agent.identity import identity
 from agent.sending import Send
 from agent.spool.spool import Limits, Spool
 from agent.store.state import State
+from agent.tripwire import Tripwire
 from sinks.kafka import KafkaCarrier
 from tests.tools.rows import batch_of
 
@@ -78,6 +79,7 @@ def sender(
     pace: Pace = NOW,
     in_flight_octets: int = 8 * 2**20,
     facts: Mapping[str, Any] | None = None,
+    tripwire: Tripwire | None = None,
 ) -> Iterator[Sender]:
     """A run that sends, let go at the end without an orderly stop."""
     accounts = Accounts()
@@ -102,6 +104,8 @@ def sender(
         in_flight_octets=in_flight_octets,
         pace=pace,
         facts=lambda: dict(facts or {}),
+        tripwire=tripwire,
+        tripwire_sinks=("paper",),
     )
     send.restore()
     send.start()

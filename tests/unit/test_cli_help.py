@@ -26,6 +26,8 @@ NEEDS_THE_HOST = (
     "sekisho archive",
     "sekisho --set archiver",
     "sekisho --set republish",
+    "sekisho agent",
+    "sekisho enrolment",
     "sekisho db install",
     "sekisho db update",
     "sekisho init --dir /etc",
@@ -123,7 +125,8 @@ def test_examples_run(line: str, home: Path, tmp_path: Path) -> None:
         (["cases", "lst"], "No such command 'lst'. Did you mean 'list'?"),
         (
             ["zzz"],
-            "There are: check, db, init, up, agent, detect, archive, republish, top, replay, status, cases, flows, who, policy, maintenance, kafka, config, completion.",
+            "There are: check, db, init, up, agent, detect, archive, republish, top, replay, status, cases, flows, who, policy, "
+            "enrolment, maintenance, kafka, config, completion.",
         ),
         (["replay", "--sampel"], "--sample"),
         (["flows", "--by", "ownr"], "--by ownr: did you mean owner?"),
