@@ -7,7 +7,7 @@ import json
 import pytest
 
 from agent import config, logs
-from agent.cli.agent import _logged_alerts
+from agent.cli.agent import logged_alerts
 from agent.cli.logged import LoggedAlerts
 from tests.tools.notices import event, opened
 
@@ -36,4 +36,4 @@ def test_an_alert_is_one_line_with_its_case(capsys: pytest.CaptureFixture[str]) 
 def test_only_where_no_sink_takes_alerts(sinks: dict[str, object], logged: bool) -> None:
     """A sink of flows alone does not count."""
     loaded = config.load(environ={"SEKISHO_CONFIG": "/dev/null"}, given=[("sinks", sinks)])
-    assert bool(_logged_alerts(loaded)) == logged
+    assert bool(logged_alerts(loaded)) == logged
