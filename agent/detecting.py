@@ -102,6 +102,7 @@ class DetectRuntime(Runtime):
             begins=not known,
             renew=self._renew,
             observe=self.view.observe,
+            started=self._started,
             between=self._between,
             turned=self.attendant.turned,
             stop=self.stop,
