@@ -1,19 +1,14 @@
-"""One broker for the whole session, and topics of its own for each test."""
+"""What every test with a real Kafka does about the garbage of its client; the brokers are in tests/conftest.py."""
 
 from __future__ import annotations
 
 import gc
 import sys
-import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from agent.core.kafka import Connection
-from tests.tools import topics
-from tests.tools.brokers import Cluster, cluster
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,24 +35,3 @@ def _collected() -> Iterator[None]:
     """Its garbage is gone before the next test, whose warnings count."""
     yield
     gc.collect()
-
-
-@pytest.fixture(scope="session")
-def broker() -> Iterator[Cluster]:
-    """Apache Kafka with one broker."""
-    with cluster() as running:
-        yield running
-
-
-@pytest.fixture
-def prefix() -> str:
-    """What the names of a test's topics begin with."""
-    return f"t{uuid.uuid4().hex[:12]}"
-
-
-@pytest.fixture
-def kafka(broker: Cluster, prefix: str) -> Connection:
-    """Settings of the broker, with topics that exist."""
-    made = topics.connection(broker.bootstrap, prefix)
-    topics.make(broker.bootstrap, *made.topics.model_dump().values())
-    return made
