@@ -99,11 +99,12 @@ def prefix() -> str:
 
 @pytest.fixture
 def kafka(broker: Cluster, prefix: str) -> Connection:
-    """Settings of the broker, with topics that exist."""
+    """Settings of the broker, with topics that exist; their time is the broker's, as `sekisho kafka topics create` sets it."""
     from tests.tools import topics
 
     made = topics.connection(broker.bootstrap, prefix)
-    topics.make(broker.bootstrap, *made.topics.model_dump().values())
+    as_ours = {"message.timestamp.type": "LogAppendTime"}
+    topics.make(broker.bootstrap, *made.topics.model_dump().values(), **as_ours)
     return made
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from agent.core.kafka import Connection
 from tests.faults.scale import FULL
-from tests.tools import topics
+from tests.tools import garbage, topics
 from tests.tools.brokers import Cluster
 from tests.tools.plan import Plan
 from tests.tools.postgres import Server
@@ -21,15 +21,13 @@ from tests.tools.reliability_page import Line, write
 from tests.tools.road import Facts, Road, whole
 
 _LINES: list[Line] = []
+LET_GO = ("spool dropped (", "dropped (")
 Page = Callable[..., None]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """kafka-python leaves sockets of connections that failed to the garbage collector, which warns of each."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
-            item.add_marker(pytest.mark.filterwarnings("ignore::ResourceWarning"))
+    """Expect the garbage of Kafka's client."""
+    garbage.expect(items, Path(__file__).parent)
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +37,10 @@ def _collected() -> Iterator[None]:
     gc.collect()
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish() -> None:
     """Write what was found where all of it was asked for."""
+    garbage.collect()
     if FULL and _LINES:
         write(_LINES)
 
@@ -85,19 +85,32 @@ def undisturbed(broker: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Fa
 def page() -> Page:
     """Tell what a scenario came to."""
 
-    def tell(scenario: str, road: Road, *, findings: str = "equal", loss: str = "nothing", sent: int = 0) -> None:
+    def tell(
+        scenario: str,
+        road: Road,
+        *,
+        findings: str = "equal",
+        loss: str = "nothing",
+        sent: int = 0,
+        delivered: int = 0,
+    ) -> None:
         let_go: dict[str, int] = {}
         last = {beat["run_id"]: beat for beat in road.beats()}
         for beat in last.values():
             for name, amounts in beat["account"].items():
-                if name.startswith(("spool_dropped[", "dropped[")):
-                    reason = name.partition("[")[2].rstrip("]")
+                if name.startswith(LET_GO):
+                    reason = name.partition("(")[2].rstrip(")")
                     let_go[reason] = let_go.get(reason, 0) + amounts["flows"]
         where = "PostgreSQL" if road.database else "SQLite"
         _LINES.append(
-            Line(f"{scenario} ({where})", sent or road.plan.marks, road.recount.rows, let_go, findings, loss)
+            Line(
+                f"{scenario} ({where})",
+                sent or road.plan.marks,
+                delivered or road.recount.rows,
+                let_go,
+                findings,
+                loss,
+            )
         )
 
     return tell
-
-

@@ -43,7 +43,9 @@ def test_a_broker_away_while_three_million_rows_come(
         broker.brokers[0].kill(signal.SIGKILL)
         gone = time.monotonic()
         road.let(plan.steps)
-        road.until(lambda: time.monotonic() - gone > AWAY_S, "end of the outage", agent, detector, seconds=200)
+        road.until(
+            lambda: time.monotonic() - gone > AWAY_S, "end of the outage", agent, detector, seconds=200
+        )
         broker.start()
         road.until_delivered(plan.marks, agent, detector, seconds=180)
         road.end()
@@ -165,7 +167,7 @@ def test_a_message_larger_than_the_broker_allows(
         assert len(gone) == refused and {(mark - 1) // plan.rows for mark in gone} == {plan.noisy}
         account = road.beats()[-1]["account"]
         octets = plan.octets_out()
-        assert account["spool_dropped[refused_by_broker]"]["octets_out"] == sum(
+        assert account["spool dropped (refused_by_broker)"]["octets_out"] == sum(
             int(octets[m - 1]) for m in gone
         )
         found = road.facts()

@@ -60,11 +60,11 @@ def test_the_disk_of_the_spool_is_full(
     broker: Cluster, kafka: Connection, tmp_path: Path, small_disk: Path, undisturbed: Facts, page: Page
 ) -> None:
     """Rows of stores push out the others; each row that goes is in the account, to the octet, and is no gap."""
-    plan = Plan.of_now(300, 200)
+    plan = Plan.of_now(240, 200)
     with Road(tmp_path, kafka, plan) as road:
         detector = road.detector()
         soon = kafka.model_copy(update={"request_s": 2.0})
-        agent = road.agent(folder=str(small_disk / "spool"), most_octets=2**26, kafka=soon)
+        agent = road.agent(folder=str(small_disk / "spool"), most_octets=1_900_000, kafka=soon)
         road.let(10)
         road.until_delivered(10 * plan.rows, agent, detector)
         broker.brokers[0].kill()
@@ -82,14 +82,14 @@ def test_the_disk_of_the_spool_is_full(
         assert detector.stop() == 0
         gone = lost(road)
         account = road.beats()[-1]["account"]
-        let_go = [a for name, a in account.items() if name.startswith("spool_dropped[")]
+        let_go = [a for name, a in account.items() if name.startswith("spool dropped (")]
         octets = plan.octets_out()
         assert sum(a["octets_out"] for a in let_go) == sum(int(octets[m - 1]) for m in gone) > 0
         assert sum(a["flows"] for a in let_go) == len(gone)
         of_store = plan.of_store()
         assert not any(of_store[(m - 1) % plan.rows] for m in gone), "rows of a store were let go"
         assert account["sealed residue"] == {"flows": 0, "octets_out": 0, "octets_in": 0}
-        assert {n for n in account if n.startswith("spool_dropped[")} == {"spool_dropped[spool_disk_full]"}
+        assert {n for n in account if n.startswith("spool dropped (")} == {"spool dropped (spool_disk_full)"}
         assert road.facts() == undisturbed
         page("agent's disk full", road, loss=f"{len(gone):,} rows of no store, each counted by its reason")
 
@@ -104,9 +104,7 @@ def _idle(road: Road) -> bool:
 
 
 @pytest.mark.parametrize("sync", ["seconds", "always"])
-def test_power_is_lost(
-    kafka: Connection, tmp_path: Path, undisturbed: Facts, page: Page, sync: str
-) -> None:
+def test_power_is_lost(kafka: Connection, tmp_path: Path, undisturbed: Facts, page: Page, sync: str) -> None:
     """Everything since the last fdatasync is gone. With ``always`` no row that was sealed is lost; with ``seconds`` those
     of the last second or so; what the disk has comes once.
     """
@@ -191,7 +189,9 @@ def _groups(folder: Path, count: int) -> None:
     spool = Spool(folder, ROOMY)
     journal = Journal(folder)
     for n in range(count):
-        entries = [Entry(lane, spool.next_number(lane), Amounts(1, n, lane), _body(lane, n)) for lane in LANES]
+        entries = [
+            Entry(lane, spool.next_number(lane), Amounts(1, n, lane), _body(lane, n)) for lane in LANES
+        ]
         journal.write(f"paced plan {n}", entries, sync=True)
         for entry in entries:
             assert spool.append(entry.lane, entry.amounts, entry.body)

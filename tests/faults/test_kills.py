@@ -56,7 +56,9 @@ def _faults(boundaries: dict[str, Sequence[str]]) -> list[str]:
     return [f"{point}:{_passes(point)}" for point in points]
 
 
-def _lives(road: Road, start: Callable[[str], Program], faults: Sequence[str], beside: Sequence[Program]) -> Program:
+def _lives(
+    road: Road, start: Callable[[str], Program], faults: Sequence[str], beside: Sequence[Program]
+) -> Program:
     """One life for each fault, and one that goes on."""
     for fault in faults:
         program = start(fault)

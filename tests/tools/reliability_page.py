@@ -46,7 +46,9 @@ def write(lines: Sequence[Line]) -> None:
     before, _, rest = text.partition(BEGIN)
     table, _, after = rest.partition(END)
     rows = {line.scenario: line.cells() for line in lines}
-    known = [tuple(c.strip() for c in row.strip("|").split(" | ")) for row in table.splitlines() if "|" in row]
+    known = [
+        tuple(c.strip() for c in row.strip("|").split(" | ")) for row in table.splitlines() if "|" in row
+    ]
     kept = {cells[0]: cells for cells in known[2:] if len(cells) == len(HEAD)}
     kept |= rows
     told = [HEAD, tuple("---" for _ in HEAD), *kept.values()]

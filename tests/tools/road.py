@@ -88,8 +88,8 @@ def facts_of(state: State, plan: Plan, policy: Policy) -> Facts:
 class Recount:
     """Everything that ever stood in the topic of flows, read beside the detector; each batch counts once."""
 
-    def __init__(self, servers: Sequence[str], topic: str) -> None:
-        self._servers, self.topic = list(servers), topic
+    def __init__(self, kafka: Connection) -> None:
+        self._kafka, self.topic = kafka, kafka.topics.flows
         self._consumer: Any = None
         self._next = 0
         self.digests: dict[tuple[str, str, int, int], str] = {}
@@ -103,10 +103,11 @@ class Recount:
             if self._consumer is None:
                 quiet()
                 self._consumer = KafkaConsumer(
-                    bootstrap_servers=self._servers, group_id=None, enable_auto_commit=False,
-                    max_partition_fetch_bytes=2**25, metrics_enabled=False, bootstrap_timeout_ms=2000,
-                    request_timeout_ms=5000,
-                )  # fmt: skip
+                    **_options(self._kafka),
+                    group_id=None,
+                    enable_auto_commit=False,
+                    max_partition_fetch_bytes=2**25,
+                )
                 part = TopicPartition(self.topic, 0)
                 self._consumer.assign([part])
                 self._consumer.seek(part, self._next)
@@ -169,7 +170,7 @@ class Road:
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._programs: list[Program] = []
-        self.recount = Recount(self.kafka.servers, self.kafka.topics.flows)
+        self.recount = Recount(self.kafka)
         self.at.mkdir(exist_ok=True)
         self.plan.write(self.at / "plan.json")
         (self.folder / "policy.yaml").write_text(POLICY)
@@ -222,6 +223,7 @@ class Road:
         prefix: Sequence[str] = (),
         kafka: Connection | None = None,
         host: str = HOST,
+        collectors: Mapping[str, Any] | None = None,
         **spool: Any,
     ) -> Program:
         """Start the agent; ``code`` runs in it before its ``main``."""
@@ -230,7 +232,7 @@ class Road:
         settings = {
             "host": host,
             "policy": [str(self.folder / "policy.yaml")],
-            "collectors": {"paced": paced},
+            "collectors": dict(collectors) if collectors else {"paced": paced},
             "enrichers": {"asset": {}},
             "spool": {"replay_after_s": 0, "replay_octets_per_s": 2**30, **spool},
         }
@@ -302,7 +304,7 @@ class Road:
 
     def end_offset(self) -> int:
         """Of the topic, as the broker says."""
-        consumer = KafkaConsumer(bootstrap_servers=list(self.kafka.servers), metrics_enabled=False)
+        consumer = KafkaConsumer(**_options(self.kafka))
         try:
             part = TopicPartition(self.kafka.topics.flows, 0)
             return int(consumer.end_offsets([part])[part])
@@ -350,15 +352,20 @@ class Road:
         """Every heartbeat that agents sent."""
         from tests.tools import topics
 
-        return [
-            json.loads(r.value) for r in topics.read(self.kafka.servers, self.kafka.topics.agents) if r.value
-        ]
+        found = topics.read(self.kafka.servers, self.kafka.topics.agents, **_options(self.kafka))
+        return [json.loads(r.value) for r in found if r.value]
 
     def logged(self, name: str, event: str) -> list[dict[str, Any]]:
         """What a program said of something."""
         lines = (self.folder / name / "log").read_text().splitlines()
         found = [json.loads(line) for line in lines if re.match(r"\{.*\}$", line)]
         return [one for one in found if one.get("event") == event]
+
+
+def _options(kafka: Connection) -> dict[str, Any]:
+    """Of a client that gives up soon."""
+    soon = kafka.model_copy(update={"connect_s": 2.0, "request_s": 5.0})
+    return {**soon.options("recount"), "metrics_enabled": False}
 
 
 def whole(road: Road) -> None:
