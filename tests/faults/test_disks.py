@@ -60,15 +60,15 @@ def test_the_disk_of_the_spool_is_full(
     broker: Cluster, kafka: Connection, tmp_path: Path, small_disk: Path, undisturbed: Facts, page: Page
 ) -> None:
     """Rows of stores push out the others; each row that goes is in the account, to the octet, and is no gap."""
-    plan = Plan.of_now(240, 200)
+    plan = Plan.of_now(110, 200)
     with Road(tmp_path, kafka, plan) as road:
         detector = road.detector()
         soon = kafka.model_copy(update={"request_s": 2.0})
-        agent = road.agent(folder=str(small_disk / "spool"), most_octets=1_900_000, kafka=soon)
+        agent = road.agent(folder=str(small_disk / "spool"), most_octets=1_050_000, kafka=soon)
         road.let(10)
         road.until_delivered(10 * plan.rows, agent, detector)
         broker.brokers[0].kill()
-        (small_disk / "of another program").write_bytes(bytes(700_000))
+        (small_disk / "of another program").write_bytes(bytes(1_034_000))
         road.let(20)
         road.until(lambda: road.logged("agent", "kafka_not_reached"), "word of the outage", agent, detector)
         road.let(plan.steps)
