@@ -103,6 +103,8 @@ def test_a_detector_killed_at_each_boundary(
         road.end()
         assert agent.wait() == 0
         detector = _lives(road, lambda fault: road.detector(faults=fault, gather_rows=20), faults, [])
+        lives = len(faults) + 1
+        road.until(lambda: len(road.logged("detector", "run_started")) == lives, "the last life", detector)
         road.until_decided(detector)
         assert detector.stop() == 0
         whole(road)
@@ -133,15 +135,15 @@ def test_a_paused_leader_commits_nothing(
         road.let(plan.steps)
         road.until_delivered(plan.marks, agent)
         road.until_decided(standby)
+        road.end()
+        assert agent.wait() == 0
+        assert standby.stop() == 0
         before = Place(url).tables()
         leader.process.send_signal(signal.SIGCONT)
         assert leader.wait() == 1
         said = leader.log.read_text()
         assert "nothing was written" in said or "another sekisho leads now" in said
         assert Place(url).tables() == before
-        road.end()
-        assert agent.wait() == 0
-        assert standby.stop() == 0
         whole(road)
         assert road.facts() == undisturbed
         page("leader paused past its lease, the standby takes over", road)

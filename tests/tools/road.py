@@ -91,7 +91,7 @@ class Recount:
     def __init__(self, kafka: Connection) -> None:
         self._kafka, self.topic = kafka, kafka.topics.flows
         self._consumer: Any = None
-        self._next = 0
+        self.next_offset = 0
         self.digests: dict[tuple[str, str, int, int], str] = {}
         self.records = 0
         """Messages, with those that came twice."""
@@ -110,7 +110,7 @@ class Recount:
                 )
                 part = TopicPartition(self.topic, 0)
                 self._consumer.assign([part])
-                self._consumer.seek(part, self._next)
+                self._consumer.seek(part, self.next_offset)
             for records in self._consumer.poll(timeout_ms=int(wait_s * 1000)).values():
                 for record in records:
                     self._take(record)
@@ -132,7 +132,7 @@ class Recount:
     def begin_anew(self) -> None:
         """The topic is another one: its records are read from the first, beside those of the old one."""
         self.close()
-        self._next = 0
+        self.next_offset = 0
 
     def close(self) -> None:
         """Let go of the connection; the next look makes another."""
@@ -142,7 +142,7 @@ class Recount:
                 consumer.close(autocommit=False, timeout_ms=0)
 
     def _take(self, record: Any) -> None:
-        self._next = record.offset + 1
+        self.next_offset = record.offset + 1
         self.records += 1
         about = json.loads(dict(record.headers)[HEADER_KEY])
         batch = (about["agent_id"], about["run_id"], about["lane"], about["sequence"])
@@ -299,8 +299,10 @@ class Road:
         self.until(lambda: self.recount.rows >= rows, f"{rows} rows in the topic", *programs, seconds=seconds)
 
     def until_decided(self, *programs: Program, seconds: float = DEADLINE_S) -> None:
-        """The detector has committed every message that is in the topic now."""
-        self.until(lambda: self.taken() >= self.end_offset(), "end of the topic", *programs, seconds=seconds)
+        """The detector has committed every message that is in the topic now, and all of them are recounted."""
+        end = self.end_offset()
+        self.until(lambda: self.taken() >= end, "end of the topic", *programs, seconds=seconds)
+        self.until(lambda: self.recount.next_offset >= end, "end of the recount", *programs, seconds=seconds)
 
     def end_offset(self) -> int:
         """Of the topic, as the broker says."""
