@@ -18,7 +18,7 @@ from tests.tools.brokers import Cluster
 from tests.tools.plan import Plan
 from tests.tools.postgres import Server
 from tests.tools.reliability_page import Line, write
-from tests.tools.road import Facts, Road, whole
+from tests.tools.road import NONE, Facts, Road, whole
 
 _LINES: list[Line] = []
 LET_GO = ("spool dropped (", "dropped (")
@@ -95,7 +95,11 @@ def page() -> Page:
         delivered: int = 0,
     ) -> None:
         let_go: dict[str, int] = {}
-        last = {beat["run_id"]: beat for beat in road.beats()}
+        beats = road.beats()
+        for beat in beats:
+            account = beat["account"]
+            assert (account["residue"], account["sealed residue"]) == (NONE, NONE), beat
+        last = {beat["run_id"]: beat for beat in beats}
         for beat in last.values():
             for name, amounts in beat["account"].items():
                 if name.startswith(LET_GO):

@@ -128,7 +128,9 @@ def test_a_topic_that_is_deleted_and_made_again(
         admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
         try:
             admin.delete_topics([flows])
-            topics.until(lambda: flows not in admin.list_topics(), "the topic is gone")
+            # Until the broker has closed the log, it may still take what nobody will be able to read any more.
+            log = broker.brokers[0].folder / "data" / f"{flows}-0"
+            topics.until(lambda: flows not in admin.list_topics() and not log.exists(), "the topic is gone")
             road.let(45)
             topics.make(broker.bootstrap, flows)
         finally:
