@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import yaml
-from kafka import KafkaConsumer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 from numpy.typing import NDArray
 
@@ -300,8 +300,8 @@ class Road:
 
     def until_decided(self, *programs: Program, seconds: float = DEADLINE_S) -> None:
         """The detector has committed every message that is in the topic now, and all of them are recounted."""
-        end = self.end_offset()
-        self.until(lambda: self.taken() >= end, "end of the topic", *programs, seconds=seconds)
+        end, topic = self.end_offset(), self.topic_id()
+        self.until(lambda: self.taken(topic) >= end, "end of the topic", *programs, seconds=seconds)
         self.until(lambda: self.recount.next_offset >= end, "end of the recount", *programs, seconds=seconds)
 
     def end_offset(self) -> int:
@@ -313,14 +313,25 @@ class Road:
         finally:
             consumer.close()
 
-    def taken(self) -> int:
-        """How far the detector's tables say that it came."""
+    def topic_id(self) -> str:
+        """The broker's id of the topic: one that is made again has another."""
+        options = {name: value for name, value in _options(self.kafka).items() if name != "metrics_enabled"}
+        admin = KafkaAdminClient(**options)
+        try:
+            (topic,) = admin.describe_topics([self.kafka.topics.flows])
+            return str(topic["topic_id"])
+        finally:
+            admin.close()
+
+    def taken(self, topic_id: str = "") -> int:
+        """How far the detector's tables say that it came, in the topic of that id or in any."""
         try:
             with self.state() as state:
                 places = state.inputs.offsets()
         except StateError:
             return -1
-        return sum(at.next_offset for (topic, _), at in places.items() if topic == self.kafka.topics.flows)
+        ours = [at for (topic, _), at in places.items() if topic == self.kafka.topics.flows]
+        return sum(at.next_offset for at in ours if topic_id in ("", at.topic_id))
 
     # what came of it
 
