@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,6 +17,10 @@ from agent.core import log
 from tests.tools import postgres
 from tests.tools.places import DATABASES, ROOT, TESTDATA
 from tests.tools.states import Place
+
+if TYPE_CHECKING:
+    from agent.core.kafka import Connection
+    from tests.tools.brokers import Cluster
 
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
@@ -74,6 +80,32 @@ def postgres_server() -> Iterator[postgres.Server]:
     """One real PostgreSQL server for all tests that ask for it; each makes databases of its own in it."""
     with postgres.serving() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Cluster]:
+    """Apache Kafka with one broker, for the whole session."""
+    from tests.tools.brokers import cluster
+
+    with cluster() as running:
+        yield running
+
+
+@pytest.fixture
+def prefix() -> str:
+    """What the names of a test's topics begin with."""
+    return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def kafka(broker: Cluster, prefix: str) -> Connection:
+    """Settings of the broker, with topics that exist; their time is the broker's, as `sekisho kafka topics create` sets it."""
+    from tests.tools import topics
+
+    made = topics.connection(broker.bootstrap, prefix)
+    as_ours = {"message.timestamp.type": "LogAppendTime"}
+    topics.make(broker.bootstrap, *made.topics.model_dump().values(), **as_ours)
+    return made
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -273,7 +273,13 @@ def in_words(error: BaseException, connection: Connection, topic: str = "") -> S
     if isinstance(error, errors.MessageSizeTooLargeError | errors.RecordListTooLargeError):
         text = f"{where}: the message is larger than topic {topic} allows: raise its max.message.bytes"
         return SinkError(text, retriable=False)
-    if isinstance(error, errors.InvalidRecordError | errors.InvalidTimestampError):
+    if isinstance(error, errors.InvalidTimestampError):
+        text = (
+            f"{where}: topic {topic} refuses the time of this host's clock: set the clock, or the topic's "
+            "message.timestamp.type to LogAppendTime"
+        )
+        return SinkError(text, retriable=True, refused=True)
+    if isinstance(error, errors.InvalidRecordError):
         return SinkError(f"{where}: topic {topic} refuses the message: {_told(error)}", retriable=False)
     if isinstance(error, errors.UnknownTopicOrPartitionError):
         text = f"{where}: there is no topic {topic}; make it: sekisho kafka topics create"

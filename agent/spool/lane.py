@@ -249,8 +249,11 @@ class Lane:
             self._done = noted
         elif self._segments:
             self._done = _Place(self._segments[0].number, 0, self._segments[0].begin)
-        if self._segments and self._segments[-1].number >= self._next:
-            self._next, self._end = self._segments[-1].number + 1, self._segments[-1].end
+        if self._segments:
+            last = self._segments[-1]
+            self._next = max(self._next, last.number + 1)
+            if last.end.records > self._end.records:  # appended to it after the note was written
+                self._end = last.end
         self._forget_done()
 
     def _noted(self) -> _Place | None:

@@ -1,9 +1,8 @@
-"""The detector against a real broker: what it takes, what it refuses, and that a kill changes nothing."""
+"""The detector against a real broker: what it takes, what it refuses. Kills and a paused leader: tests/faults."""
 
 from __future__ import annotations
 
 import json
-import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +30,6 @@ from tests.tools.fleet import (
     theft,
     until,
 )
-from tests.tools.postgres import Server
 from tests.tools.states import Place
 
 MB = 10**6
@@ -79,20 +77,6 @@ def _facts(state: State) -> dict[str, Any]:
     return {"findings": found, "ledger": ledger, "taken": taken}
 
 
-def _fill(sender: Sender, agents: int = 4, batches: int = 12) -> None:
-    """Agents of whose hosts some send more than a gigabyte to one network; the lanes' batches in turns, some twice."""
-    begin = now_ns() - 10 * MINUTE_NS
-    fleet = [FakeAgent(f"db-{n}") for n in range(agents)]
-    for step in range(batches):
-        for n, agent in enumerate(fleet):
-            rows = theft(begin + step * 20_000_000_000, 40 * MB if n % 2 else 1000, 5, 64500 + n)
-            message = agent.message(rows)
-            sender.send(agent.id, message)
-            if step % 5 == 0:
-                sender.send(agent.id, message)
-    sender.flush()
-
-
 def _run(flags: list[str], folder: Path, want: int, faults: str = "") -> int:
     """Run the detector until it took all, or is killed; its exit code."""
     with Program(flags, folder / "log", faults=faults) as program:
@@ -100,40 +84,6 @@ def _run(flags: list[str], folder: Path, want: int, faults: str = "") -> int:
             return program.wait()
         until(lambda: _taken(folder) >= want, "end of the topic", program)
         return program.stop()
-
-
-def test_a_kill_at_any_point_neither_loses_nor_doubles(
-    broker: Cluster, sender: Sender, tmp_path: Path
-) -> None:
-    """Killed after applying, after committing and before the outbox, a detector ends with the findings, ledger and
-    sequences of one that was never killed, and each alert was sent once or, by the kill, twice."""
-    _fill(sender)
-    whole = tmp_path / "whole"
-    assert _run(settings_of(whole, broker.bootstrap), whole, sender.sent) == 0
-    with _state(whole) as state:
-        expected = _facts(state)
-    assert len(expected["findings"]) == 2
-    told = Counter(_told(whole))
-    for point in ("detect.after_apply:2", "commit.after_position:2", "commit.after_commit:2", "outbox.before_send:1",
-                  "outbox.after_send:1"):  # fmt: skip
-        folder = tmp_path / point.replace(":", "-")
-        flags = settings_of(folder, broker.bootstrap, **{"detect.gather_rows": "20"})
-        assert _run(flags, folder, sender.sent, faults=point) == -signal.SIGKILL, point
-        assert _run(flags, folder, sender.sent) == 0, point
-        with _state(folder) as state:
-            assert _facts(state) == expected, point
-        again = Counter(_told(folder))
-        assert again.keys() == told.keys(), point
-        assert max(again.values()) <= 2, point
-
-
-def _told(folder: Path) -> list[str]:
-    """Cases of which people were told that they were opened."""
-    lines = (folder / "alerts.jsonl").read_text().splitlines()
-    found = [json.loads(line) for line in lines]
-    return [
-        str(n["case"]["destination"]["entity"]) for n in found if n.get("kind") == "opened" and n.get("case")
-    ]
 
 
 def test_messages_that_cannot_be_read_are_dead_and_named(
@@ -186,35 +136,3 @@ def test_messages_that_cannot_be_read_are_dead_and_named(
         "messages_refused",
         "signature_wrong",
     }
-
-
-def test_a_paused_leader_is_replaced_and_writes_nothing_more(
-    broker: Cluster, sender: Sender, postgres_server: Server, tmp_path: Path
-) -> None:
-    """A leader stopped past its lease loses its role to the one that stands by; when it wakes it ends without a commit."""
-    url = postgres_server.fresh()
-    more = {"detect.database": url, "detect.lease_s": "5"}
-    _fill(sender, batches=3)
-    first, second = tmp_path / "one", tmp_path / "two"
-
-    def taken() -> int:
-        try:
-            with Place(url).beside(DataClock(now_ns()), read_only=True) as state:
-                return sum(at.next_offset for at in state.inputs.offsets().values())
-        except StateError:
-            return 0
-
-    with Program(settings_of(first, broker.bootstrap, **more), first / "log") as leader:
-        until(lambda: taken() == sender.sent, "end of the topic", leader)
-        with Program(settings_of(second, broker.bootstrap, **more), second / "log") as standby:
-            until(lambda: "stands_by" in (second / "log").read_text(), "standing by", standby)
-            leader.process.send_signal(signal.SIGSTOP)
-            _fill(sender, batches=3)
-            until(lambda: taken() == sender.sent, "takeover", standby)
-            before = Place(url).tables()
-            leader.process.send_signal(signal.SIGCONT)
-            assert leader.wait() == 1
-            said = leader.log.read_text()
-            assert "nothing was written" in said or "another sekisho leads now" in said
-            assert Place(url).tables() == before
-            assert standby.stop() == 0

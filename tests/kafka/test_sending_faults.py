@@ -1,23 +1,20 @@
-"""Brokers that go and come, topics that are not there, messages that are too large: the account stays whole."""
+"""Brokers and topics that are not there yet, messages that are too large: the account stays whole.
+
+Outages and kills of brokers under the whole road: tests/faults/test_brokers.py.
+"""
 
 from __future__ import annotations
 
 import json
 import random
-import signal
-import threading
-import time
 from pathlib import Path
 
-from agent.core.accounts import Amounts
 from agent.core.kafka import Connection
 from tests.tools import topics
 from tests.tools.brokers import Cluster
 from tests.tools.rows import batch_of
 from tests.tools.sender import NOW, numbered, sender
 from tests.tools.topics import until
-
-AWAY_S = 20.0
 
 
 def back(broker: Cluster) -> None:
@@ -28,54 +25,6 @@ def back(broker: Cluster) -> None:
 def sequences(kafka: Connection, lane: int = 0) -> list[int]:
     """Sequences of a lane in the topic, each once."""
     return sorted(s for _, _, on, s in topics.batches(kafka.servers, kafka.topics.flows) if on == lane)
-
-
-def test_three_million_rows_wait_for_a_broker_that_is_away(
-    broker: Cluster, kafka: Connection, tmp_path: Path
-) -> None:
-    """20 s without a broker, 3 M rows meanwhile: every batch is in the topic afterwards, and the account is whole."""
-    kafka = kafka.model_copy(update={"connect_s": 2.0, "request_s": 3.0})
-    rows = numbered(1000, process="postgres")
-    amounts = rows.amounts()
-    with sender(tmp_path, kafka) as agent:
-        agent.put(rows)
-        until(lambda: agent.accounts.read().acked == amounts, "the first batch is acknowledged")
-        broker.brokers[0].kill(signal.SIGKILL)
-        gone = time.monotonic()
-        for _ in range(2_999):
-            agent.put(rows)
-        agent.check()
-        assert agent.waiting >= 2_900
-        until(lambda: time.monotonic() - gone > AWAY_S, "the broker was away for long enough")
-        back(broker)
-        until(lambda: not agent.waiting, "the backlog is through", 180)
-        agent.check()
-        account = agent.accounts.read()
-        assert (account.acked.flows, account.spooled, account.spool_dropped) == (3_000_000, Amounts(), {})
-    found = topics.read(kafka.servers, kafka.topics.flows)
-    digests = {(h.batch_id, h.digest) for h in (r.message.read_header() for r in found)}
-    assert sorted(i[3] for i, _ in digests) == list(range(3_000))
-
-
-def test_a_broker_killed_in_mid_batch_loses_nothing(
-    broker: Cluster, kafka: Connection, tmp_path: Path
-) -> None:
-    """kill -9 at random moments of a stream: every row is in the topic under one id and digest."""
-    kafka = kafka.model_copy(update={"connect_s": 2.0, "request_s": 3.0})
-    chance = random.Random(5)
-    with sender(tmp_path, kafka) as agent:
-        for round_ in range(2):
-            kill = threading.Timer(chance.uniform(0.02, 0.2), broker.brokers[0].kill)
-            kill.start()
-            for n in range(150):
-                agent.put(numbered(100, first=(round_ * 150 + n) * 100), lane=n % 2)
-            kill.join()
-            back(broker)
-        until(lambda: not agent.waiting, "everything is through", 120)
-        agent.check()
-        assert agent.accounts.read().acked.flows == 30_000
-    messages = list(topics.batches(kafka.servers, kafka.topics.flows).values())
-    assert sorted(r["octets_out"] for r in topics.rows(messages)) == list(range(30_000))
 
 
 def test_what_is_too_large_for_the_topic_is_counted_and_holds_up_nothing(

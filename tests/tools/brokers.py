@@ -26,6 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from tests.tools.netns import Namespace
 from tests.tools.places import ROOT
 
 VERSION: Final = "4.1.1"
@@ -90,7 +91,7 @@ class Broker:
     @property
     def address(self) -> str:
         """Where clients reach it."""
-        return f"127.0.0.1:{self.port}"
+        return f"{self.cluster.address}:{self.port}"
 
     def prepare(self, settings: Mapping[str, str]) -> None:
         """Write its settings and format its folder."""
@@ -135,12 +136,20 @@ class Broker:
         """Wait until it answers. Raises ``RuntimeError`` with the end of its log where it does not."""
         end = time.monotonic() + _START_S
         while time.monotonic() < end:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            if self._answers():
                 return
             if self.process is None or self.process.poll() is not None:
                 break
             time.sleep(0.1)
         raise RuntimeError(f"broker {self.node} did not start:\n{self.log()[-3000:]}")
+
+    def _answers(self) -> bool:
+        def there() -> bool:
+            with contextlib.suppress(OSError), socket.create_connection((self.cluster.address, self.port), 1):
+                return True
+            return False
+
+        return there() if self.cluster.space is None else self.cluster.space.call(there)
 
     def log(self) -> str:
         """What it has said."""
@@ -163,14 +172,17 @@ class Broker:
         libraries = fetched()
         log4j = self.folder / "log4j2.properties"
         options = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={log4j}"]
-        return ["java", heap, *options, "-cp", f"{libraries}/*"]
+        space = self.cluster.space
+        enter = [] if space is None else ["nsenter", f"--net=/run/netns/{space.name}"]
+        return [*enter, "java", heap, *options, "-cp", f"{libraries}/*"]
 
 
 class Cluster:
     """Brokers that form one cluster. Use as a context manager; everything is stopped and removed at its end.
 
     ``security`` are further broker settings with the client listener named ``CLIENT``, such as its protocol map; the
-    default is plain text. ``scram`` are users for the storage tool, ``SCRAM-SHA-512=[name=…,password=…]``.
+    default is plain text. ``scram`` are users for the storage tool, ``SCRAM-SHA-512=[name=…,password=…]``. ``space`` is a
+    network namespace in which they run, reached by ``address`` there.
     """
 
     def __init__(
@@ -182,8 +194,11 @@ class Cluster:
         settings: Mapping[str, str] | None = None,
         protocol: str = "PLAINTEXT",
         scram: Sequence[str] = (),
+        space: Namespace | None = None,
+        address: str = "127.0.0.1",
     ) -> None:
         self.folder, self.heap_mib, self.scram = folder, heap_mib, tuple(scram)
+        self.space, self.address = space, address
         # The first octet is 0, so that no id begins with a hyphen, which the format tool takes for an option.
         self.id = base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
         ports = _free_ports(2 * brokers)

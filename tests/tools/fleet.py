@@ -139,16 +139,29 @@ def settings_of(folder: Path, bootstrap: list[str], **more: str) -> list[str]:
 
 
 class Program:
-    """``sekisho detect`` or another command, as a process of its own."""
+    """``sekisho detect`` or another command, as a process of its own.
+
+    ``code`` stands in for the call of the program, such as one that changes something before; ``prefix`` are words
+    before the command, such as those that enter a namespace.
+    """
 
     def __init__(
-        self, flags: list[str], log: Path, *, faults: str = "", command: Sequence[str] = ("detect",)
+        self,
+        flags: list[str],
+        log: Path,
+        *,
+        faults: str = "",
+        command: Sequence[str] = ("detect",),
+        code: str = "",
+        environ: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self.log = log
-        environment = {**os.environ, "SEKISHO_FAULTS": faults}
+        environment = {**os.environ, "SEKISHO_FAULTS": faults, **(environ or {})}
+        program = ("-c", code) if code else ("-m", "agent.cli")
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "agent.cli", *flags, *command],
+                [*prefix, sys.executable, *program, *flags, *command],
                 cwd=ROOT, env=environment, stdout=out, stderr=subprocess.STDOUT,
             )  # fmt: skip
 

@@ -49,15 +49,11 @@ def make(servers: Sequence[str], *names: str, **config: str) -> None:
         admin.close()
 
 
-def read(servers: Sequence[str], topic: str) -> list[Read]:
-    """Everything in a topic of one partition."""
+def read(servers: Sequence[str], topic: str, **options: Any) -> list[Read]:
+    """Everything in a topic of one partition; ``options`` of the client for brokers that ask who one is."""
     quiet()
-    consumer = KafkaConsumer(
-        bootstrap_servers=list(servers),
-        enable_auto_commit=False,
-        max_partition_fetch_bytes=2**25,
-        metrics_enabled=False,
-    )
+    known = {"bootstrap_servers": list(servers), **options}
+    consumer = KafkaConsumer(**known, enable_auto_commit=False, max_partition_fetch_bytes=2**25)
     out: list[Read] = []
     try:
         part = TopicPartition(topic, 0)

@@ -97,6 +97,24 @@ def test_after_a_kill_at_most_what_was_acknowledged_lately_comes_twice(folder: P
     again.close()
 
 
+def test_what_came_after_a_note_survives_several_kills(folder: Path) -> None:
+    """Records appended since the last note keep their numbers, and no later life gives one of them anew."""
+    lives = ((0, 1, 2), (3, 4), (5,))
+    for records in lives:
+        spool = Spool(folder, ROOMY)
+        assert spool.next_number(0) == records[0]
+        for i in records:
+            spool.append(0, amounts(i), body(i))
+            if i == records[0]:
+                spool.note()
+        kill(spool)
+    again = Spool(folder, ROOMY)
+    taken = again.take(0, 10_000)
+    assert [(which(r.body), r.number) for r in taken] == [(i, i) for i in range(6)]
+    assert (again.dropped(), again.next_number(0)) == ({}, 6)
+    again.close()
+
+
 def test_rewind_takes_again_what_is_not_acknowledged(folder: Path) -> None:
     """After a broken connection the same records come again, those acknowledged do not."""
     spool = Spool(folder, ROOMY)
