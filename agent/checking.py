@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from agent.core.errors import DecodeError
 from agent.core.flow import COLUMNS, SCHEMA_VERSION, FlowBatch, Kind
 from agent.core.message import HEADER_KEY, LARGEST_VALUE, SIGNATURE_KEY, Header, Message
+from agent.core.wire import TextError
 from agent.store.inputs import Pin
 
 Identities = Literal["pin_first", "enrolled"]
@@ -35,7 +36,9 @@ _KEY_TEXTS: Final = frozenset(
     ("process", "vantage", "initiator", "remote_as_org", "remote_provider", "remote_owner", "remote_country")
 )
 _AMOUNTS: Final = ("octets_out", "octets_in", "content_octets_out", "flows", "packets_out", "packets_in")
-_TEXTS: Final = tuple(c.name for c in COLUMNS if c.kind is Kind.TEXT)
+_LONGEST: Final = {
+    c.name: LONGEST_KEY_TEXT if c.name in _KEY_TEXTS else LONGEST_TEXT for c in COLUMNS if c.kind is Kind.TEXT
+}
 _MOST_KEYS: Final = 100_000
 
 
@@ -83,7 +86,9 @@ class Checker:
         if refused is not None:
             return refused
         try:
-            batch = message.batch(header)
+            batch = message.batch(header, _LONGEST)
+        except TextError as error:
+            return Refused("impossible", str(error), header.agent_id)
         except (DecodeError, MemoryError) as error:
             newer = header.schema_version > SCHEMA_VERSION
             said = (
@@ -143,15 +148,4 @@ def _impossible(header: Header, batch: FlowBatch) -> str:
             and int(batch[name].sum(dtype=object)) > MOST_OCTETS
         ):
             return f"{name} of more than {MOST_OCTETS} in one batch"
-    for name in _TEXTS:
-        most = LONGEST_KEY_TEXT if name in _KEY_TEXTS else LONGEST_TEXT
-        if (values := batch.text(name).values) and not _fit(values, most):
-            return f"{name} holds a text of more than {most} octets, or with a zero in it"
     return ""
-
-
-def _fit(texts: tuple[str, ...], most: int) -> bool:
-    whole = "".join(texts)
-    if "\0" in whole or max(map(len, texts)) > most:
-        return False
-    return whole.isascii() or max(len(text.encode()) for text in texts) <= most

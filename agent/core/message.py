@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -114,9 +114,11 @@ class Message:
         """What the signature is made over."""
         return CONTEXT + self.header
 
-    def batch(self, header: Header) -> FlowBatch:
-        """The rows, under the header that :meth:`read_header` gave. Raises :class:`DecodeError`."""
-        batch = wire.decode(self.value)
+    def batch(self, header: Header, longest: Mapping[str, int] | None = None) -> FlowBatch:
+        """The rows, under the header that :meth:`read_header` gave. Raises :class:`DecodeError`; ``longest`` as
+        :func:`agent.core.wire.decode` has it.
+        """
+        batch = wire.decode(self.value, longest)
         if len(batch) != header.rows:
             raise DecodeError(f"the message has {len(batch)} rows, its header says {header.rows}")
         return batch.under(

@@ -84,7 +84,7 @@ def admit(
     before, after = _observed(batches, each, ends, ~suspect, sources)
     inside = [np.flatnonzero((b["store"] >= 0) & ((b["marks"] & _OUTSIDE_RULES) == 0)) for b in batches]
     wanted = [
-        rows[b.text("remote_scope").take(rows).where("external")]
+        rows[b.text("remote_scope").take(rows).where("external")] if len(rows) else rows
         for b, rows in zip(batches, inside, strict=True)
     ]
     begins = np.cumsum([0, *map(len, batches)])[:-1].tolist()
