@@ -101,7 +101,6 @@ class DetectRuntime(Runtime):
             self.settings.detect.gather_rows,
             begins=not known,
             renew=self._renew,
-            observe=self.view.observe,
             between=self._between,
             turned=self.attendant.turned,
             stop=self.stop,

@@ -209,14 +209,22 @@ class Text:
 
     def compact(self) -> Text:
         """The same texts with a dictionary of distinct values, only those that are used, in order of first use in the dictionary."""
-        if not self.values or (len(self.values) == 1 and (self.codes == 0).any()):
+        if not self.values or (len(self.values) == 1 and len(self.codes) and self.codes.max() == 0):
             return self
-        used = np.zeros(len(self.values), bool)
-        used[self.codes[self.codes >= 0]] = True
-        index: dict[str, int] = {}
+        used = np.zeros(len(self.values) + 1, bool)  # one more for -1
+        used[self.codes] = True
+        used = used[:-1]
+        distinct = len(set(self.values)) == len(self.values)
+        if distinct and used.all():
+            return self
+        olds = np.flatnonzero(used)
+        values: tuple[str, ...] = tuple([self.values[old] for old in olds.tolist()])
         translate = np.full(len(self.values) + 1, -1, np.int32)
-        for old in np.flatnonzero(used).tolist():
-            translate[old] = index.setdefault(self.values[old], len(index))
+        if distinct:
+            translate[olds] = np.arange(len(olds), dtype=np.int32)
+            return Text(translate[self.codes], values)
+        index: dict[str, int] = {}
+        translate[olds] = [index.setdefault(value, len(index)) for value in values]
         return Text(translate[self.codes], tuple(index))
 
 

@@ -52,6 +52,11 @@ _WIRE_TYPE: dict[Kind, Any] = {
     Kind.COUNT: np.uint64,
     Kind.TIME: np.int64,
 }
+_INDEX: dict[Any, pa.DataType] = {
+    np.dtype(np.int8): pa.int8(),
+    np.dtype(np.int16): pa.int16(),
+    np.dtype(np.int32): pa.int32(),
+}
 _MOST = 1 << 53
 """A row's amount above this is nobody's traffic, and sums of such would not fit."""
 
@@ -300,41 +305,53 @@ def _field(name: str, kind: pa.DataType, null: bool) -> pa.Field:
 def _all_null(column: Column, data: ColumnData) -> bool:
     if isinstance(data, Text):
         return not data.values
-    marker = np.uint64(column.marker) if column.kind is Kind.ADDRESS else column.marker
-    return bool(len(data)) and bool((data[0] == marker).all() and (data == marker).all())
+    if not len(data):
+        return False
+    first, marker = data.flat[0], _marker(column)
+    return bool(first == marker) and bool((data == marker).all())
+
+
+def _marker(column: Column) -> Any:
+    return np.uint64(column.marker) if column.kind is Kind.ADDRESS else column.marker
 
 
 def _to_arrow(column: Column, data: ColumnData, *, narrow: bool = False) -> pa.Array:
-    kind = arrow_type(column)
     if isinstance(data, Text):
-        codes = data.codes.astype(_narrowest(len(data.values))) if narrow else data.codes
-        indices = pa.Array.from_buffers(
-            pa.from_numpy_dtype(codes.dtype),
-            len(codes),
-            [_bitmap(data.codes >= 0), pa.py_buffer(np.ascontiguousarray(codes))],
-        )
-        return pa.DictionaryArray.from_arrays(indices, pa.array(data.values, pa.string()))
-    known: NDArray[np.bool_] | None
+        codes = np.ascontiguousarray(data.codes, _narrowest(len(data.values)) if narrow else np.int32)
+        validity = _bitmap(codes >= 0) if len(codes) and codes.min() < 0 else None
+        indices = pa.Array.from_buffers(_INDEX[codes.dtype], len(codes), [validity, pa.py_buffer(codes)])
+        return pa.DictionaryArray.from_arrays(indices, pa.array(data.values, pa.string()), safe=False)
+    known = _known_rows(column, data) if column.null else None
     if column.kind is Kind.ADDRESS:
-        known = ~(data == np.uint64(column.marker)).all(axis=1) if column.null else None
-        data = data.astype(">u8")
+        numbers = data.astype(">u8")
+    elif known is None:
+        numbers = np.ascontiguousarray(data, _WIRE_TYPE[column.kind])
     else:
-        known = data != column.marker if column.null else None
-        data = data.astype(_WIRE_TYPE[column.kind])
-    validity = None
+        numbers = data.astype(_WIRE_TYPE[column.kind])
     if known is not None:
-        validity = _bitmap(known)
-        data[~known] = 0
-    return pa.Array.from_buffers(kind, len(data), [validity, pa.py_buffer(np.ascontiguousarray(data))])
+        numbers[~known] = 0
+    validity = None if known is None else _bitmap(known)
+    return pa.Array.from_buffers(arrow_type(column), len(data), [validity, pa.py_buffer(numbers)])
+
+
+def _known_rows(column: Column, data: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Which rows are not null; None where all are."""
+    if column.kind is Kind.ADDRESS:
+        known = ~(data == _marker(column)).all(axis=1)
+    elif not len(data) or data.min() >= 0:  # the marker is the one number below
+        return None
+    else:
+        known = data != column.marker
+    return None if known.all() else known
 
 
 def _narrowest(values: int) -> type[np.signedinteger[Any]]:
     return np.int8 if values <= 1 << 7 else np.int16 if values <= 1 << 15 else np.int32
 
 
-def _bitmap(known: NDArray[np.bool_]) -> pa.Buffer | None:
-    """An Arrow validity bitmap; None where every row is known."""
-    return None if known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))
+def _bitmap(known: NDArray[np.bool_]) -> pa.Buffer:
+    """An Arrow validity bitmap."""
+    return pa.py_buffer(np.packbits(known, bitorder="little"))
 
 
 def _one(column: pa.Array | pa.ChunkedArray) -> pa.Array:
