@@ -45,6 +45,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     "Look after it": {
         "policy": "check policy files; print their JSON Schema",
         "kafka": "say whether Kafka can be reached and how its topics stand; make them",
+        "simulate": "make the messages of a fleet that does not exist, to size a cluster",
         "config": "show the settings in force and where each comes from",
         "completion": "print the script that completes commands in a shell",
     },

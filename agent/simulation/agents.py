@@ -22,7 +22,7 @@ from agent.simulation.rows import STEP_NS, Traffic
 
 _HELD: Final = "batches"
 _TOGETHER: Final = 256
-"""Hosts whose rows are made in one go."""
+"""Hosts whose rows are made in one go, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,8 @@ class Fleet:
         """``policy_version``: that of the policy whose stores the agents know."""
         self.plan = plan
         self.traffic = Traffic(plan)
+        self.handed = 0
+        """Rows that were handed over to sealers; alike ones are joined there."""
         self.versions = {SIMULATED: f"seed {plan.asked.seed}"}
         if policy_version:
             self.versions["policy"] = policy_version
@@ -96,25 +98,29 @@ class Fleet:
         return -(-self.plan.asked.seconds * SECOND_NS // STEP_NS)
 
     def messages(self) -> Iterator[Sent | int]:
-        """Every message, in order; between two steps the event time (ns) up to which all is there. Hosts with a backlog
-        send what of it is due beside what is new.
+        """Every message, in order; between them the event time (ns) at which those before would have been sent. Hosts with
+        a backlog send what of it is due beside what is new.
         """
         asked = self.plan.asked
         order = np.argsort(self.plan.phases_ns, kind="stable").tolist()
-        groups = [order[at : at + _TOGETHER] for at in range(0, len(order), _TOGETHER)]
+        many = min(_TOGETHER, len(order) // 20 + 1)
+        groups = [order[at : at + many] for at in range(0, len(order), many)]
         agents = {host: self._agent(host, "live") for host in order}
         backlog = self._backlog()
         for step in range(self.steps):
             begin_ns = asked.begin_ns + step * STEP_NS
             for hosts in groups:
                 yield from self._step(hosts, step, begin_ns, agents)
+                yield begin_ns + int(self.plan.phases_ns[hosts[-1]]) + STEP_NS
             yield from next(backlog)
-            yield begin_ns + STEP_NS
         for agent in agents.values():
             yield from agent.flush()
 
-    def _step(self, hosts: Sequence[int], step: int, begin_ns: int, agents: dict[int, Agent]) -> Iterator[Sent]:
+    def _step(
+        self, hosts: Sequence[int], step: int, begin_ns: int, agents: dict[int, Agent]
+    ) -> Iterator[Sent]:
         rows, counts = self.traffic.rows(hosts, step, begin_ns)
+        self.handed += len(rows)
         first = 0
         for host, count in zip(hosts, counts, strict=True):
             own = rows.take(slice(first, first + count))
@@ -131,8 +137,11 @@ class Fleet:
         for n in range(seconds):
             part = rows.take(slice(len(rows) * n // seconds, len(rows) * (n + 1) // seconds))
             begin_ns, end_ns = at_ns + n * SECOND_NS, at_ns + (n + 1) * SECOND_NS
-            extra = self.traffic.extra(host, begin_ns, end_ns)
-            yield from agent.take(concat([part, extra]) if extra is not None else part, begin_ns, end_ns)
+            extra = self.traffic.hidden(host, begin_ns, end_ns)
+            if extra is not None:
+                self.handed += len(extra)
+                part = concat([part, extra])
+            yield from agent.take(part, begin_ns, end_ns)
 
     def _backlog(self) -> Iterator[Iterator[Sent]]:
         """For each step what hosts send of the 10 minutes before the run. It is of an earlier run of theirs."""
@@ -160,5 +169,3 @@ class Fleet:
         """The key of a host's agent; it follows from the seed, so it protects nothing."""
         seed = hashlib.sha256(f"sekisho simulated {self.plan.asked.seed} {host}".encode()).digest()
         return Identity(Ed25519PrivateKey.from_private_bytes(seed))
-
-

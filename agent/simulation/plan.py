@@ -199,7 +199,9 @@ class Plan:
         trickles = number % 4 == 3
         run_ns = asked.seconds * SECOND_NS
         lasts_ns = max(run_ns * 3 // 4 if trickles else min(run_ns // 3, 5 * MINUTE_NS), SECOND_NS)
-        begin_ns = asked.begin_ns + int(random.integers(0, max(run_ns - lasts_ns, 1)))
+        begin_ns = (
+            asked.begin_ns + int(self.phases_ns[host]) + int(random.integers(0, max(run_ns - lasts_ns, 1)))
+        )
         rows = max(1, lasts_ns // SECOND_NS * (1 if trickles else 4))
         return Incident(
             number=number,

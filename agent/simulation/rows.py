@@ -16,7 +16,6 @@ from agent.core.flow import ColumnData, FlowBatch, Text
 from agent.simulation.plan import (
     DIFFERENT,
     FIRST_ASN,
-
     RECEIVER_ASN,
     SIMULATED,
     TENANT,
@@ -67,7 +66,7 @@ class Traffic:
         handed_ns = begin_ns + plan.phases_ns[host] + (place * STEP_NS).astype(np.int64)
         return self._columns(random, host, handed_ns), counts.tolist()
 
-    def extra(self, host: int, begin_ns: int, end_ns: int) -> FlowBatch | None:
+    def hidden(self, host: int, begin_ns: int, end_ns: int) -> FlowBatch | None:
         """Rows of incidents that a host hands over in that time; None where there are none."""
         parts = [(i, self._of_incident(i, begin_ns, end_ns)) for i in self._incidents.get(host, ())]
         found = [(incident, rows) for incident, rows in parts if len(rows)]
@@ -117,9 +116,7 @@ class Traffic:
         address = plan.receivers[number * 16 + row % 16]
         hosts, process = np.full(n, host), np.full(n, _SERVICES + 1)
         network = np.full(n, -1)
-        batch = self._batch(
-            hosts, address, network, process, content, ends - SECOND_NS // 2, ends, random
-        )
+        batch = self._batch(hosts, address, network, process, content, ends - SECOND_NS // 2, ends, random)
         receivers = tuple(f"Simulated Receiver {i.number}" for i in plan.incidents)
         nobody = Text.full(n, None)
         return batch.with_columns(
@@ -204,5 +201,3 @@ def _ends(incident: Incident) -> NDArray[np.int64]:
 def _shares(incident: Incident) -> NDArray[np.int64]:
     share, rest = divmod(incident.content_octets_out, incident.rows)
     return np.full(incident.rows, share) + (np.arange(incident.rows) < rest)
-
-
