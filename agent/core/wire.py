@@ -57,6 +57,8 @@ _INDEX: dict[Any, pa.DataType] = {
     np.dtype(np.int16): pa.int16(),
     np.dtype(np.int32): pa.int32(),
 }
+_AS_IT_LIES = frozenset((Kind.COUNT, Kind.TIME))
+"""Amounts are checked to be small, so their octets are those of signed numbers: no copy is made."""
 _MOST = 1 << 53
 """A row's amount above this is nobody's traffic, and sums of such would not fit."""
 
@@ -389,6 +391,8 @@ def _unpacked(column: Column, array: pa.Array) -> ColumnData:
         octets = np.frombuffer(array.buffers()[1] or b"", np.uint8)[start * 16 : stop * 16]
         values = octets.view(">u8").astype(np.uint64).reshape(-1, 2)
         unknown: Any = np.uint64(column.marker)
+    elif column.kind in _AS_IT_LIES and not array.null_count:
+        return _raw(array, np.int64)
     else:
         values = _raw(array, _WIRE_TYPE[column.kind]).astype(MEMORY_TYPE[column.kind])
         unknown = column.marker

@@ -114,7 +114,7 @@ def admit(
     step.meta.update(
         received=max(each),
         after=after,
-        sources=sources.state(),
+        sources=sources.state({_source(batch) for batch in batches}),
         versions=dict(batches[-1].header.versions),
         seen=_stores_seen(seen, ends),
         reasons={
@@ -134,7 +134,7 @@ def _observed(
     """The watermark before each row and after the last; batches of one source and time that follow each other go as one."""
     begins = np.cumsum([0, *map(len, batches)]).tolist()
     before, after, first = [], 0, 0
-    whose = [(f"{b.header.agent_id}|{b.header.host}", at) for b, at in zip(batches, received, strict=True)]
+    whose = [(_source(b), at) for b, at in zip(batches, received, strict=True)]
     for i, (source, at) in enumerate(whose):
         if i + 1 == len(whose) or whose[i + 1] != whose[i]:
             rows = slice(begins[first], begins[i + 1])
@@ -142,6 +142,10 @@ def _observed(
             before.append(marks)
             first = i + 1
     return np.concatenate(before), after
+
+
+def _source(batch: FlowBatch) -> str:
+    return f"{batch.header.agent_id}|{batch.header.host}"
 
 
 def _joined(columns: Sequence[tuple[Text, Ints]]) -> Text:
