@@ -138,6 +138,14 @@ class Checker:
         return True
 
 
+def unfit(batch: FlowBatch) -> str:
+    """Which text of a batch no state could take; empty if there is none. For rows that became a store's only here."""
+    for name, most in _LONGEST.items():
+        if any(len(text.encode()) > most or "\0" in text for text in batch.text(name).values):
+            return f"{name} holds a text of more than {most} octets, or with a zero in it"
+    return ""
+
+
 def _impossible(header: Header, batch: FlowBatch) -> str:
     """What no agent writes but a state could choke on; empty where there is nothing."""
     if header.rows == 0:

@@ -134,7 +134,8 @@ def decode(message: bytes, longest: Mapping[str, int] | None = None) -> FlowBatc
     """The batch of an Arrow IPC stream. Raises :class:`DecodeError` for anything else, however it was made.
 
     All of it is checked at once; a column is unpacked when it is first asked for. ``longest``: octets that a text of each
-    column may have; one that is longer, or has a zero in it, raises :class:`TextError`.
+    column may have where there are rows of stores, which alone are kept; one that is longer, or has a zero in it, raises
+    :class:`TextError`.
     """
     try:
         with pa.ipc.open_stream(pa.py_buffer(message)) as reader:
@@ -221,7 +222,8 @@ def _arriving(record: pa.RecordBatch, places: _Places, longest: Mapping[str, int
             raise DecodeError(f"column {column.name} holds nulls and must not")
     for column, index in places.counts:
         _check_amounts(column, record.column(index))
-    for name, index in places.texts:
+    keeps = "store" in places.all
+    for name, index in places.texts if keeps else ():
         _check_texts(name, record.column(index), longest.get(name))
 
     def make(name: str) -> ColumnData | None:
@@ -240,14 +242,12 @@ def _check_amounts(column: Column, array: pa.Array) -> None:
 
 
 def _check_texts(name: str, array: pa.Array, most: int | None) -> None:
-    """Its dictionary holds no null, and no text that is too long or has a zero in it."""
+    """Its dictionary holds no text that is too long or has a zero in it."""
     if not isinstance(array, pa.DictionaryArray):
         if most is not None and len(array):
             _check_fit(name, tuple(filter(None, array.to_pylist())), most)
         return
     values = array.dictionary
-    if values.null_count:
-        raise DecodeError(f"column {name} has codes outside of its dictionary")
     if most is None or not len(values):
         return
     _, offsets, octets = values.buffers()
@@ -416,6 +416,9 @@ def _text(array: pa.Array) -> Text:
     codes = _raw(indices, array.type.index_type.to_pandas_dtype()).astype(np.int32)
     if indices.null_count:
         codes[~_known(indices)] = -1
+    if values.null_count:
+        codes[np.append(~_known(values), False)[codes]] = -1
+        values = values.fill_null("")
     return Text(codes, tuple(values.to_pylist()))
 
 

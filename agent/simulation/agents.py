@@ -88,6 +88,8 @@ class Fleet:
         self.traffic = Traffic(plan)
         self.handed = 0
         """Rows that were handed over to sealers; alike ones are joined there."""
+        self.stores_octets = 0
+        """Content octets of those of stores."""
         self.versions = {SIMULATED: f"seed {plan.asked.seed}"}
         if policy_version:
             self.versions["policy"] = policy_version
@@ -133,6 +135,7 @@ class Fleet:
 
     def _seconds(self, agent: Agent, host: int, rows: FlowBatch, at_ns: int) -> Iterator[Sent]:
         """Rows of stores are sealed after a second, so they are handed over second by second."""
+        self.stores_octets += int(rows["content_octets_out"].sum())
         seconds = STEP_NS // SECOND_NS
         for n in range(seconds):
             part = rows.take(slice(len(rows) * n // seconds, len(rows) * (n + 1) // seconds))
@@ -140,6 +143,7 @@ class Fleet:
             extra = self.traffic.hidden(host, begin_ns, end_ns)
             if extra is not None:
                 self.handed += len(extra)
+                self.stores_octets += int(extra["content_octets_out"].sum())
                 part = concat([part, extra])
             yield from agent.take(part, begin_ns, end_ns)
 

@@ -23,6 +23,7 @@ from agent.core.clock import HOUR_NS, MINUTE_NS, SECOND_NS
 from agent.deciding import LocalDecide
 from agent.detecting import DetectRuntime
 
+_KEY = ("remote_asn", "remote_owner", "remote_country", "initiator")
 _WINDOWS = ((10 * SECOND_NS, 31), (MINUTE_NS, 61), (15 * MINUTE_NS, 97), (6 * HOUR_NS, 121))
 """Buckets of the program's four windows, and how many of each it keeps."""
 
@@ -38,6 +39,8 @@ def sekisho(folder: Path, server: str, topic: str, messages: int, flags: Sequenc
         "sinks.jsonl.flows": "false",
         **dict(flag.split("=", 1) for flag in flags),
     }
+    import kafka  # noqa: F401  part of the start
+
     loaded = config.load(None, flags=tuple(given.items()), given=(("state_dir", str(folder / "state")),))
     with DetectRuntime(loaded) as run:
         stream = run.stream
@@ -99,7 +102,7 @@ def dicts(server: str, topic: str, records: int) -> dict[str, Any]:
             if store is None or row["remote_scope"] != "external":
                 continue
             octets, end_ns = row["content_octets_out"], row["end_ns"]
-            key = (store, row["remote_asn"], row["remote_owner"], row["remote_country"], row["initiator"])
+            key = (store, *map(row.get, _KEY))
             ledger += octets
             for sums, (grain_ns, _) in zip(held, _WINDOWS, strict=True):
                 place = (key, end_ns // grain_ns)

@@ -34,7 +34,7 @@ def batches(made: Plan, version: str, messages: int) -> Iterator[FlowBatch]:
     random = np.random.default_rng(1)
     left = messages
     for step in range(fleet.steps):
-        for host in random.permutation(HOSTS).tolist()[:left]:
+        for host in random.permutation(HOSTS).tolist()[: max(left, 0)]:
             lane = 1 if host < made.store_hosts else 0
             rows = _rows(fleet, host, step)
             if not lane:
