@@ -101,6 +101,7 @@ class DetectRuntime(Runtime):
             self.settings.detect.gather_rows,
             begins=not known,
             renew=self._renew,
+            started=self._started,
             between=self._between,
             turned=self.attendant.turned,
             stop=self.stop,

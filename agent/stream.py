@@ -89,6 +89,8 @@ class MessageStream:
     renew: Callable[[], None] = lambda: None
     """Says that this one still leads. Raises where it does not."""
     observe: Observe = lambda batch: None
+    started: Callable[[], None] = lambda: None
+    """Called once before anything is read."""
     between: Callable[[], None] = lambda: None
     turned: Callable[[str], None] = lambda _collector: None
     stop: threading.Event = field(default_factory=threading.Event)
@@ -105,6 +107,7 @@ class MessageStream:
     def run(self) -> None:
         """Read, decide and commit until ``stop`` is set. Raises what a commit cannot go on after."""
         try:
+            self.started()
             while not self.stop.is_set():
                 self.renew()
                 records = self._gathered()
