@@ -1,7 +1,7 @@
 """One side of the fleet bench, as a process of its own: read a topic to its end, say what that took.
 
     python -m tests.bench.drain sekisho FOLDER SERVER TOPIC MESSAGES [NAME=VALUE ...]
-    python -m tests.bench.drain dicts   FOLDER SERVER TOPIC RECORDS
+    python -m tests.bench.drain dicts   FOLDER SERVER TOPIC RECORDS      # dicts-c: with the client in C
 
 Prints one line of JSON. CPU is user and system of the process, all threads, from the first question to the broker on;
 what the start of the program takes is told apart.
@@ -14,7 +14,7 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,27 +76,16 @@ def sekisho(folder: Path, server: str, topic: str, messages: int, flags: Sequenc
         }
 
 
-def dicts(server: str, topic: str, records: int) -> dict[str, Any]:
+def dicts(values: Callable[[], Iterable[bytes]], records: int) -> dict[str, Any]:
     """The peer: a JSON object for each row, a dict for each window; what it would do for durability is left out."""
     import orjson
-    from confluent_kafka import Consumer, TopicPartition
 
-    consumer = Consumer(
-        {
-            "bootstrap.servers": server,
-            "group.id": "bench",
-            "enable.auto.commit": False,
-            "auto.offset.reset": "earliest",
-        }
-    )
-    partitions = consumer.list_topics(topic, 10).topics[topic].partitions
-    consumer.assign([TopicPartition(topic, n, 0) for n in partitions])
     held: list[dict[Any, int]] = [{} for _ in _WINDOWS]
     start_s, wall_s = time.process_time(), time.monotonic()
     rows = ledger = 0
     while rows < records:
-        for record in consumer.consume(10_000, 1.0):
-            row = orjson.loads(record.value())
+        for value in values():
+            row = orjson.loads(value)
             rows += 1
             store = row.get("store")
             if store is None or row["remote_scope"] != "external":
@@ -108,8 +97,31 @@ def dicts(server: str, topic: str, records: int) -> dict[str, Any]:
                 place = (key, end_ns // grain_ns)
                 sums[place] = sums.get(place, 0) + octets
     taken_s, wall_s = time.process_time() - start_s, time.monotonic() - wall_s
-    consumer.close()
     return {"cpu_s": taken_s, "wall_s": wall_s, "start_s": start_s, "rows": rows, "ledger": ledger}
+
+
+def in_c(server: str, topic: str) -> Callable[[], Iterable[bytes]]:
+    """Values of a topic by confluent-kafka."""
+    from confluent_kafka import Consumer, TopicPartition
+
+    settings = {"bootstrap.servers": server, "group.id": "bench", "enable.auto.commit": False}
+    consumer = Consumer(settings)
+    partitions = consumer.list_topics(topic, 10).topics[topic].partitions
+    consumer.assign([TopicPartition(topic, n, 0) for n in partitions])
+    return lambda: [record.value() for record in consumer.consume(10_000, 1.0)]
+
+
+def in_python(server: str, topic: str) -> Callable[[], Iterable[bytes]]:
+    """Values of a topic by kafka-python."""
+    from kafka import KafkaConsumer, TopicPartition
+
+    consumer = KafkaConsumer(bootstrap_servers=server, group_id=None, metrics_enabled=False)
+    parts = [TopicPartition(topic, n) for n in consumer.partitions_for_topic(topic)]
+    consumer.assign(parts)
+    consumer.seek_to_beginning(*parts)
+    return lambda: [
+        r.value for rows in consumer.poll(timeout_ms=1000, max_records=10_000).values() for r in rows
+    ]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -118,7 +130,7 @@ def main(arguments: Sequence[str]) -> None:
     if side == "sekisho":
         told = sekisho(Path(folder), server, topic, int(count), flags)
     else:
-        told = dicts(server, topic, int(count))
+        told = dicts((in_c if side == "dicts-c" else in_python)(server, topic), int(count))
     told["rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print("RESULT " + json.dumps(told))
 

@@ -28,9 +28,9 @@ def plan(messages: int) -> Plan:
     )
 
 
-def batches(made: Plan, version: str, messages: int) -> Iterator[FlowBatch]:
+def batches(fleet: Fleet, messages: int) -> Iterator[FlowBatch]:
     """So many batches, each step's hosts in another order. One host in fifty runs a store."""
-    fleet = Fleet(made, version)
+    made = fleet.plan
     random = np.random.default_rng(1)
     left = messages
     for step in range(fleet.steps):
@@ -48,10 +48,9 @@ def batches(made: Plan, version: str, messages: int) -> Iterator[FlowBatch]:
         left -= HOSTS
 
 
-def sealed(made: Plan, batch: FlowBatch) -> Sent:
+def sealed(fleet: Fleet, batch: FlowBatch) -> Sent:
     """It as a message."""
-    host = int(batch.header.agent_id.rpartition("-")[2])
-    key = Fleet(made).key(host)
+    key = fleet.key(int(batch.header.agent_id.rpartition("-")[2]))
     whole = batch.with_header(account=Accounts().read())
     message: Message = seal(whole, key.sign, low_water=batch.header.sequence, key=key.public)
     return Sent(batch.header.agent_id, message, len(batch))
