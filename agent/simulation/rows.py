@@ -16,6 +16,7 @@ from agent.core.flow import ColumnData, FlowBatch, Text
 from agent.simulation.plan import (
     DIFFERENT,
     FIRST_ASN,
+    HOSTS_OF_A_STORE,
     RECEIVER_ASN,
     SIMULATED,
     TENANT,
@@ -139,15 +140,10 @@ class Traffic:
         ends: NDArray[np.int64],
         random: np.random.Generator,
     ) -> FlowBatch:
-        plan, n = self._plan, len(host)
+        n = len(host)
         local = np.zeros((n, 2), np.uint64)
         local[:, 1] = (0xFFFF << 32 | 10 << 24) + host.astype(np.uint64) + 1
         packets = content // 1_400 + 1
-        owned = network % 3 != 2
-        code = process.astype(np.int32)
-        of_store = host < plan.store_hosts
-        store = np.where(of_store, host // 10, -1).astype(np.int32)
-        known = np.where(network < 0, -1, 0)
         columns: dict[str, ColumnData] = {
             "local_address": local,
             "remote_address": remote,
@@ -165,6 +161,17 @@ class Traffic:
             "end_ns": ends,
             "tcp_flags": np.full(n, 0x1B),
             "end_reason": Text((content % 3 != 0).astype(np.int32), _ENDS),
+            "vantage": Text.full(n, f"ebpf:{SIMULATED}"),
+        }
+        who, where = self._who(host, process), self._where(remote, network)
+        return FlowBatch.build(n, columns | who | where)
+
+    def _who(self, host: NDArray[np.int64], process: NDArray[np.int64]) -> dict[str, ColumnData]:
+        """Process and store, as the agent's own enrichers tell them."""
+        code, n = process.astype(np.int32), len(host)
+        of_store = host < self._plan.store_hosts
+        store = np.where(of_store, host // HOSTS_OF_A_STORE, -1)
+        return {
             "process": Text(code, self._processes),
             "executable": Text(code, self._paths),
             "pid": 1_000 + process,
@@ -172,20 +179,25 @@ class Traffic:
             "unit": Text(code, self._units),
             "cgroup": Text(code, self._groups),
             "attribution": Text.full(n, "process"),
-            "remote_scope": Text.full(n, "external"),
-            "remote_country": _coded(known + network % len(plan.countries), network, plan.countries),
-            "remote_asn": np.where(network < 0, -1, FIRST_ASN + network),
-            "remote_as_org": Text(network.astype(np.int32), plan.organisations),
-            "remote_owner": _coded(network % len(plan.owners), np.where(owned, network, -1), plan.owners),
-            "remote_owner_country": _coded(network % 7, np.where(owned, network, -1), plan.countries),
-            "location_confidence": Text((remote[:, 1] % np.uint64(2)).astype(np.int32), _CONFIDENCES),
-            "owner_confidence": Text((network % 3).astype(np.int32), _CONFIDENCES),
-            "store": Text(store, plan.stores),
+            "store": Text(store.astype(np.int32), self._plan.stores),
             "basis": Text(np.where(of_store, 0, -1).astype(np.int32), ("same_host",)),
             "tenant": Text.full(n, TENANT),
-            "vantage": Text.full(n, f"ebpf:{SIMULATED}"),
         }
-        return FlowBatch.build(n, columns)
+
+    def _where(self, remote: NDArray[np.uint64], network: NDArray[np.int64]) -> dict[str, ColumnData]:
+        """Facts of the other end by the number of its network; -1 is none."""
+        plan = self._plan
+        owned = np.where(network % 3 != 2, network, -1)
+        return {
+            "remote_scope": Text.full(len(network), "external"),
+            "remote_country": _coded(network % len(plan.countries), network, plan.countries),
+            "remote_asn": np.where(network < 0, -1, FIRST_ASN + network),
+            "remote_as_org": Text(network.astype(np.int32), plan.organisations),
+            "remote_owner": _coded(network % len(plan.owners), owned, plan.owners),
+            "remote_owner_country": _coded(network % 7, owned, plan.countries),
+            "location_confidence": Text((remote[:, 1] % np.uint64(2)).astype(np.int32), _CONFIDENCES),
+            "owner_confidence": Text((network % 3).astype(np.int32), _CONFIDENCES),
+        }
 
 
 def _coded(codes: NDArray[np.int64], known: NDArray[np.int64], values: tuple[str, ...]) -> Text:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -33,6 +34,7 @@ from tests.bench import thousand
 from tests.bench.measure import REPEATS, once
 from tests.bench.page import SCALING, Bar, Report
 from tests.tools.brokers import Cluster, cluster
+from tests.tools.places import ROOT
 
 HOSTS, MINUTES, RATE = 10_000, 0.5, 50
 HANDED = 1.32
@@ -40,7 +42,13 @@ HANDED = 1.32
 MESSAGES = 4_000
 PEER_ROWS = 300_000
 _JSON = "a JSON object for each row (orjson), dicts for four windows; checks no signature, keeps nothing"
-PEERS = {"dicts": f"{_JSON}; kafka-python, as ours", "dicts-c": f"{_JSON}; confluent-kafka, a client in C"}
+QUIX = os.environ.get("SEKISHO_BENCH_QUIX", "")
+"""An interpreter that has quixstreams: it needs other versions than ours, so it has a place of its own."""
+PEERS = {
+    "dicts": f"{_JSON}; kafka-python, as ours",
+    "dicts-c": f"{_JSON}; confluent-kafka, a client in C",
+    "quix": "Quix Streams, a JSON object for each row, one window of five minutes by agent over rows of stores",
+}
 THOUSAND, PLAIN, FLEET = "simulated.thousand", "simulated.plain", "simulated.fleet"
 
 
@@ -77,10 +85,11 @@ def main(arguments: Sequence[str]) -> bool:
 def _per_row(kafka: Connection, broker: Cluster, folder: Path) -> bool:
     filled = _fill_thousand(kafka, broker)
     peers = _fill_plain(kafka) if importlib.util.find_spec("confluent_kafka") else None
+    wanted = [name for name in PEERS if name != "quix" or QUIX] if peers else []
     took: dict[str, list[dict[str, Any]]] = {"ours": [], **{name: [] for name in PEERS}}
     for turn in range(REPEATS):
         took["ours"].append(_drain(folder / f"thousand-{turn}", broker, THOUSAND, filled))
-        for name in PEERS if peers else ():
+        for name in wanted:
             took[name].append(_peer(name, folder / f"{name}-{turn}", broker, peers))
     rate = {side: _rate(runs) for side, runs in took.items() if runs}
     table = [
@@ -91,10 +100,10 @@ def _per_row(kafka: Connection, broker: Cluster, folder: Path) -> bool:
         Bar("from the broker's octets to the committed transaction", 0.7, rate["ours"], "M rows/s of CPU"),
         Bar("goal: the same", 1.5, rate["ours"], "M rows/s of CPU"),
     ]
-    for name, what in PEERS.items() if peers else ():
+    for name in wanted:
         times = rate["ours"] / rate[name]
-        table.append([what, f"{rate[name]:.3f}", f"{times:.1f} times", _said(took[name])])
-    if peers:
+        table.append([PEERS[name], f"{rate[name]:.3f}", f"{times:.1f} times", _said(took[name])])
+    if wanted:
         times = rate["ours"] / rate["dicts"]
         bars.append(Bar("beside a JSON object for each row, with the same client", 5.0, times))
     title = (
@@ -223,7 +232,8 @@ def _drain(folder: Path, broker: Cluster, topic: str, filled: Filled) -> dict[st
     return told
 
 
-def _peer(name: str, folder: Path, broker: Cluster, filled: Filled) -> dict[str, Any]:
+def _peer(name: str, folder: Path, broker: Cluster, filled: Filled | None) -> dict[str, Any]:
+    assert filled is not None
     folder.mkdir()
     told = _once(name, folder, broker, PLAIN, filled.messages)
     if (told["rows"], told["ledger"]) != (filled.rows, filled.stores_octets):
@@ -232,16 +242,10 @@ def _peer(name: str, folder: Path, broker: Cluster, filled: Filled) -> dict[str,
 
 
 def _once(side: str, folder: Path, broker: Cluster, topic: str, count: int) -> dict[str, Any]:
-    line = [
-        sys.executable,
-        "-m",
-        "tests.bench.drain",
-        side,
-        str(folder),
-        broker.bootstrap[0],
-        topic,
-        str(count),
-    ]
+    where = [broker.bootstrap[0], topic, str(count)]
+    line = [sys.executable, "-m", "tests.bench.drain", side, str(folder), *where]
+    if side == "quix":
+        line = [QUIX, str(ROOT / "tests/bench/quix.py"), *where]
     used = once(line, folder)
     told: dict[str, Any] = json.loads(used.out.rpartition("RESULT ")[2].splitlines()[0])
     told["anonymous_mib"] = used.anonymous_mib

@@ -140,11 +140,19 @@ def _coding(batches: list[FlowBatch]) -> tuple[list[list[str]], list[Bar]]:
     """Encoding and decoding beside a JSON object for each row, both from columns and back to columns."""
     batch = batches[0]
     value = wire.encode(batch, header=False)
-    ours = (_cpu_ms(lambda: wire.encode(batch, header=False)), _cpu_ms(lambda: list(wire.decode(value).columns())))
+    ours = (
+        _cpu_ms(lambda: wire.encode(batch, header=False)),
+        _cpu_ms(lambda: list(wire.decode(value).columns())),
+    )
     packed = zstandard.ZstdCompressor().compress(value)
     rows = [
         ["Arrow, encode", f"{ours[0]:.2f} ms", f"{len(value) / ROWS:.0f} octets a row", ""],
-        ["Arrow, decode, every column unpacked", f"{ours[1]:.2f} ms", f"{len(packed) / ROWS:.0f} with zstd", ""],
+        [
+            "Arrow, decode, every column unpacked",
+            f"{ours[1]:.2f} ms",
+            f"{len(packed) / ROWS:.0f} with zstd",
+            "",
+        ],
     ]
     if importlib.util.find_spec("orjson") is None:
         return [*rows, ["orjson", "not installed", "", ""]], []
