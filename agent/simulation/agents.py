@@ -99,9 +99,10 @@ class Fleet:
         """How many steps of 10 s the run has."""
         return -(-self.plan.asked.seconds * SECOND_NS // STEP_NS)
 
-    def messages(self) -> Iterator[Sent | int]:
+    def messages(self, *, stops: bool = True) -> Iterator[Sent | int]:
         """Every message, in order; between them the event time (ns) at which those before would have been sent. Hosts with
-        a backlog send what of it is due beside what is new.
+        a backlog send what of it is due beside what is new. Unless the fleet ``stops`` at the end, what is not full or old
+        enough by then is not sent; of stores all is.
         """
         asked = self.plan.asked
         order = np.argsort(self.plan.phases_ns, kind="stable").tolist()
@@ -115,7 +116,7 @@ class Fleet:
                 yield from self._step(hosts, step, begin_ns, agents)
                 yield begin_ns + int(self.plan.phases_ns[hosts[-1]]) + STEP_NS
             yield from next(backlog)
-        for agent in agents.values():
+        for agent in agents.values() if stops else ():
             yield from agent.flush()
 
     def _step(
