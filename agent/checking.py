@@ -17,6 +17,7 @@ from agent.core.errors import DecodeError
 from agent.core.flow import COLUMNS, SCHEMA_VERSION, FlowBatch, Kind
 from agent.core.heartbeat import Beat, Signed
 from agent.core.message import HEADER_KEY, LARGEST_VALUE, SIGNATURE_KEY, Header, Message
+from agent.core.wire import TextError
 from agent.store.inputs import Pin
 
 Identities = Literal["pin_first", "enrolled"]
@@ -37,7 +38,9 @@ _KEY_TEXTS: Final = frozenset(
     ("process", "vantage", "initiator", "remote_as_org", "remote_provider", "remote_owner", "remote_country")
 )
 _AMOUNTS: Final = ("octets_out", "octets_in", "content_octets_out", "flows", "packets_out", "packets_in")
-_TEXTS: Final = tuple(c.name for c in COLUMNS if c.kind is Kind.TEXT)
+_LONGEST: Final = {
+    c.name: LONGEST_KEY_TEXT if c.name in _KEY_TEXTS else LONGEST_TEXT for c in COLUMNS if c.kind is Kind.TEXT
+}
 _MOST_KEYS: Final = 100_000
 
 
@@ -101,7 +104,9 @@ class Checker:
         if refused is not None:
             return refused
         try:
-            batch = message.batch(header)
+            batch = message.batch(header, _LONGEST)
+        except TextError as error:
+            return Refused("impossible", str(error), header.agent_id)
         except (DecodeError, MemoryError) as error:
             newer = header.schema_version > SCHEMA_VERSION
             said = (
@@ -171,6 +176,14 @@ class Checker:
         return True
 
 
+def unfit(batch: FlowBatch) -> str:
+    """Which text of a batch no state could take; empty if there is none. For rows that became a store's only here."""
+    for name, most in _LONGEST.items():
+        if any(len(text.encode()) > most or "\0" in text for text in batch.text(name).values):
+            return f"{name} holds a text of more than {most} octets, or with a zero in it"
+    return ""
+
+
 def _impossible(header: Header, batch: FlowBatch) -> str:
     """What no agent writes but a state could choke on; empty where there is nothing."""
     if header.rows == 0:
@@ -181,15 +194,4 @@ def _impossible(header: Header, batch: FlowBatch) -> str:
             and int(batch[name].sum(dtype=object)) > MOST_OCTETS
         ):
             return f"{name} of more than {MOST_OCTETS} in one batch"
-    for name in _TEXTS:
-        most = LONGEST_KEY_TEXT if name in _KEY_TEXTS else LONGEST_TEXT
-        if (values := batch.text(name).values) and not _fit(values, most):
-            return f"{name} holds a text of more than {most} octets, or with a zero in it"
     return ""
-
-
-def _fit(texts: tuple[str, ...], most: int) -> bool:
-    whole = "".join(texts)
-    if "\0" in whole or max(map(len, texts)) > most:
-        return False
-    return whole.isascii() or max(len(text.encode()) for text in texts) <= most

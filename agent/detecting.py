@@ -123,7 +123,6 @@ class DetectRuntime(Runtime):
             begins=not known,
             renew=self._renew,
             agents=self._agents(connection, client_id, checker),
-            observe=self.view.observe,
             started=self._started,
             between=self._between_turns,
             turned=self.attendant.turned,

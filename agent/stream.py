@@ -11,13 +11,13 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import numpy as np
 
 from agent import logs
-from agent.checking import Checker, Refused, Sealed
+from agent.checking import Checker, Refused, Sealed, unfit
 from agent.conflicts import Told, Twins
 from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import MINUTE_NS, SECOND_NS, Clock
@@ -179,6 +179,8 @@ class MessageStream:
             self.counts.octets += len(record.value)
             found: Sealed | Refused | None = self.checker.check(record.headers, record.value)
             if isinstance(found, Sealed):
+                found = self._with_facts(found)
+            if isinstance(found, Sealed):
                 found = self._new(found, taken, headers)
                 if isinstance(found, Sealed):
                     fresh.append((found, record.append_ns))
@@ -186,7 +188,7 @@ class MessageStream:
             if isinstance(found, Refused):
                 self._bury(record, found)
         self._send_letters()
-        batches = [self._derived(sealed.batch) for sealed, _ in fresh]
+        batches = [sealed.batch for sealed, _ in fresh]
         self._commit(batches, fresh, headers, offsets)
 
     def _new(
@@ -253,6 +255,15 @@ class MessageStream:
         logs.get("stream").warning("dead_letter_not_sent", message=what[:500], reason=str(error))
 
     # facts
+
+    def _with_facts(self, sealed: Sealed) -> Sealed | Refused:
+        """The message with this detector's facts. Texts were checked where the agent knew of a store."""
+        batch = self._derived(sealed.batch)
+        if batch is sealed.batch:
+            return sealed
+        if (batch["store"] >= 0).any() and (said := unfit(batch)):
+            return Refused("impossible", said, sealed.header.agent_id)
+        return replace(sealed, batch=batch)
 
     def _derived(self, batch: FlowBatch) -> FlowBatch:
         """The rows with this detector's facts where the agent's are from other databases or another register.

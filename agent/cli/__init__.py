@@ -50,6 +50,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
         "enrolment": "tokens for new agents, and the keys that count",
         "maintenance": "say when people work on hosts, so that nobody is paged for it",
         "kafka": "say whether Kafka can be reached and how its topics stand; make them",
+        "simulate": "make the messages of a fleet that does not exist, to size a cluster",
         "config": "show the settings in force and where each comes from",
         "completion": "print the script that completes commands in a shell",
     },

@@ -146,6 +146,15 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sekisho --set kafka.servers=127.0.0.1:9092 kafka topics create",
         "sekisho --set kafka.servers=127.0.0.1:9092 kafka topics create --partitions 48 --replication 3",
     ),
+    "simulate": ("sekisho simulate fleet --hosts 20 --seconds 10 --dry-run",),
+    "simulate fleet": (
+        "sekisho simulate fleet --hosts 20 --seconds 10 --dry-run",
+        "sekisho simulate fleet --hosts 20 --seconds 10 --incidents 2 --truth truth.json --to-files messages",
+        "sekisho --set kafka.servers=127.0.0.1:9092 simulate fleet --hosts 1000 --minutes 10 --incidents 5 "
+        "--truth truth.json --write-policy policy.yaml",
+        "sekisho --set kafka.servers=127.0.0.1:9092 --set kafka.topics.flows=sekisho.simulated.flows.v1 "
+        "--set policy=policy.yaml --state-dir trial detect   # a detector of its own",
+    ),
     "config": ("sekisho config show --origin", "SEKISHO_LANGUAGE=ja sekisho config show"),
     "config show": ("sekisho config show --origin", "sekisho --set language=ja config show --json"),
     "completion": (

@@ -11,7 +11,7 @@ values cannot take (-1 for numbers and codes, all ones for addresses); on the wi
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, IntFlag
 from typing import Any, Final
@@ -213,14 +213,22 @@ class Text:
 
     def compact(self) -> Text:
         """The same texts with a dictionary of distinct values, only those that are used, in order of first use in the dictionary."""
-        if not self.values or (len(self.values) == 1 and (self.codes == 0).any()):
+        if not self.values or (len(self.values) == 1 and len(self.codes) and self.codes.max() == 0):
             return self
-        used = np.zeros(len(self.values), bool)
-        used[self.codes[self.codes >= 0]] = True
-        index: dict[str, int] = {}
+        used = np.zeros(len(self.values) + 1, bool)  # one more for -1
+        used[self.codes] = True
+        used = used[:-1]
+        distinct = len(set(self.values)) == len(self.values)
+        if distinct and used.all():
+            return self
+        olds = np.flatnonzero(used)
+        values: tuple[str, ...] = tuple([self.values[old] for old in olds.tolist()])
         translate = np.full(len(self.values) + 1, -1, np.int32)
-        for old in np.flatnonzero(used).tolist():
-            translate[old] = index.setdefault(self.values[old], len(index))
+        if distinct:
+            translate[olds] = np.arange(len(olds), dtype=np.int32)
+            return Text(translate[self.codes], values)
+        index: dict[str, int] = {}
+        translate[olds] = [index.setdefault(value, len(index)) for value in values]
         return Text(translate[self.codes], tuple(index))
 
 
@@ -244,6 +252,20 @@ def concat_text(columns: Sequence[Text]) -> Text:
 
 
 ColumnData = NDArray[Any] | Text
+
+
+class _Pending(dict[str, ColumnData]):
+    """Columns by name, made when they are first asked for: of most batches few are ever read."""
+
+    __slots__ = ("make",)
+
+    def __init__(self, known: Mapping[str, ColumnData], make: Callable[[str], ColumnData]) -> None:
+        super().__init__(known)
+        self.make = make
+
+    def __missing__(self, name: str) -> ColumnData:
+        data = self[name] = self.make(name)
+        return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +302,7 @@ class FlowBatch:
     __slots__ = ("_columns", "_n", "header")
 
     def __init__(self, columns: Mapping[str, ColumnData], header: BatchHeader | None = None) -> None:
-        self._columns = dict(columns)
+        self._columns = columns if isinstance(columns, _Pending) else dict(columns)
         self._n = len(self._columns["octets_out"])
         self.header = header or BatchHeader()
 
@@ -300,6 +322,20 @@ class FlowBatch:
             data = given.get(column.name)
             full[column.name] = _null(column, n) if data is None else _typed(column, data, n)
         return cls(full, header)
+
+    @classmethod
+    def arriving(
+        cls, n: int, make: Callable[[str], ColumnData | None], header: BatchHeader | None = None
+    ) -> FlowBatch:
+        """A batch of ``n`` rows whose columns ``make`` gives when they are first asked for, None for nulls. What it gives
+        is not checked.
+        """
+
+        def made(name: str) -> ColumnData:
+            data = make(name)
+            return _null(BY_NAME[name], n) if data is None else data
+
+        return cls(_Pending({}, made), header)
 
     @classmethod
     def empty(cls, header: BatchHeader | None = None) -> FlowBatch:
@@ -328,10 +364,11 @@ class FlowBatch:
 
     def with_columns(self, **changed: ColumnData) -> FlowBatch:
         """The same rows with some columns replaced."""
-        columns = dict(self._columns)
-        for name, data in changed.items():
-            columns[name] = _typed(BY_NAME[name], data, self._n)
-        return FlowBatch(columns, self.header)
+        given = {name: _typed(BY_NAME[name], data, self._n) for name, data in changed.items()}
+        columns = self._columns
+        if isinstance(columns, _Pending):
+            return FlowBatch(_Pending({**columns, **given}, columns.make), self.header)
+        return FlowBatch({**columns, **given}, self.header)
 
     def with_header(self, **changed: Any) -> FlowBatch:
         """The same rows under a changed header."""
@@ -345,11 +382,11 @@ class FlowBatch:
         """Rows by index, mask or slice."""
         columns: dict[str, ColumnData] = {}
         if isinstance(index, slice):
-            for name, data in self._columns.items():
+            for name, data in self._all():
                 columns[name] = data.take(index) if isinstance(data, Text) else data[index]
             return FlowBatch(columns, self.header)
         rows = np.flatnonzero(index) if index.dtype == np.bool_ else index
-        for name, data in self._columns.items():
+        for name, data in self._all():
             if isinstance(data, Text):
                 columns[name] = Text(data.codes.take(rows), data.values)
             else:
@@ -359,7 +396,7 @@ class FlowBatch:
     def compact(self) -> FlowBatch:
         """The same rows with every dictionary cut to the values used."""
         columns: dict[str, ColumnData] = {
-            name: data.compact() if isinstance(data, Text) else data for name, data in self._columns.items()
+            name: data.compact() if isinstance(data, Text) else data for name, data in self._all()
         }
         return FlowBatch(columns, self.header)
 
@@ -367,6 +404,11 @@ class FlowBatch:
         """The same rows with host and agent in columns of their own, as the header has them (``host`` where it has none)."""
         about = {"agent_host": self.header.host or host or None, "agent_id": self.header.agent_id or None}
         return self.with_columns(**{name: Text.full(self._n, text) for name, text in about.items()})
+
+    def _all(self) -> Iterable[tuple[str, ColumnData]]:
+        if isinstance(self._columns, _Pending):
+            return [(name, self._columns[name]) for name in BY_NAME]
+        return self._columns.items()
 
     def amounts(self) -> Amounts:
         """Flows and octets of all rows."""

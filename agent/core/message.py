@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -132,11 +132,13 @@ class Message:
         """What the signature is made over."""
         return CONTEXT + self.header
 
-    def batch(self, header: Header) -> FlowBatch:
-        """The rows, under the header that :meth:`read_header` gave. Raises :class:`DecodeError`."""
+    def batch(self, header: Header, longest: Mapping[str, int] | None = None) -> FlowBatch:
+        """The rows, under the header that :meth:`read_header` gave. Raises :class:`DecodeError`; ``longest`` as
+        :func:`agent.core.wire.decode` has it.
+        """
         from agent.core import wire  # Arrow, which a run without Kafka does not load
 
-        batch = wire.decode(self.value)
+        batch = wire.decode(self.value, longest)
         if len(batch) != header.rows:
             raise DecodeError(f"the message has {len(batch)} rows, its header says {header.rows}")
         return batch.under(

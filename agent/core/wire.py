@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,6 +52,13 @@ _WIRE_TYPE: dict[Kind, Any] = {
     Kind.COUNT: np.uint64,
     Kind.TIME: np.int64,
 }
+_INDEX: dict[Any, pa.DataType] = {
+    np.dtype(np.int8): pa.int8(),
+    np.dtype(np.int16): pa.int16(),
+    np.dtype(np.int32): pa.int32(),
+}
+_AS_IT_LIES = frozenset((Kind.COUNT, Kind.TIME))
+"""Amounts are checked to be small, so their octets are those of signed numbers: no copy is made."""
 _MOST = 1 << 53
 """A row's amount above this is nobody's traffic, and sums of such would not fit."""
 
@@ -116,15 +126,149 @@ def encode(batch: FlowBatch, *, header: bool = True) -> bytes:
     return bytes(sink.getvalue())
 
 
-def decode(message: bytes) -> FlowBatch:
-    """The batch of an Arrow IPC stream. Raises :class:`DecodeError` for anything else, however it was made."""
+class TextError(DecodeError):
+    """A text that is longer than whoever decodes can take, or that has a zero in it."""
+
+
+def decode(message: bytes, longest: Mapping[str, int] | None = None) -> FlowBatch:
+    """The batch of an Arrow IPC stream. Raises :class:`DecodeError` for anything else, however it was made.
+
+    All of it is checked at once; a column is unpacked when it is first asked for. ``longest``: octets that a text of each
+    column may have where there are rows of stores, which alone are kept; one that is longer, or has a zero in it, raises
+    :class:`TextError`.
+    """
     try:
         with pa.ipc.open_stream(pa.py_buffer(message)) as reader:
             records = list(reader)
-            table = records[0] if len(records) == 1 else pa.Table.from_batches(records, reader.schema)
+            if len(records) != 1:
+                return _fitting(from_arrow(pa.Table.from_batches(records, reader.schema)), longest or {})
+            return _arriving(records[0], _places(message, reader.schema), longest or {})
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DecodeError(f"not an Arrow IPC stream: {error}") from error
-    return from_arrow(table)
+
+
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """What a schema says: where each column of ours stands."""
+
+    all: dict[str, int]
+    required: tuple[tuple[Column, int], ...]
+    counts: tuple[tuple[Column, int], ...]
+    texts: tuple[tuple[str, int], ...]
+    header: BatchHeader
+
+
+_KNOWN_SCHEMAS: OrderedDict[bytes, _Places] = OrderedDict()
+_SCHEMAS = 4_096
+_LARGEST_SCHEMA = 16_384
+
+
+def _places(message: bytes, schema: pa.Schema) -> _Places:
+    """The places of a message's schema; those of equal octets are found once. Raises :class:`DecodeError`."""
+    # Continuation mark, length, then the schema: the same octets for every message of one shape.
+    octets = 8 + int.from_bytes(message[4:8], "little")
+    key = bytes(message[:octets]) if 8 < octets <= _LARGEST_SCHEMA else b""
+    found = _KNOWN_SCHEMAS.get(key)
+    if found is None:
+        found = _places_of(schema)
+        if key:
+            _KNOWN_SCHEMAS[key] = found
+            if len(_KNOWN_SCHEMAS) > _SCHEMAS:
+                _KNOWN_SCHEMAS.popitem(last=False)
+    return found
+
+
+def _places_of(schema: pa.Schema) -> _Places:
+    places: dict[str, int] = {}
+    for index, field in enumerate(schema):
+        if field.name in BY_NAME:
+            if field.name in places:
+                raise DecodeError(f"column {field.name} stands there twice")
+            _check_type(BY_NAME[field.name], field.type)
+            places[field.name] = index
+    for column in COLUMNS:
+        if not column.null and column.name != "marks" and column.name not in places:
+            raise DecodeError(f"column {column.name} is missing and cannot be null")
+    mine = [(BY_NAME[name], index) for name, index in places.items()]
+    return _Places(
+        places,
+        tuple((column, index) for column, index in mine if not column.null),
+        tuple((column, index) for column, index in mine if column.kind is Kind.COUNT),
+        tuple((column.name, index) for column, index in mine if column.kind is Kind.TEXT),
+        _header_of(schema),
+    )
+
+
+def _check_type(column: Column, kind: pa.DataType) -> None:
+    if column.kind is not Kind.TEXT:
+        if kind != arrow_type(column):
+            raise DecodeError(f"column {column.name} is {kind}, expected {arrow_type(column)}")
+        return
+    plain = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    if plain or (
+        pa.types.is_dictionary(kind)
+        and pa.types.is_string(kind.value_type)
+        and pa.types.is_signed_integer(kind.index_type)
+    ):
+        return
+    raise DecodeError(f"column {column.name} is {kind}, expected text")
+
+
+def _arriving(record: pa.RecordBatch, places: _Places, longest: Mapping[str, int]) -> FlowBatch:
+    """The batch of a record, checked whole, so that no column fails when it is unpacked later."""
+    record.validate(full=True)
+    for column, index in places.required:
+        if record.column(index).null_count:
+            raise DecodeError(f"column {column.name} holds nulls and must not")
+    for column, index in places.counts:
+        _check_amounts(column, record.column(index))
+    keeps = "store" in places.all
+    for name, index in places.texts if keeps else ():
+        _check_texts(name, record.column(index), longest.get(name))
+
+    def make(name: str) -> ColumnData | None:
+        index = places.all.get(name)
+        return None if index is None else _unpacked(BY_NAME[name], record.column(index))
+
+    return FlowBatch.arriving(record.num_rows, make, places.header)
+
+
+def _check_amounts(column: Column, array: pa.Array) -> None:
+    values = _raw(array, np.uint64)
+    if array.null_count:
+        values = values[_known(array)]
+    if len(values) and int(values.max()) > _MOST:
+        raise DecodeError(f"column {column.name} holds an amount above {_MOST}; no row has that much")
+
+
+def _check_texts(name: str, array: pa.Array, most: int | None) -> None:
+    """Its dictionary holds no text that is too long or has a zero in it."""
+    if not isinstance(array, pa.DictionaryArray):
+        if most is not None and len(array):
+            _check_fit(name, tuple(filter(None, array.to_pylist())), most)
+        return
+    values = array.dictionary
+    if most is None or not len(values):
+        return
+    _, offsets, octets = values.buffers()
+    ends = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
+    first, last = int(ends[0]), int(ends[-1])
+    if last - first > most and int(np.diff(ends).max()) > most:
+        raise TextError(f"{name} holds a text of more than {most} octets, or with a zero in it")
+    if last > first and 0 in octets.to_pybytes()[first:last]:
+        raise TextError(f"{name} holds a text of more than {most} octets, or with a zero in it")
+
+
+def _fitting(batch: FlowBatch, longest: Mapping[str, int]) -> FlowBatch:
+    for name, most in longest.items():
+        if values := batch.text(name).values:
+            _check_fit(name, values, most)
+    return batch
+
+
+def _check_fit(name: str, texts: tuple[str, ...], most: int) -> None:
+    if any(len(text.encode()) > most or "\0" in text for text in texts):
+        raise TextError(f"{name} holds a text of more than {most} octets, or with a zero in it")
 
 
 def header_dict(header: BatchHeader) -> dict[str, Any]:
@@ -163,41 +307,53 @@ def _field(name: str, kind: pa.DataType, null: bool) -> pa.Field:
 def _all_null(column: Column, data: ColumnData) -> bool:
     if isinstance(data, Text):
         return not data.values
-    marker = np.uint64(column.marker) if column.kind is Kind.ADDRESS else column.marker
-    return bool(len(data)) and bool((data[0] == marker).all() and (data == marker).all())
+    if not len(data):
+        return False
+    first, marker = data.flat[0], _marker(column)
+    return bool(first == marker) and bool((data == marker).all())
+
+
+def _marker(column: Column) -> Any:
+    return np.uint64(column.marker) if column.kind is Kind.ADDRESS else column.marker
 
 
 def _to_arrow(column: Column, data: ColumnData, *, narrow: bool = False) -> pa.Array:
-    kind = arrow_type(column)
     if isinstance(data, Text):
-        codes = data.codes.astype(_narrowest(len(data.values))) if narrow else data.codes
-        indices = pa.Array.from_buffers(
-            pa.from_numpy_dtype(codes.dtype),
-            len(codes),
-            [_bitmap(data.codes >= 0), pa.py_buffer(np.ascontiguousarray(codes))],
-        )
-        return pa.DictionaryArray.from_arrays(indices, pa.array(data.values, pa.string()))
-    known: NDArray[np.bool_] | None
+        codes = np.ascontiguousarray(data.codes, _narrowest(len(data.values)) if narrow else np.int32)
+        validity = _bitmap(codes >= 0) if len(codes) and codes.min() < 0 else None
+        indices = pa.Array.from_buffers(_INDEX[codes.dtype], len(codes), [validity, pa.py_buffer(codes)])
+        return pa.DictionaryArray.from_arrays(indices, pa.array(data.values, pa.string()), safe=False)
+    known = _known_rows(column, data) if column.null else None
     if column.kind is Kind.ADDRESS:
-        known = ~(data == np.uint64(column.marker)).all(axis=1) if column.null else None
-        data = data.astype(">u8")
+        numbers = data.astype(">u8")
+    elif known is None:
+        numbers = np.ascontiguousarray(data, _WIRE_TYPE[column.kind])
     else:
-        known = data != column.marker if column.null else None
-        data = data.astype(_WIRE_TYPE[column.kind])
-    validity = None
+        numbers = data.astype(_WIRE_TYPE[column.kind])
     if known is not None:
-        validity = _bitmap(known)
-        data[~known] = 0
-    return pa.Array.from_buffers(kind, len(data), [validity, pa.py_buffer(np.ascontiguousarray(data))])
+        numbers[~known] = 0
+    validity = None if known is None else _bitmap(known)
+    return pa.Array.from_buffers(arrow_type(column), len(data), [validity, pa.py_buffer(numbers)])
+
+
+def _known_rows(column: Column, data: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Which rows are not null; None where all are."""
+    if column.kind is Kind.ADDRESS:
+        known = ~(data == _marker(column)).all(axis=1)
+    elif not len(data) or data.min() >= 0:  # the marker is the one number below
+        return None
+    else:
+        known = data != column.marker
+    return None if known.all() else known
 
 
 def _narrowest(values: int) -> type[np.signedinteger[Any]]:
     return np.int8 if values <= 1 << 7 else np.int16 if values <= 1 << 15 else np.int32
 
 
-def _bitmap(known: NDArray[np.bool_]) -> pa.Buffer | None:
-    """An Arrow validity bitmap; None where every row is known."""
-    return None if known.all() else pa.py_buffer(np.packbits(known, bitorder="little"))
+def _bitmap(known: NDArray[np.bool_]) -> pa.Buffer:
+    """An Arrow validity bitmap."""
+    return pa.py_buffer(np.packbits(known, bitorder="little"))
 
 
 def _one(column: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -213,54 +369,56 @@ def _one(column: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def _from_arrow(column: Column, array: pa.Array) -> ColumnData:
-    kind = arrow_type(column)
-    if column.kind is Kind.TEXT:
-        return _text(column, array)
-    if array.type != kind:
-        raise DecodeError(f"column {column.name} is {array.type}, expected {kind}")
+    """A column, checked. Raises :class:`DecodeError` and what Arrow raises."""
+    _check_type(column, array.type)
     if not column.null and array.null_count:
         raise DecodeError(f"column {column.name} holds nulls and must not")
-    array.validate()
-    start, stop = array.offset, array.offset + len(array)
+    array.validate(full=True)
+    if column.kind is Kind.COUNT:
+        _check_amounts(column, array)
+    elif column.kind is Kind.TEXT:
+        _check_texts(column.name, array, None)
+    return _unpacked(column, array)
+
+
+def _unpacked(column: Column, array: pa.Array) -> ColumnData:
+    """A column that was checked."""
+    if column.kind is Kind.TEXT:
+        return _text(array)
     values: NDArray[Any]
     if column.kind is Kind.ADDRESS:
-        raw = np.frombuffer(array.buffers()[1] or b"", np.uint8)[start * 16 : stop * 16]
-        values = raw.view(">u8").astype(np.uint64).reshape(-1, 2)
+        start, stop = array.offset, array.offset + len(array)
+        octets = np.frombuffer(array.buffers()[1] or b"", np.uint8)[start * 16 : stop * 16]
+        values = octets.view(">u8").astype(np.uint64).reshape(-1, 2)
         unknown: Any = np.uint64(column.marker)
+    elif column.kind in _AS_IT_LIES and not array.null_count:
+        return _raw(array, np.int64)
     else:
-        raw = np.frombuffer(array.buffers()[1] or b"", _WIRE_TYPE[column.kind])[start:stop]
-        values = raw.astype(MEMORY_TYPE[column.kind])
+        values = _raw(array, _WIRE_TYPE[column.kind]).astype(MEMORY_TYPE[column.kind])
         unknown = column.marker
     if array.null_count:
         values[~_known(array)] = unknown
-    lowest = -1 if column.null else 0
-    if column.kind is Kind.COUNT and len(values) and not (lowest <= values.min() and values.max() <= _MOST):
-        raise DecodeError(f"column {column.name} holds an amount above {_MOST}; no row has that much")
     return values
 
 
-def _text(column: Column, array: pa.Array) -> Text:
-    if not pa.types.is_dictionary(array.type):
-        if not pa.types.is_string(array.type) and not pa.types.is_large_string(array.type):
-            raise DecodeError(f"column {column.name} is {array.type}, expected text")
-        array.validate(full=True)
+def _raw(array: pa.Array, kind: type[np.generic]) -> NDArray[Any]:
+    """The numbers of an array, whatever stands where it is null."""
+    values = np.frombuffer(array.buffers()[1] or b"", kind)
+    return values[array.offset : array.offset + len(array)]
+
+
+def _text(array: pa.Array) -> Text:
+    if not isinstance(array, pa.DictionaryArray):
         array = array.dictionary_encode()
-    elif not pa.types.is_string(array.type.value_type) or not pa.types.is_signed_integer(
-        array.type.index_type
-    ):
-        raise DecodeError(f"column {column.name} is {array.type}, expected text")
     if not len(array):
         return Text.full(0, None)
-    array.validate()
     indices, values = array.indices, array.dictionary
-    values.validate(full=True)
-    start = indices.offset
-    raw = np.frombuffer(indices.buffers()[1] or b"", array.type.index_type.to_pandas_dtype())
-    codes = raw[start : start + len(indices)].astype(np.int32)
+    codes = _raw(indices, array.type.index_type.to_pandas_dtype()).astype(np.int32)
     if indices.null_count:
         codes[~_known(indices)] = -1
-    if values.null_count or int(codes.min()) < -1 or int(codes.max()) >= len(values):
-        raise DecodeError(f"column {column.name} has codes outside of its dictionary")
+    if values.null_count:
+        codes[np.append(~_known(values), False)[codes]] = -1
+        values = values.fill_null("")
     return Text(codes, tuple(values.to_pylist()))
 
 

@@ -84,7 +84,7 @@ def admit(
     before, after = _observed(batches, each, ends, ~suspect, sources)
     inside = [np.flatnonzero((b["store"] >= 0) & ((b["marks"] & _OUTSIDE_RULES) == 0)) for b in batches]
     wanted = [
-        rows[b.text("remote_scope").take(rows).where("external")]
+        rows[b.text("remote_scope").take(rows).where("external")] if len(rows) else rows
         for b, rows in zip(batches, inside, strict=True)
     ]
     begins = np.cumsum([0, *map(len, batches)])[:-1].tolist()
@@ -115,7 +115,7 @@ def admit(
     step.meta.update(
         received=max(each),
         after=after,
-        sources=sources.state(),
+        sources=sources.state({_source(batch) for batch in batches}),
         versions=dict(batches[-1].header.versions),
         seen=_stores_seen(seen, ends),
         reasons={
@@ -135,7 +135,7 @@ def _observed(
     """The watermark before each row and after the last; batches of one source and time that follow each other go as one."""
     begins = np.cumsum([0, *map(len, batches)]).tolist()
     before, after, first = [], 0, 0
-    whose = [(f"{b.header.agent_id}|{b.header.host}", at) for b, at in zip(batches, received, strict=True)]
+    whose = [(_source(b), at) for b, at in zip(batches, received, strict=True)]
     for i, (source, at) in enumerate(whose):
         if i + 1 == len(whose) or whose[i + 1] != whose[i]:
             rows = slice(begins[first], begins[i + 1])
@@ -143,6 +143,10 @@ def _observed(
             before.append(marks)
             first = i + 1
     return np.concatenate(before), after
+
+
+def _source(batch: FlowBatch) -> str:
+    return f"{batch.header.agent_id}|{batch.header.host}"
 
 
 def _joined(columns: Sequence[tuple[Text, Ints]]) -> Text:

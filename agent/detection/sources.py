@@ -13,7 +13,8 @@ clock that runs years ahead holds and moves nobody. In replay the data is the cl
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import heapq
+from collections.abc import Iterable
 from typing import Any, Final
 
 import numpy as np
@@ -39,11 +40,13 @@ class Sources:
         self._replay = replay
         self._last: dict[str, int] = {}
         self._moved: dict[str, int] = {}
-        self._order: Ints | None = None
+        self._order: _Order | None = None
         """Largest ends of the sources that are not silent at ``_asked_ns``, least first; None: to be made anew."""
         self._asked_ns = BEGINNING
-        self._talking: OrderedDict[str, int] = OrderedDict()
-        """Their names and when they moved, longest ago first."""
+        self._talking: dict[str, int] = {}
+        """Their names and when they moved."""
+        self._oldest: list[tuple[int, str]] = []
+        """The same as a heap, longest ago first, with entries that hold no more: times of receipt may go back."""
 
     @property
     def newest_ns(self) -> int:
@@ -67,7 +70,7 @@ class Sources:
             self._moved[source] = received_ns
         marks = np.maximum.accumulate(np.append([self.watermark], self._least(others, running)))
         self.watermark = int(marks[-1])
-        self._join(source, others, received_ns)
+        self._join(source, received_ns)
         return marks[:-1], self.watermark
 
     def pass_time(self, now_ns: int) -> int:
@@ -98,32 +101,32 @@ class Sources:
                 for name, moved in self._moved.items()
                 if name in self._last and (self._replay or received_ns - moved <= SILENT_NS)
             )
-            self._talking = OrderedDict((name, moved) for moved, name in held)
-            self._order = np.sort(np.array([self._last[name] for name in self._talking], np.int64))
+            self._talking = {name: moved for moved, name in held}
+            self._oldest = held
+            self._order = _Order([self._last[name] for name in self._talking])
         self._asked_ns = received_ns
         order = self._order
-        while not self._replay and self._talking:
-            name, moved = next(iter(self._talking.items()))
-            if received_ns - moved <= SILENT_NS:
-                break
-            del self._talking[name]
-            order = _without(order, self._last[name])
+        while self._oldest and received_ns - self._oldest[0][0] > SILENT_NS and not self._replay:
+            moved, name = heapq.heappop(self._oldest)
+            if self._talking.get(name) == moved:
+                del self._talking[name]
+                order.remove(self._last[name])
         if source in self._talking:
-            order = _without(order, self._last[source])
-        self._order = None  # until the source is back in its place
-        return order
+            order.remove(self._last[source])
+        return order.values
 
-    def _join(self, source: str, others: Ints, received_ns: int) -> None:
+    def _join(self, source: str, received_ns: int) -> None:
         """Put a source into its place among the others."""
+        assert self._order is not None
         moved = self._moved[source]
         heard = source in self._last and (self._replay or received_ns - moved <= SILENT_NS)
         if heard:
-            last = self._last[source]
-            others = np.insert(others, int(np.searchsorted(others, last)), last)
+            self._order.add(self._last[source])
+            if self._talking.get(source) != moved and not self._replay:
+                heapq.heappush(self._oldest, (moved, source))
             self._talking[source] = moved
-            if moved == received_ns:
-                self._talking.move_to_end(source)
-        self._order = others
+        else:
+            self._talking.pop(source, None)
 
     @property
     def _foremost(self) -> int:
@@ -144,16 +147,46 @@ class Sources:
         foremost = max([self._foremost, *ends])
         return [end for end in ends if end >= foremost - BEHIND_NS]
 
-    def state(self) -> dict[str, Any]:
-        """All of it as plain values."""
-        return {"watermark": self.watermark, "last": self._last, "moved": self._moved}
+    def state(self, of: Iterable[str] | None = None) -> dict[str, Any]:
+        """All of it as plain values, or what of it some sources may have changed."""
+        last, moved = self._last, self._moved
+        if of is not None:
+            names = [name for name in of if name in moved]
+            last = {name: last[name] for name in names if name in last}
+            moved = {name: moved[name] for name in names}
+        return {"watermark": self.watermark, "last": last, "moved": moved}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take back what :meth:`state` gave."""
-        self.watermark, self._last, self._moved = state["watermark"], state["last"], state["moved"]
+        """Take back what :meth:`state` gave; of sources that it does not name nothing changes."""
+        self.watermark = state["watermark"]
+        self._last.update(state["last"])
+        self._moved.update(state["moved"])
         self._order = None
 
 
-def _without(order: Ints, value: int) -> Ints:
-    """A sorted array without one of an equal value."""
-    return np.delete(order, int(np.searchsorted(order, value)))
+class _Order:
+    """Sorted numbers, put in and taken out in place: of ten thousand a copy costs more than the step."""
+
+    def __init__(self, values: list[int]) -> None:
+        self._held = np.sort(np.array(values, np.int64))
+        self._count = len(values)
+
+    @property
+    def values(self) -> Ints:
+        """All of them, least first, until the next change."""
+        return self._held[: self._count]
+
+    def remove(self, value: int) -> None:
+        """Take out one that equals ``value``."""
+        at = int(self.values.searchsorted(value))
+        self._held[at : self._count - 1] = self._held[at + 1 : self._count]
+        self._count -= 1
+
+    def add(self, value: int) -> None:
+        """Put one in."""
+        if self._count == len(self._held):
+            self._held = np.append(self._held, np.zeros(self._count + 16, np.int64))
+        at = int(self.values.searchsorted(value))
+        self._held[at + 1 : self._count + 1] = self._held[at : self._count]
+        self._held[at] = value
+        self._count += 1

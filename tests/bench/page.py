@@ -1,4 +1,4 @@
-"""The tables of ``docs/performance.md``: each stands between two marks and is written by its bench."""
+"""The tables of ``docs/performance.md`` and ``docs/scaling.md``: each stands between two marks and is written by its bench."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.tools.places import ROOT
 
 PAGE = ROOT / "docs/performance.md"
+SCALING = ROOT / "docs/scaling.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class Report:
     notes: Sequence[str] = ()
     partial: bool = False
     """Something smaller than the promise was measured; it is printed, but not written into the page."""
+    page: Path = PAGE
 
     def text(self) -> str:
         """As Markdown, with commit, date and machine."""
@@ -68,21 +70,22 @@ class Report:
         print(self.text() + "\n")
         if self.partial:
             return
-        page = PAGE.read_text(encoding="utf-8")
+        page = self.page.read_text(encoding="utf-8")
         begin, end = f"<!-- bench {self.name} -->", "<!-- end -->"
         found = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
         if not found.search(page):
-            raise SystemExit(f"docs/performance.md: has no place marked {begin}; put one there")
+            raise SystemExit(f"docs/{self.page.name} has no place marked {begin}; put one there")
         block = f"{begin}\n{self.text()}\n{end}"
-        PAGE.write_text(found.sub(lambda _: block, page), encoding="utf-8")
+        self.page.write_text(found.sub(lambda _: block, page), encoding="utf-8")
 
 
 def where() -> str:
     """Commit, date and machine."""
     git = ["git", "-C", str(ROOT)]
     commit = _first_line([*git, "describe", "--always"])
-    # The page itself changes with every table.
-    if _first_line([*git, "status", "--porcelain", "-uno", "--", ".", ":!docs/performance.md"]) != "unknown":
+    # The pages themselves change with every table.
+    pages = [f":!docs/{page.name}" for page in (PAGE, SCALING)]
+    if _first_line([*git, "status", "--porcelain", "-uno", "--", ".", *pages]) != "unknown":
         commit += ", changed since"
     model = next(
         (

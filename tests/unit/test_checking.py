@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.checking import LONGEST_KEY_TEXT, Checker, Refused, Sealed
+from agent.checking import LONGEST_KEY_TEXT, Checker, Refused, Sealed, unfit
 from agent.core.flow import SCHEMA_VERSION
 from agent.core.message import CONTEXT, HEADER_KEY, SIGNATURE_KEY, Message
 from agent.store.inputs import Pin
@@ -136,3 +136,18 @@ def test_a_signed_message_of_wild_bytes_gets_an_answer(data: st.DataObject) -> N
     assert isinstance(found, Refused | Sealed)
     if isinstance(found, Sealed):
         assert int(np.max(found.batch["octets_out"])) < 1 << 48
+
+
+def test_rows_that_become_a_stores_here_are_looked_at_again() -> None:
+    """An agent that knows of no store may send any text; once this detector makes its rows a store's, none too long may be
+    in them."""
+    long = "x" * (LONGEST_KEY_TEXT + 1)
+    message = AGENT.message([{"store": None, "basis": None, "process": long}])
+    found = Checker({}).check(headers(message), message.value)
+    assert isinstance(found, Sealed)
+    assert (
+        unfit(found.batch)
+        == f"process holds a text of more than {LONGEST_KEY_TEXT} octets, or with a zero in it"
+    )
+    fine = AGENT.message([{"store": None, "process": "x"}])
+    assert unfit(fine.batch(fine.read_header())) == ""

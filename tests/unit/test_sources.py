@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent.core.clock import SECOND_NS
@@ -52,6 +52,7 @@ TURN = st.tuples(
 
 
 @given(st.lists(TURN, max_size=40), st.booleans())
+@example([("a", [0], 0), ("b", [2], 0), ("a", [1], -1), ("b", [0], 61)], False)
 def test_the_watermark_is_that_of_the_plain_rule(
     turns: list[tuple[str, list[int], int]], replay: bool
 ) -> None:
