@@ -8,21 +8,21 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, Protocol, get_args, runtime_checkable
 
-from agent.checking import Reason
 from agent.config import Settings
 from agent.core.accounts import Account, Amounts
 from agent.core.clock import SECOND_NS, Clock
 from agent.core.decision import Decision
 from agent.core.finding import NoticeKind
 from agent.metrics import Histogram, Reading, Role
+from agent.receiving.checking import Reason
 from agent.runtime import Runtime
 from agent.seal import STOPPED
-from agent.sending import Send
+from agent.sending.send import Send
 
 if TYPE_CHECKING:  # an agent loads none of what only the others need
-    from agent.archiving import CopyRuntime
-    from agent.detecting import DetectRuntime
     from agent.metrics_server import Served
+    from agent.receiving.archiving import CopyRuntime
+    from agent.receiving.detecting import DetectRuntime
 
 SPOOL_REASONS: Final = (
     "spool_full",

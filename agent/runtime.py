@@ -20,8 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final, Self
 
-from agent import logs, telling
-from agent.carrying import Pace
+from agent import logs
 from agent.config import Loaded, Settings, read_policy
 from agent.core.accounts import Accounts
 from agent.core.clock import SECOND_NS, Clock, SteadyClock, SystemClock, when
@@ -33,18 +32,20 @@ from agent.core.process import give_back
 from agent.core.stages import Carrier, Collector, Context, Enricher, Keeping, Scoped, Sink, Witness
 from agent.deciding import LocalDecide
 from agent.detection.detector import Detector
-from agent.identity import identity
 from agent.pipeline import Pipeline
 from agent.policy import load as policy_files
 from agent.policy.ownership import Ownership
 from agent.seal import Sealer
-from agent.sending import Send, settings_hash
+from agent.sending import telling
+from agent.sending.carrying import Pace
+from agent.sending.identity import identity
+from agent.sending.send import Send, settings_hash
+from agent.sending.tripwire import LocalDetector, Tripwire
 from agent.service import Attendant
 from agent.signals import Signals
 from agent.spool.spool import Limits, Spool
 from agent.store.outbox import Outbox
 from agent.store.state import State
-from agent.tripwire import LocalDetector, Tripwire
 from agent.view import View
 from collectors.host import rights
 

@@ -25,7 +25,7 @@ ROW_KEY: Final = "sekisho-row"
 
 
 class Republished:
-    """Implements :class:`agent.copying.Taker`: takes batches once every broker that must has each of their flows."""
+    """Implements :class:`agent.receiving.copying.Taker`: takes batches once every broker that must has each of their flows."""
 
     def __init__(
         self,

@@ -134,7 +134,7 @@ def _status(run: Runtime) -> str:
 
 
 def _sending_status(run: Runtime) -> str:
-    from agent.sending import Send
+    from agent.sending.send import Send
     from agent.words.units import size
 
     assert isinstance(run.decide, Send)

@@ -17,7 +17,7 @@ def command(options: Options) -> None:
     How far it read stands in that folder too, so that a crash at any point neither loses nor doubles a row; a second
     archiver on the same folder is refused. It decides nothing and delays no alert. Logs are lines of JSON on standard error.
     """
-    from agent.archiving import ArchiveRuntime
     from agent.cli.copied import serve
+    from agent.receiving.archiving import ArchiveRuntime
 
     serve(options, ArchiveRuntime)

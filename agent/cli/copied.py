@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from agent.cli.common import Options
 
 if TYPE_CHECKING:
-    from agent.archiving import CopyRuntime
+    from agent.receiving.archiving import CopyRuntime
 
 
 def serve(options: Options, role: type[CopyRuntime]) -> None:

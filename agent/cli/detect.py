@@ -10,7 +10,7 @@ import click
 from agent.cli.common import Command, Options, example
 
 if TYPE_CHECKING:
-    from agent.detecting import DetectRuntime
+    from agent.receiving.detecting import DetectRuntime
 
 
 @click.command(cls=Command, epilog=example("detect"))
@@ -30,8 +30,8 @@ def command(options: Options) -> None:
     from agent.cli.agent import logged_alerts
     from agent.core.clock import SystemClock
     from agent.core.errors import SekishoError
-    from agent.detecting import DetectRuntime, NeverLedError
     from agent.notify import Notifier, Watchdog
+    from agent.receiving.detecting import DetectRuntime, NeverLedError
     from agent.service import Service
 
     loaded = options.load()

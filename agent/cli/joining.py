@@ -9,7 +9,7 @@ import click
 from agent.cli.common import Command, Options, echo_json, example, json_option, tell, words
 
 if TYPE_CHECKING:
-    from agent.joining import Outcome
+    from agent.sending.joining import Outcome
 
 
 @click.command("enrol", cls=Command, epilog=example("agent enrol"))
@@ -42,8 +42,8 @@ def enrol(
     """
     from agent.core.clock import SystemClock
     from agent.core.errors import ConfigError, Fault
-    from agent.joining import join, key_of, take_new, token_of
     from agent.runtime import agent_id
+    from agent.sending.joining import join, key_of, take_new, token_of
 
     if (token is None) == (token_file is None):
         raise click.UsageError("expected TOKEN or --token-file, one of them")

@@ -16,7 +16,7 @@ def command(options: Options) -> None:
     sekisho.flows.json.v1, both keyed by agent; `sekisho kafka topics create` makes them. After a crash it repeats at most what was not
     yet committed: the header sekisho-row of a record tells. A flow costs some sixty times what a row of a batch costs.
     """
-    from agent.archiving import RepublishRuntime
     from agent.cli.copied import serve
+    from agent.receiving.archiving import RepublishRuntime
 
     serve(options, RepublishRuntime)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from agent.config import Settings
     from agent.core.accounts import Amounts
     from agent.policy.model import Policy
-    from agent.standing import HostStanding, HourSeen
+    from agent.receiving.standing import HostStanding, HourSeen
     from agent.words import Phrases
 
 FULL, PART, NONE, GONE = "█", "▒", "·", " "
@@ -65,7 +65,7 @@ def command(options: Options, host: str | None, limit: int, as_json: bool) -> No
             from agent.core.errors import StateError
 
             raise StateError(f"nothing is known of host {host!r}; `sekisho status` shows the hosts there are")
-    from agent.standing import summed
+    from agent.receiving.standing import summed
 
     account, residue = summed(hosts)
     if as_json:
@@ -89,11 +89,12 @@ def command(options: Options, host: str | None, limit: int, as_json: bool) -> No
 
 def _found(settings: Settings) -> tuple[list[HostStanding], str, int]:
     """What the detector knows, where its state is here; else what the program on this host wrote down."""
-    from agent import standing, telling
     from agent.cli.opened import state_of
     from agent.core.clock import SystemClock
     from agent.core.errors import StateError
     from agent.detection.fleet import Known
+    from agent.receiving import standing
+    from agent.sending import telling
 
     now_ns = SystemClock().now_ns()
     local = telling.read(settings.state_dir)

@@ -58,7 +58,7 @@ def _watched(loaded: Loaded) -> tuple[list[dict[str, Any]], list[str]]:
     from datetime import UTC, datetime
 
     from agent.config import read_policy
-    from agent.tripwire import local_rules
+    from agent.sending.tripwire import local_rules
 
     policy = local_rules(read_policy(loaded.settings, datetime.now(UTC).date()))
     rules = [

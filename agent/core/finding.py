@@ -168,7 +168,7 @@ class FindingState(StrEnum):
 
 
 class HostTold(_Fact):
-    """The store's own host told people by itself, while Kafka was away (:mod:`agent.tripwire`)."""
+    """The store's own host told people by itself, while Kafka was away (:mod:`agent.sending.tripwire`)."""
 
     host: str
     id: str

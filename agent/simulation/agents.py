@@ -15,8 +15,8 @@ from agent.core.accounts import Accounts
 from agent.core.clock import SECOND_NS
 from agent.core.flow import BatchHeader, FlowBatch, concat
 from agent.core.message import Message, seal
-from agent.identity import Identity
 from agent.seal import Sealer
+from agent.sending.identity import Identity
 from agent.simulation.plan import BACKLOG_NS, SIMULATED, Plan
 from agent.simulation.rows import STEP_NS, Traffic
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from agent.checking import Checker
 from agent.core.accounts import Accounts
 from agent.core.clock import SystemClock
 from agent.core.flow import BatchHeader
@@ -24,10 +23,11 @@ from agent.core.kafka import Connection
 from agent.core.message import seal
 from agent.deciding import LocalDecide
 from agent.detection.detector import Detector
-from agent.gaps import Gaps
-from agent.identity import Identity
+from agent.receiving.checking import Checker
+from agent.receiving.gaps import Gaps
+from agent.receiving.stream import MessageStream
+from agent.sending.identity import Identity
 from agent.store.state import State
-from agent.stream import MessageStream
 from collectors.kafka import Reader
 from sinks.dead_letters import DeadLetters
 from tests.bench.bench_detector import BATCH, STORE_SHARE, Rows, policy

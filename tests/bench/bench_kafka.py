@@ -26,8 +26,8 @@ import zstandard
 from agent.core import wire
 from agent.core.flow import FlowBatch
 from agent.core.message import Message, seal
-from agent.identity import identity
 from agent.seal import join_rows
+from agent.sending.identity import identity
 from tests.bench.measure import REPEATS
 from tests.bench.page import SCALING, Bar, Report
 from tests.tools import topics

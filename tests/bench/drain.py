@@ -21,7 +21,7 @@ from typing import Any
 from agent import config
 from agent.core.clock import HOUR_NS, MINUTE_NS, SECOND_NS
 from agent.deciding import LocalDecide
-from agent.detecting import DetectRuntime
+from agent.receiving.detecting import DetectRuntime
 
 _KEY = ("remote_asn", "remote_owner", "remote_country", "initiator")
 _WINDOWS = ((10 * SECOND_NS, 31), (MINUTE_NS, 61), (15 * MINUTE_NS, 97), (6 * HOUR_NS, 121))

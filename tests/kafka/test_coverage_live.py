@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 import yaml
 
-from agent import causes, config, covering, publishing, receipts, telling
+from agent import config
 from agent.core.clock import SECOND_NS, SystemClock
 from agent.core.heartbeat import of_account
 from agent.core.kafka import Connection
-from agent.detecting import DetectRuntime
 from agent.detection import fleet
+from agent.receiving import causes, covering, publishing, receipts
+from agent.receiving.detecting import DetectRuntime
+from agent.sending import telling
 from agent.store.coverage import Receipt
 from tests.tools import topics
 from tests.tools.fleet import Program

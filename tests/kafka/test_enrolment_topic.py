@@ -16,7 +16,7 @@ from agent.core.clock import MINUTE_NS, SystemClock
 from agent.core.enrolment import Token
 from agent.core.errors import StateError
 from agent.core.kafka import Connection
-from agent.identity import identity
+from agent.sending.identity import identity
 from agent.store.state import State
 from sinks.kafka import KafkaCarrier
 from tests.tools import topics

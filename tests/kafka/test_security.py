@@ -155,7 +155,7 @@ def test_a_password_that_is_changed_needs_no_restart(
     guarded: Guarded, ours: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file is read at each try: with the right secret in it the agent goes on."""
-    monkeypatch.setattr("agent.carrying.REFUSED_WAIT_S", 0.5)
+    monkeypatch.setattr("agent.sending.carrying.REFUSED_WAIT_S", 0.5)
     secret = tmp_path / "secret"
     secret.write_text("old")
     assert ours.sasl is not None

@@ -13,7 +13,7 @@ import yaml
 
 from agent.core.faults import VARIABLE
 from agent.core.kafka import Connection
-from agent.identity import identity, verifies
+from agent.sending.identity import identity, verifies
 from tests.tools import topics
 from tests.tools.places import ROOT
 from tests.tools.sending_run import marks

@@ -10,7 +10,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent.core.heartbeat import CONTEXT, Beat
-from agent.identity import Identity
+from agent.sending.identity import Identity
 from agent.store.sequences import Intervals, Stream
 
 RUN = "0123456789abcdef" * 2

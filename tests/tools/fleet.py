@@ -19,7 +19,7 @@ from kafka.admin import NewTopic
 from agent.core.clock import SECOND_NS
 from agent.core.flow import BatchHeader, FlowBatch
 from agent.core.message import HEADER_KEY, SIGNATURE_KEY, Message, seal
-from agent.identity import Identity
+from agent.sending.identity import Identity
 from tests.tools.places import ROOT
 from tests.tools.rows import batch_of
 

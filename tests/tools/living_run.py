@@ -11,12 +11,13 @@ import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from agent import carrying, config, logs
+from agent import config, logs
 from agent.core.accounts import Accounts
 from agent.core.clock import SECOND_NS
 from agent.core.flow import BatchHeader, FlowBatch
 from agent.core.stages import Collector, Context
 from agent.runtime import Runtime
+from agent.sending import carrying
 from sinks.kafka import KafkaCarrier
 from tests.tools.fleet import now_ns
 from tests.tools.rows import batch_of

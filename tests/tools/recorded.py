@@ -22,7 +22,7 @@ import pyarrow as pa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent.core.message import CONTEXT, Message
-from agent.identity import Identity
+from agent.sending.identity import Identity
 from tests.tools.fleet import FakeAgent, theft
 from tests.tools.places import ROOT
 

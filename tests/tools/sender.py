@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from agent.carrying import Pace
 from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import SystemClock
 from agent.core.flow import BatchHeader, FlowBatch
 from agent.core.kafka import Connection
 from agent.core.stages import Carrier
-from agent.identity import identity
-from agent.sending import Send
+from agent.sending.carrying import Pace
+from agent.sending.identity import identity
+from agent.sending.send import Send
+from agent.sending.tripwire import Tripwire
 from agent.spool.spool import Limits, Spool
 from agent.store.state import State
-from agent.tripwire import Tripwire
 from sinks.kafka import KafkaCarrier
 from tests.tools.rows import batch_of
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.carrying import Pace
 from agent.core.accounts import Account, Accounts, Amounts
 from agent.core.errors import SinkError
 from agent.core.flow import BatchHeader
 from agent.core.message import Header, Message
 from agent.seal import LONGEST_AGE_NS, MAX_AGE_NS, OTHER_LANE, STORE_LANE, Sealer
+from agent.sending.carrying import Pace
 from agent.spool.journal import Entry, Journal
 from agent.spool.progress import Progress
 from agent.spool.spool import Limits

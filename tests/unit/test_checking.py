@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.checking import LONGEST_KEY_TEXT, Checker, Refused, Sealed, unfit
 from agent.core.flow import SCHEMA_VERSION
 from agent.core.message import CONTEXT, HEADER_KEY, SIGNATURE_KEY, Message
+from agent.receiving.checking import LONGEST_KEY_TEXT, Checker, Refused, Sealed, unfit
 from agent.store.inputs import Pin
 from tests.tools.fleet import FakeAgent
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.conflicts import MARGIN_NS, Told, Twins
 from agent.core.clock import DAY_NS, MINUTE_NS, SECOND_NS
 from agent.core.message import Header
+from agent.receiving.conflicts import MARGIN_NS, Told, Twins
 from tests.tools.notices import START_NS
 
 A, B = "a" * 32, "b" * 32

@@ -12,13 +12,13 @@ from typing import Any, cast
 import pytest
 
 from agent import config
-from agent.archiving import ArchiveRuntime, RepublishRuntime
-from agent.checking import Checker
-from agent.copying import Copying
 from agent.core.clock import DataClock
 from agent.core.errors import ConfigError, StateError
 from agent.core.flow import FlowBatch
 from agent.core.message import HEADER_KEY, SIGNATURE_KEY, Message
+from agent.receiving.archiving import ArchiveRuntime, RepublishRuntime
+from agent.receiving.checking import Checker
+from agent.receiving.copying import Copying
 from agent.store.inputs import Offset, Pin
 from agent.store.state import State
 from collectors.kafka import Place, Reader, Record
@@ -158,7 +158,7 @@ def test_a_topic_made_again_in_a_turn_begins_anew(run: Run) -> None:
 
 def test_a_taker_that_fails_gets_the_same_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full volume holds up the turn: it is taken back and tried again unchanged, then committed once."""
-    monkeypatch.setattr("agent.copying.RETRY_S", (0.0,))
+    monkeypatch.setattr("agent.receiving.copying.RETRY_S", (0.0,))
     run.taker.failures = 3
     message = FakeAgent("db-1").message([{}])
     made = run.over([_record(0, message)])

@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.checking import Checker, Refused, Sealed
 from agent.core.accounts import Accounts
 from agent.core.clock import MINUTE_NS, SECOND_NS, DataClock
 from agent.core.enrolment import (
@@ -33,9 +32,10 @@ from agent.core.finding import Notice
 from agent.core.message import HEADER_KEY, SIGNATURE_KEY
 from agent.deciding import LocalDecide
 from agent.detection.detector import Detector
-from agent.enrolling import Desk
-from agent.identity import Identity
 from agent.policy.model import Policy
+from agent.receiving.checking import Checker, Refused, Sealed
+from agent.receiving.enrolling import Desk
+from agent.sending.identity import Identity
 from agent.store.enrolments import TokenRow
 from agent.store.inputs import Pin
 from agent.store.state import State

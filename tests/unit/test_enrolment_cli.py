@@ -15,8 +15,8 @@ from agent.config import load
 from agent.core.clock import DataClock, SystemClock
 from agent.core.decision import Decision
 from agent.core.enrolment import Token
-from agent.joining import key_of, take_new
 from agent.runtime import agent_id
+from agent.sending.joining import key_of, take_new
 from agent.store.enrolments import Enrolled
 from agent.store.inputs import Intake
 from agent.store.state import Commit, State

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.checking import Refused, Sealed
+from agent.receiving.checking import Refused, Sealed
 from tests.fuzz import fuzz_message
 from tests.fuzz.fuzz_message import GOOD, check, resigned
 

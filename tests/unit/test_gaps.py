@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.core.message import Header
-from agent.gaps import Gaps
+from agent.receiving.gaps import Gaps
 from agent.store.sequences import Intervals
 
 STREAM = ("db-1", "0" * 32, 1)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from agent.checking import Checker
 from agent.core.clock import SECOND_NS
 from agent.core.message import SIGNATURE_KEY
-from agent.hearing import Agents
+from agent.receiving.checking import Checker
+from agent.receiving.hearing import Agents
 from agent.store.state import State
 from collectors.kafka import Place, Record
 from tests.tools.beats import Beating

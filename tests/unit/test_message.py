@@ -15,7 +15,7 @@ from agent.core.accounts import Accounts
 from agent.core.errors import DecodeError, StateError
 from agent.core.flow import BatchHeader
 from agent.core.message import Message, seal
-from agent.identity import Identity, identity, verifies
+from agent.sending.identity import Identity, identity, verifies
 from tests.tools.rows import batch_of
 
 KEY = Identity(Ed25519PrivateKey.generate())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from agent.checking import Checker, Refused, Sealed
 from agent.core.message import HEADER_KEY, SIGNATURE_KEY
+from agent.receiving.checking import Checker, Refused, Sealed
 from agent.store.inputs import Pin
 from tests.tools.recorded import ADDED_LATER, AGENT, KEY, OCTETS, ROWS, RUN, recorded
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.checking import Checker, Sealed
 from agent.core.address import NetworkSet
 from agent.core.flow import FlowBatch
 from agent.core.kafka import Connection
 from agent.core.message import HEADER_KEY, SIGNATURE_KEY
+from agent.receiving.checking import Checker, Sealed
 from agent.simulation.agents import Fleet, Sent
 from agent.simulation.kafka import TOPIC, RealTopicError, refuse_real_name
 from agent.simulation.outputs import Counted, Files, read_files

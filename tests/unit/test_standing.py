@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from agent import standing, telling
 from agent.cli.status import strip
 from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import HOUR_NS, SECOND_NS, DataClock
@@ -17,7 +16,9 @@ from agent.core.errors import PolicyError, StateError
 from agent.detection.fleet import Known
 from agent.policy import load as policy_files
 from agent.policy.model import Policy
-from agent.standing import HourSeen
+from agent.receiving import standing
+from agent.receiving.standing import HourSeen
+from agent.sending import telling
 from agent.store.coverage import Maintained
 from agent.store.inputs import Covered, Intake
 from agent.store.state import Commit, State

@@ -21,8 +21,8 @@ from agent.core.message import Alerted, Header, Message, seal
 from agent.deciding import LocalDecide
 from agent.detection.detector import Detector
 from agent.policy.model import Rule
+from agent.sending.tripwire import MOST_RULES, LocalDetector, Tripwire, local_rules
 from agent.store.state import State
-from agent.tripwire import MOST_RULES, LocalDetector, Tripwire, local_rules
 from agent.words import render
 from sinks.kafka import Done
 from tests.tools.fleet import FakeAgent

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from agent.causes import Causes
 from agent.core.accounts import Amounts
 from agent.core.clock import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS, Clock
 from agent.core.finding import Event
@@ -22,8 +21,9 @@ from agent.detection.coverage import OPEN, Hole, Holes
 from agent.detection.detector import Detector
 from agent.detection.fleet import Known
 from agent.policy.model import Policy, same_host
-from agent.receipts import Receipts
-from agent.standing import stores_on
+from agent.receiving.causes import Causes
+from agent.receiving.receipts import Receipts
+from agent.receiving.standing import stores_on
 from agent.store.coverage import Covered, CoveredHours, Maintained, RunKey
 from agent.store.sequences import Intervals, Stream
 from agent.store.state import State
@@ -247,7 +247,7 @@ class Covering:
         return any(one.holds(host, now_ns - SECOND_NS, now_ns) for one in self._upkeep)
 
     def stores_on(self, known: Known) -> set[str]:
-        """Stores that may be on a host: see :func:`agent.standing.stores_on`."""
+        """Stores that may be on a host: see :func:`agent.receiving.standing.stores_on`."""
         return stores_on(self.policy(), known)
 
     def holes_of(self, host: str, members: Iterable[Known]) -> Holes:

@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from agent.checking import Checker, Refused
 from agent.core.clock import Clock
-from agent.covering import Covering, Turn
 from agent.deciding import LocalDecide
+from agent.receiving.checking import Checker, Refused
+from agent.receiving.covering import Covering, Turn
 from agent.store.inputs import Intake, Offset
 from collectors.kafka import Reader
 

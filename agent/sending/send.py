@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from agent import logs
-from agent.carrying import Carrying, Pace
 from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import Clock
 from agent.core.decision import Decision
@@ -28,14 +27,15 @@ from agent.core.heartbeat import CONTEXT as HEARTBEAT_CONTEXT
 from agent.core.message import Message, seal
 from agent.core.stages import Carrier
 from agent.detection.detector import Detector
-from agent.identity import Identity
 from agent.pipeline import newest
 from agent.seal import STORE_LANE
+from agent.sending.carrying import Carrying, Pace
+from agent.sending.identity import Identity
+from agent.sending.tripwire import Tripwire
 from agent.spool.journal import Entry, Journal
 from agent.spool.progress import Progress
 from agent.spool.spool import LANES, Spool
 from agent.store.state import Commit, State
-from agent.tripwire import Tripwire
 
 Sync = Literal["always", "seconds", "never"]
 STOP_S: Final = 10.0

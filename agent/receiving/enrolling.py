@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from agent import logs
-from agent.checking import Checker
 from agent.core.clock import MINUTE_NS, SECOND_NS, Clock
 from agent.core.enrolment import Asked, Reason, answer, heard, is_request
 from agent.core.errors import CaptureError, DecodeError, SinkError, StateError, TakenOverError
 from agent.core.finding import Event, Severity
 from agent.core.kafka import Connection
 from agent.deciding import LocalDecide
+from agent.receiving.checking import Checker
 from agent.store.enrolments import Enrolled, EnrolmentAction, TokenRow
 from agent.store.inputs import Intake, Offset, Partition, Pin
 from collectors.kafka import Place, Reader, Record

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from agent import logs
-from agent.checking import Checker, Refused, Sealed
 from agent.core.accounts import Amounts
 from agent.core.clock import SECOND_NS, Clock
 from agent.core.decision import Decision
 from agent.core.errors import CaptureError, SinkError, StateError, TakenOverError
 from agent.core.faults import faultpoint
 from agent.core.flow import FlowBatch
+from agent.receiving.checking import Checker, Refused, Sealed
 from agent.service import Attendant
 from agent.store.inputs import Intake, Offset, Pin
 from agent.store.sequences import BatchId

@@ -14,7 +14,7 @@ from agent.core.clock import SECOND_NS, Clock
 from agent.core.enrolment import Reason, Request, Token, answered, ask
 from agent.core.errors import CaptureError, DecodeError, SinkError, StateError
 from agent.core.kafka import Connection
-from agent.identity import Identity, identity
+from agent.sending.identity import Identity, identity
 from collectors.kafka import Reader
 from sinks.kafka import Producer
 

@@ -3,7 +3,7 @@
 A host that restarts its agent has one run after the other: once the new run is heard, nothing that the old one sent can
 have ended later. Where rows of the old run did, two programs run with one identity: an image that was copied with the
 agent's state in it, or a virtual machine that was cloned. (One that was put back to a snapshot goes on under its own
-run id, and gives numbers of batches anew: that shows as :data:`~agent.checking.Reason` ``batch_conflict``.)
+run id, and gives numbers of batches anew: that shows as :data:`~agent.receiving.checking.Reason` ``batch_conflict``.)
 """
 
 from __future__ import annotations

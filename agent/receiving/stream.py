@@ -17,8 +17,6 @@ from typing import Final, Protocol
 import numpy as np
 
 from agent import logs
-from agent.checking import Checker, Refused, Sealed, unfit
-from agent.conflicts import Told, Twins
 from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import MINUTE_NS, SECOND_NS, Clock
 from agent.core.errors import CaptureError, SekishoError, SinkError
@@ -27,8 +25,10 @@ from agent.core.flow import FlowBatch
 from agent.core.message import Header
 from agent.core.stages import Enricher
 from agent.deciding import LocalDecide
-from agent.gaps import Gaps
-from agent.hearing import Agents
+from agent.receiving.checking import Checker, Refused, Sealed, unfit
+from agent.receiving.conflicts import Told, Twins
+from agent.receiving.gaps import Gaps
+from agent.receiving.hearing import Agents
 from agent.store.coverage import Covered
 from agent.store.inputs import Intake, Offset, Partition
 from agent.store.sequences import Intervals, Stream

@@ -11,24 +11,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from agent.checking import Checker
 from agent.core.clock import SECOND_NS
 from agent.core.errors import ConfigError, Fault, SekishoError
 from agent.core.flow import BatchHeader
 from agent.core.kafka import Connection
-from agent.covering import Covering
 from agent.deciding import LocalDecide
 from agent.detection.fleet import LIVE
-from agent.enrolling import Desk, desk
-from agent.gaps import Gaps
-from agent.hearing import Agents
 from agent.pipeline import Pipeline
-from agent.publishing import Publisher
+from agent.receiving.checking import Checker
+from agent.receiving.covering import Covering
+from agent.receiving.enrolling import Desk, desk
+from agent.receiving.gaps import Gaps
+from agent.receiving.hearing import Agents
+from agent.receiving.publishing import Publisher
+from agent.receiving.stream import MessageStream
 from agent.runtime import Runtime
 from agent.signals import Signals
 from agent.store.postgres import Leadership, a_holder, lead, open_postgres
 from agent.store.state import BUSY_TIMEOUT_S, State
-from agent.stream import MessageStream
 from collectors.kafka import Place, Reader
 from sinks.coverage_topic import CoverageTopic
 from sinks.dead_letters import DeadLetters

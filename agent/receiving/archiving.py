@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Final, Self
 
 from agent import logs
-from agent.checking import Checker
 from agent.config import Loaded, Settings
-from agent.copying import Copying, Taker
 from agent.core.clock import Clock, SteadyClock, SystemClock
 from agent.core.errors import ConfigError, Fault, StateError
 from agent.core.flow import FlowBatch
 from agent.core.kafka import Connection
+from agent.receiving.checking import Checker
+from agent.receiving.copying import Copying, Taker
 from agent.service import Attendant
 from agent.signals import Signals
 from agent.store.inputs import Pin
@@ -42,24 +42,24 @@ class Filed:
     days: Days
 
     def take(self, batches: Sequence[FlowBatch]) -> str:
-        """See :class:`agent.copying.Taker`."""
+        """See :class:`agent.receiving.copying.Taker`."""
         self.days.add(batches)
         return json.dumps(self.days.sizes(), sort_keys=True)
 
     def undo(self) -> None:
-        """See :class:`agent.copying.Taker`."""
+        """See :class:`agent.receiving.copying.Taker`."""
         self.days.undo()
 
     def settled(self) -> None:
-        """See :class:`agent.copying.Taker`."""
+        """See :class:`agent.receiving.copying.Taker`."""
         self.days.settled()
 
     def between(self) -> None:
-        """See :class:`agent.copying.Taker`."""
+        """See :class:`agent.receiving.copying.Taker`."""
         self.days.finish_due()
 
     def close(self) -> None:
-        """See :class:`agent.copying.Taker`."""
+        """See :class:`agent.receiving.copying.Taker`."""
         self.days.close()
 
 

@@ -1,0 +1,5 @@
+"""What reads the topics of many hosts: the detector (``detecting``), the archiver and the republisher (``archiving``).
+
+Reader ─> checking ─> stream ─> deciding        heartbeats ─> hearing ─> covering ─> receipts, publishing
+                 └──> copying                   requests of new agents ─> enrolling
+"""
