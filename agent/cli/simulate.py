@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import click
 from agent.cli.bars import Bar
 from agent.cli.common import Group, Options, echo_json, example, json_option, point_ns, size, tell
 from agent.cli.writing import written
+from agent.words.escape import json_text
 
 if TYPE_CHECKING:
     from agent.simulation.agents import Fleet
@@ -121,7 +121,7 @@ def fleet(options: Options, /, **given: Any) -> None:
         out = request.output()
         told = _made(plan, version, out, real_time=request.real_time)
         if request.truth:
-            stack.enter_context(written(request.truth)).write(json.dumps(_truth(plan), indent=2) + "\n")
+            stack.enter_context(written(request.truth)).write(json_text(_truth(plan), indent=2) + "\n")
     if request.as_json:
         echo_json({**told, "truth": _truth(plan)}, indent=2)
     else:

@@ -104,7 +104,8 @@ def test_examples_run(line: str, home: Path, tmp_path: Path) -> None:
     if words == ["init"]:
         words += ["--dir", str(tmp_path / "etc")]  # the default is /etc for root, where files may lie
     if line.startswith(NEEDS_THE_HOST):
-        words = words[2:] if words[0] == "--set" else words
+        while words[0] in ("--set", "--state-dir"):
+            words = words[2:]
         name = next(name for name in sorted(TREE, key=len, reverse=True) if " ".join(words).startswith(name))
         TREE[name].command.make_context(name, words[len(name.split()) :], parent=TREE[name].parent)
         return
@@ -126,7 +127,7 @@ def test_examples_run(line: str, home: Path, tmp_path: Path) -> None:
         (
             ["zzz"],
             "There are: check, db, init, up, agent, detect, archive, republish, top, replay, status, cases, flows, who, policy, "
-            "enrolment, maintenance, kafka, config, completion.",
+            "enrolment, maintenance, kafka, simulate, config, completion.",
         ),
         (["replay", "--sampel"], "--sample"),
         (["flows", "--by", "ownr"], "--by ownr: did you mean owner?"),

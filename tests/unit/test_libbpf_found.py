@@ -129,6 +129,10 @@ def test_the_plain_wheel_is_for_any_linux_and_brings_programs_and_unit(tree: Pat
         "share/man/man1/sekisho.1",
         "share/sekisho/systemd/drop-ins/af-packet.conf",
         "share/sekisho/systemd/sekisho-agent.service",
+        "share/sekisho/systemd/sekisho-archive.service",
+        "share/sekisho/systemd/sekisho-detect.service",
+        "share/sekisho/systemd/sekisho-detector.sysusers.conf",
+        "share/sekisho/systemd/sekisho-detector.tmpfiles.conf",
         "share/sekisho/systemd/sekisho.sysusers.conf",
         "share/sekisho/systemd/sekisho.tmpfiles.conf",
     }
