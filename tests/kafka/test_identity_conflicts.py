@@ -16,6 +16,7 @@ from agent.core.kafka import Connection
 from agent.core.message import CONTEXT, HEADER_KEY, SIGNATURE_KEY, Message
 from agent.store.state import State
 from tests.tools import topics
+from tests.tools.brokers import Cluster
 from tests.tools.fleet import POLICY, FakeAgent, Program, now_ns, theft, until
 
 MB = 10**6
@@ -73,10 +74,13 @@ def send_all(kafka: Connection) -> tuple[Sending, FakeAgent]:
     return sending, machine
 
 
-def test_each_doubt_has_its_own_name_and_is_told_once(kafka: Connection, tmp_path: Path) -> None:
+def test_each_doubt_has_its_own_name_and_is_told_once(broker: Cluster, prefix: str, tmp_path: Path) -> None:
     """Copied image: all counted, told. Snapshot: what came before with other bytes is quarantined, what is new is taken.
     Another key: quarantined. An id with a path and markup: quarantined, and shown nowhere as it came.
     """
+    # The records' time is the sender's here: the copies of an image are a minute and a half of live traffic.
+    kafka = topics.connection(broker.bootstrap, prefix)
+    topics.make(broker.bootstrap, *kafka.topics.model_dump().values())
     sending, machine = send_all(kafka)
     (tmp_path / "policy.yaml").write_text(POLICY)
     settings = {
