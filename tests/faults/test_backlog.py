@@ -13,10 +13,10 @@ from tests.tools.plan import Plan
 from tests.tools.road import Facts, Road, whole
 
 Page = Callable[..., None]
-BACKLOG = 8_000 if FULL else 600
+BACKLOG = 8_000 if FULL else 400
 """Steps of a thousand rows, 13 KB each in the spool."""
 LIVE = 40
-PACE = 4_000_000 if FULL else 700_000
+PACE = 4_000_000 if FULL else 300_000
 
 
 def test_live_rows_overtake_a_backlog(

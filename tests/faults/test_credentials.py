@@ -25,7 +25,7 @@ from tests.tools.road import Facts, Road, whole
 Page = Callable[..., None]
 LOGIN = "org.apache.kafka.common.security.scram.ScramLoginModule required"
 OLD, NEW = "the-first-of-this-test", "the-second-of-this-test"
-SOON = "" if FULL else "import agent.sending.carrying\nagent.carrying.REFUSED_WAIT_S = 1.0\n"
+SOON = "" if FULL else "import agent.sending.carrying\nagent.sending.carrying.REFUSED_WAIT_S = 1.0\n"
 """In the short form an agent that is refused tries again after a second instead of a minute."""
 
 

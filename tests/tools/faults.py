@@ -181,7 +181,7 @@ def run_state(folder: Path) -> None:
 
 def tables(where: Path | str) -> dict[str, list[tuple[Any, ...]]]:
     """Every table of a state file, or of a database of PostgreSQL, less what two runs may differ in: epoch, leader,
-    and the time of a delivery."""
+    the time of a delivery, and which records of coverage the topic has by now."""
     if isinstance(where, Path):
         engine = sa.create_engine(f"sqlite:///{where}")
     else:
@@ -191,7 +191,7 @@ def tables(where: Path | str) -> dict[str, list[tuple[Any, ...]]]:
         for table in schema.metadata.sorted_tables:
             if table is schema.leases:
                 continue
-            columns = [c for c in table.c if c.name not in ("epoch", "done_ns")]
+            columns = [c for c in table.c if c.name not in ("epoch", "done_ns", "sent")]
             rows = connection.execute(sa.select(*columns).order_by(*table.primary_key)).all()
             found[table.name] = [tuple(row) for row in rows]
     engine.dispose()
