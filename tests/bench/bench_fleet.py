@@ -42,7 +42,7 @@ HANDED = 1.32
 MESSAGES = 4_000
 PEER_ROWS = 300_000
 _JSON = "a JSON object for each row (orjson), dicts for four windows; checks no signature, keeps nothing"
-QUIX = os.environ.get("SEKISHO_BENCH_QUIX", "")
+QUIX = os.environ.get("TESTS_QUIX", "")
 """An interpreter that has quixstreams: it needs other versions than ours, so it has a place of its own."""
 PEERS = {
     "dicts": f"{_JSON}; kafka-python, as ours",
