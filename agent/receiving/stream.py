@@ -20,13 +20,13 @@ from agent import logs
 from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import MINUTE_NS, SECOND_NS, Clock
 from agent.core.errors import CaptureError, SekishoError, SinkError
-from agent.core.finding import Event, Severity
 from agent.core.flow import FlowBatch
 from agent.core.message import Header
 from agent.core.stages import Enricher
 from agent.deciding import LocalDecide
+from agent.receiving.announcing import Announcing
 from agent.receiving.checking import Checker, Refused, Sealed, unfit
-from agent.receiving.conflicts import Told, Twins
+from agent.receiving.conflicts import Twins
 from agent.receiving.gaps import Gaps
 from agent.receiving.hearing import Agents
 from agent.store.coverage import Covered
@@ -39,11 +39,7 @@ POLL_RECORDS: Final = 500
 GATHER_OCTETS: Final = 64 * 2**20
 """Octets of messages that one commit takes, at most (and what one answer adds)."""
 WAIT_S: Final = 0.2
-TELL_EVERY_NS: Final = 10 * MINUTE_NS
-GAP_PATIENCE_NS: Final = 30 * SECOND_NS
-"""A batch may come by another partition a little later than the word that it was sent."""
 UNREACHABLE_NS: Final = MINUTE_NS
-AGENTS_NAMED: Final = 5
 NONE: Final = "none"
 """As a version: there is nothing to answer from."""
 
@@ -106,16 +102,14 @@ class MessageStream:
     failures: dict[str, SekishoError] = field(default_factory=dict)
     unwritten: dict[str, tuple[int, str]] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
-    _refused: dict[str, set[str]] = field(default_factory=dict)
-    """Reason -> agents of which people were not told yet."""
     twins: Twins = field(default_factory=Twins)
-    _agents_told: Told = field(default_factory=Told)
-    _told_ns: dict[str, int] = field(default_factory=dict)
-    _gap_since_ns: int = 0
     _lost_since_ns: int = 0
     _ticked_ns: int = 0
     _appended: dict[int, int] = field(default_factory=dict)
     """Partition -> append time of the last record that was read of it."""
+
+    def __post_init__(self) -> None:
+        self.announcing = Announcing(self.decide, self.gaps, self.clock)
 
     @property
     def reachable(self) -> bool:
@@ -133,7 +127,7 @@ class MessageStream:
                     self._take(records)
                 self._pass_time(idle=not records)
                 self._look_at_agents(records)
-                self._tell()
+                self.announcing.turn(self._dead)
                 self.between()
                 self.turned("kafka")
             if self.agents is not None:
@@ -214,7 +208,7 @@ class MessageStream:
 
     def _bury(self, record: Record, refused: Refused) -> None:
         self.counts.dead[refused.reason] += 1
-        self._suspect(refused.reason, refused.agent_id)
+        self.announcing.suspect(refused.reason, refused.agent_id)
         origin = f"{self.reader.topic}/{record.partition}/{record.offset}"
         try:
             self.letters.send(
@@ -228,21 +222,15 @@ class MessageStream:
         except SinkError as error:
             self._unsent(f"{origin}: {refused.detail}", error)
 
-    def _suspect(self, reason: str, agent_id: str) -> None:
-        """People are to hear of it, unless they did today."""
-        if agent_id and not self._agents_told.is_news(reason, agent_id, self.clock.monotonic_ns()):
-            return
-        agents = self._refused.setdefault(reason, set())
-        if len(agents) < AGENTS_NAMED:
-            agents.add(agent_id)
+    def _dead(self, reason: str) -> int:
+        """Messages and heartbeats that were dead for that reason, since the start."""
+        return self.counts.dead[reason] + (self.agents.refused[reason] if self.agents else 0)
 
     def _look_for_twins(self, sealed: Sealed, append_ns: int) -> None:
         header = sealed.header
         if hosts := self.twins.hear(header, int(sealed.batch["end_ns"].max()), append_ns):
             self.counts.copied += 1
-            if self._agents_told.is_news("agent_copied", header.agent_id, self.clock.monotonic_ns()):
-                detail: dict[str, str | int] = {"agents": header.agent_id, "hosts": ", ".join(hosts)}
-                self._announce("agent_copied", Severity.HIGH, detail)
+            self.announcing.copied(header.agent_id, hosts)
 
     def _send_letters(self) -> None:
         try:
@@ -329,7 +317,7 @@ class MessageStream:
             taken[sealed.header.batch_id[:3]].add(sealed.header.sequence)
         return taken
 
-    # time, and what people are told
+    # time, and who is heard
 
     def _pass_time(self, *, idle: bool) -> None:
         """Let time pass only where nothing waits at the brokers: what waits there is not late."""
@@ -357,7 +345,7 @@ class MessageStream:
                 self.agents.look(min((self._appended.get(n, 1) for n in behind), default=0))
             for reason, agents in self.agents.suspects.items():
                 for agent in sorted(agents):
-                    self._suspect(reason, agent)
+                    self.announcing.suspect(reason, agent)
             self.agents.suspects.clear()
         except CaptureError as error:
             self.agents.covering.interrupted()
@@ -368,8 +356,8 @@ class MessageStream:
         if not self._lost_since_ns:
             self._lost_since_ns = now_ns
             logs.get("stream").error("kafka_unreachable", reason=str(error))
-        if now_ns - self._lost_since_ns >= UNREACHABLE_NS and self._may_tell("kafka_unreachable"):
-            self._announce("kafka_unreachable", Severity.HIGH, {"reason": str(error)})
+        if now_ns - self._lost_since_ns >= UNREACHABLE_NS:
+            self.announcing.unreachable(str(error))
         self.stop.wait(1.0)
 
     def _reached(self) -> None:
@@ -377,69 +365,6 @@ class MessageStream:
             seconds = (self.clock.monotonic_ns() - self._lost_since_ns) // SECOND_NS
             logs.get("stream").info("kafka_reached", seconds=seconds)
         self._lost_since_ns = 0
-
-    def _tell(self) -> None:
-        """One event for all messages of one fault, however many agents they name, and one for all gaps."""
-        for reason, agents in list(self._refused.items()):
-            name = _OF_IDENTITY.get(reason, "messages_refused")
-            if self._may_tell(reason):
-                del self._refused[reason]
-                detail: dict[str, str | int] = {
-                    "reason": reason,
-                    "agents": ", ".join(sorted(filter(None, agents))) or "unknown",
-                }
-                severity = Severity.HIGH if reason in _OF_IDENTITY else Severity.MEDIUM
-                beats = self.agents.refused[reason] if self.agents else 0
-                detail["messages"] = self.counts.dead[reason] + beats
-                self._announce(name, severity, detail)
-        self._tell_gaps()
-
-    def _tell_gaps(self) -> None:
-        untold = self.gaps.untold()
-        now_ns = self.clock.monotonic_ns()
-        if not untold:
-            self._gap_since_ns = 0
-            return
-        self._gap_since_ns = self._gap_since_ns or now_ns
-        if now_ns - self._gap_since_ns < GAP_PATIENCE_NS:
-            return
-        self._gap_since_ns = 0
-        batches = sum(len(said.missing) - said.told for said in untold.values())
-        agents = sorted({stream[0] for stream in untold})
-        detail: dict[str, str | int] = {
-            "batches": batches,
-            "agents": len(agents),
-            "first_agents": ", ".join(agents[:AGENTS_NAMED]),
-        }
-        told = {stream: said.copy() for stream, said in untold.items()}
-        for said in told.values():
-            said.told = len(said.missing)
-        self._announce("batches_missing", Severity.HIGH, detail, Intake(said=told))
-        self.gaps.put(told)
-
-    def _may_tell(self, what: str) -> bool:
-        """Whether people have not heard of it lately."""
-        now_ns = self.clock.monotonic_ns()
-        before = self._told_ns.get(what)
-        if before is not None and now_ns - before < TELL_EVERY_NS:
-            return False
-        self._told_ns[what] = now_ns
-        return True
-
-    def _announce(
-        self, name: str, severity: Severity, detail: dict[str, str | int], intake: Intake | None = None
-    ) -> None:
-        self.decide.announce(Event(name=name, severity=severity, detail=dict(detail)), intake)
-
-
-_OF_IDENTITY: Final = {
-    "identity_conflict": "identity_conflict",
-    "identity_ended": "identity_ended",
-    "batch_conflict": "agent_restored",
-    "bad_signature": "signature_wrong",
-    "unknown_key": "agent_unknown",
-}
-"""What people are told where it is doubtful who sent a message, by the reason why it is dead: one name for each cause."""
 
 
 def _rows_of(record: Record) -> int:
