@@ -25,25 +25,22 @@ from agent.config import Loaded, Settings, read_policy
 from agent.core.accounts import Accounts
 from agent.core.clock import SECOND_NS, Clock, SteadyClock, SystemClock, when
 from agent.core.decision import Decision
-from agent.core.errors import ConfigError, Fault, SekishoError, SinkError, StateError
+from agent.core.errors import SekishoError, SinkError
 from agent.core.finding import Destination, Event, Severity
 from agent.core.flow import BatchHeader, FlowBatch
 from agent.core.process import give_back
 from agent.core.stages import Carrier, Collector, Context, Enricher, Keeping, Scoped, Sink, Witness
 from agent.deciding import LocalDecide
 from agent.detection.detector import Detector
+from agent.making import agent_id, local_view, sender
 from agent.pipeline import Pipeline
 from agent.policy import load as policy_files
 from agent.policy.ownership import Ownership
 from agent.seal import Sealer
 from agent.sending import telling
-from agent.sending.carrying import Pace
-from agent.sending.identity import identity
 from agent.sending.send import Send, settings_hash
-from agent.sending.tripwire import LocalDetector, Tripwire
 from agent.service import Attendant
 from agent.signals import Signals
-from agent.spool.spool import Limits, Spool
 from agent.store.outbox import Outbox
 from agent.store.state import State
 from agent.view import View
@@ -51,7 +48,6 @@ from collectors.host import rights
 
 LOOK_EVERY_NS = 5 * SECOND_NS
 OUTBOX_STOP_S = 10.0
-IN_FLIGHT_OCTETS = 8 * 2**20
 OLD_DATABASE_DAYS = 45
 _KEPT_RIGHTS: Final = frozenset({"dac_read_search", "dac_override"})
 """Rights over files, where given: policy, databases and state may be other users'."""
@@ -240,53 +236,29 @@ class Runtime:
             stop=self.stop,
             committed=self._committed,
             retrying=self.attendant.retrying,
-            not_seen=tuple(dict.fromkeys(what for c in self.collectors.values() for what in c.not_seen)),
+            not_seen=self._not_seen,
             witnessed=self._witnessed,
         )
 
     def _sending(self, carrier: Carrier, header: BatchHeader, notice_sinks: tuple[str, ...]) -> Send:
-        settings = self.settings
-        given = settings.spool
-        folder = settings.spool_dir
-        try:
-            folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-            limits = Limits.of(folder, given.most_octets, given.policy)
-        except OSError as error:
-            raise StateError(
-                f"spool {folder}: {error.strerror}; set spool.folder to a folder this user can write"
-            ) from error
-        spool = Spool(folder, limits)
         self._stack.callback(lambda: self.decide.close() if isinstance(self.decide, Send) else None)
-        return Send(
-            spool,
+        return sender(
+            self.settings,
             carrier,
-            identity(settings.state_dir),
-            header.agent_id,
-            header.run_id,
+            header,
             self.accounts,
             self.clock,
-            settings.host,
-            folder,
             self.state,
+            sinks=self.sinks,
             notice_sinks=notice_sinks,
-            sync=given.sync,
-            in_flight_octets=settings.kafka.in_flight_octets if settings.kafka else IN_FLIGHT_OCTETS,
-            pace=Pace(given.replay_octets_per_s, given.replay_after_s),
             facts=self._facts,
             committed=self._committed,
-            tripwire=self._tripwire(folder),
-            tripwire_sinks=told_by_tripwire(settings, self.sinks),
+            tripwire=local_view(self.settings, self.policy, self.ownership, self.clock, self._not_seen),
         )
 
-    def _tripwire(self, folder: Path) -> Tripwire | None:
-        settings = self.settings
-        if not settings.tripwire.enabled:
-            return None
-        detector = LocalDetector(
-            self.policy, self.ownership, host=settings.host, lateness_ns=settings.lateness
-        )
-        not_seen = tuple(dict.fromkeys(what for c in self.collectors.values() for what in c.not_seen))
-        return Tripwire(detector, self.clock, settings.tripwire.after, settings.host, folder, not_seen)
+    @property
+    def _not_seen(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(what for c in self.collectors.values() for what in c.not_seen))
 
     def _facts(self) -> Mapping[str, object]:
         """What heartbeats tell of this run besides its account."""
@@ -472,37 +444,5 @@ class Runtime:
         return when(self.clock.now_ns()).date()
 
 
-def told_by_tripwire(settings: Settings, sinks: Mapping[str, Sink]) -> tuple[str, ...]:
-    """Names of the sinks that the tripwire tells. Raises :class:`ConfigError` for a name that there is none of."""
-    able = {name for name, sink in sinks.items() if sink.takes_notices}
-    named = settings.tripwire.sinks
-    if named is None:
-        return tuple(sorted(name for name in able if sinks[name].name != "kafka"))
-    if missing := sorted(set(named) - able):
-        raise ConfigError(
-            Fault(
-                "settings",
-                0,
-                f"tripwire.sinks: {', '.join(missing)}: expected names of sinks that take alerts",
-            )
-        )
-    return named
-
-
 def _nothing() -> None:
     """No chore."""
-
-
-def agent_id(settings: Settings) -> str:
-    """This agent's id: made once, kept in ``state_dir/agent-id``."""
-    path = settings.state_dir / "agent-id"
-    try:
-        known = path.read_text(errors="replace").strip()
-        if known.isascii() and known.isalnum():
-            return known
-    except OSError:
-        pass
-    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
-    fresh = uuid.uuid4().hex
-    path.write_text(fresh + "\n")
-    return fresh

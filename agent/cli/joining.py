@@ -42,7 +42,7 @@ def enrol(
     """
     from agent.core.clock import SystemClock
     from agent.core.errors import ConfigError, Fault
-    from agent.runtime import agent_id
+    from agent.making import agent_id
     from agent.sending.joining import join, key_of, take_new, token_of
 
     if (token is None) == (token_file is None):

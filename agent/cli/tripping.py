@@ -73,7 +73,7 @@ def _sent(loaded: Loaded) -> list[dict[str, Any]]:
     from agent.core.clock import SystemClock
     from agent.core.errors import SinkError
     from agent.core.finding import Event, Notice, NoticeKind, Severity
-    from agent.runtime import told_by_tripwire
+    from agent.making import told_by_tripwire
 
     context = config.bare_context(loaded.settings)
     sinks: dict[str, Sink] = {name: one.build(context) for name, one in loaded.stages.sinks.items()}
