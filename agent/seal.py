@@ -39,7 +39,8 @@ class Sealer:
 
     ``in_step`` is for data whose time is not ours, where no batch grows old: rows of stores, often the few, are then
     handed out before every full batch of the others, or they would come hours behind them and count as late.
-    ``adaptive`` lets lane 0 wait longer, up to :data:`LONGEST_AGE_NS`, where its batches are sealed less than half full.
+    ``adaptive`` lets lane 0 wait longer, up to :data:`LONGEST_AGE_NS`, where its batches are not full by then: what a message
+    costs its receiver is much the same for few rows and for many.
     """
 
     def __init__(
@@ -75,14 +76,14 @@ class Sealer:
         for lane in (STORE_LANE, OTHER_LANE):
             whole = lane == STORE_LANE and self._in_step and others_full
             if self._count[lane] >= MAX_ROWS or whole:
-                self._adapt(lane)
+                self._adapt(lane, now_ns)
                 yield from self._seal(lane, now_ns, whole=whole)
 
     def due(self, now_ns: int) -> Iterator[FlowBatch]:
         """Yield the batches whose first row has waited long enough."""
         for lane in (STORE_LANE, OTHER_LANE):
             if self._count[lane] and now_ns - self._since_ns[lane] >= self._age_ns[lane]:
-                self._adapt(lane)
+                self._adapt(lane, now_ns)
                 yield from self._seal(lane, now_ns, whole=True)
 
     def flush(self) -> Iterator[FlowBatch]:
@@ -118,12 +119,14 @@ class Sealer:
             self._accounts.seal(before, held_in=self._held_in)
             yield part.under(self._numbered(lane, rows.header))
 
-    def _adapt(self, lane: int) -> None:
-        """Set how old the next batch of a lane may grow, by how full this one is."""
+    def _adapt(self, lane: int, now_ns: int) -> None:
+        """Set how old the next batch of a lane may grow: older if this one is not full, less old if it was full sooner."""
         if self._adaptive and lane == OTHER_LANE:
-            few = self._count[lane] < MAX_ROWS // 2
-            step_ns = MAX_AGE_NS[lane] if few else -MAX_AGE_NS[lane]
-            self._age_ns[lane] = min(max(self._age_ns[lane] + step_ns, MAX_AGE_NS[lane]), LONGEST_AGE_NS)
+            step_ns = MAX_AGE_NS[lane]
+            if self._count[lane] < MAX_ROWS:
+                self._age_ns[lane] = min(self._age_ns[lane] + step_ns, LONGEST_AGE_NS)
+            elif now_ns - self._since_ns[lane] <= self._age_ns[lane] - step_ns:
+                self._age_ns[lane] -= step_ns
 
     def _numbered(self, lane: int, collected: BatchHeader) -> BatchHeader:
         sequence = self._sequence[lane]

@@ -242,7 +242,7 @@ def test_the_low_water_mark_passes_only_what_has_an_end(steps: list[str], chance
 
 
 def test_small_batches_of_other_rows_may_grow_older() -> None:
-    """An adaptive sealer waits 10, 20, 30 s while few rows come, 10 s again once they fill; rows of stores 1 s."""
+    """An adaptive sealer waits 10, 20, 30 s while its batches are not full, 10 s again once they fill at once; rows of stores 1 s."""
     sealer = Sealer(BatchHeader(), Accounts(), adaptive=True)
     waits, now_ns = [], 0
     for _ in range(4):
@@ -259,6 +259,23 @@ def test_small_batches_of_other_rows_may_grow_older() -> None:
         MAX_AGE_NS[STORE_LANE],
     )
     assert max(waits) * 10**9 == LONGEST_AGE_NS
+
+
+def test_batches_that_fill_in_time_keep_their_age() -> None:
+    """At 60 rows a second a batch is full after 17 s: it grows to 20 s and stays there; at 200 it is 10 s again."""
+    sealer = Sealer(BatchHeader(), Accounts(), adaptive=True)
+    ages: list[int] = []
+
+    def run(rows_a_second: int, seconds: int, from_s: int) -> None:
+        for second in range(from_s, from_s + seconds):
+            now_ns = second * 10**9
+            if list(sealer.add(numbered(rows_a_second), now_ns)) or list(sealer.due(now_ns)):
+                ages.append(sealer._age_ns[OTHER_LANE] // 10**9)
+
+    run(60, 100, 0)
+    slow, ages = ages, []
+    run(200, 40, 100)
+    assert (slow[-4:], ages[-4:]) == ([20] * 4, [10] * 4)
 
 
 def test_an_account_that_sends_balances() -> None:
