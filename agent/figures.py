@@ -13,8 +13,8 @@ from agent.core.accounts import Account, Amounts
 from agent.core.clock import SECOND_NS, Clock
 from agent.core.decision import Decision
 from agent.core.finding import NoticeKind
+from agent.core.message import Reason
 from agent.metrics import Histogram, Reading, Role
-from agent.receiving.checking import Reason
 from agent.runtime import Runtime
 from agent.seal import STOPPED
 from agent.sending.send import Send

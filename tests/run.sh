@@ -47,7 +47,7 @@ rm -rf build dist
 python -m build --wheel --no-isolation -o dist . >/dev/null
 pip install -q --disable-pip-version-check --no-deps --target build/wheel dist/*.whl
 mkdir -p build/test
-cp -r tests deploy docs README.md pyproject.toml build/test/
+cp -r tests deploy docs README.md pyproject.toml requirements.txt build/test/
 python - build/wheel <<'PY'
 import pathlib, sys
 wheel = pathlib.Path(sys.argv[1])
@@ -74,9 +74,11 @@ if [ $# -gt 0 ]; then exec python -m pytest "$@"; fi
 # First what measures live traffic, alone. Then what waits for brokers most of its time, beside what computes.
 ended=0
 python -m pytest tests/live || ended=$?
+set -m # without job control what runs beside would ignore Ctrl-C, and so would the programs that it tests
 python -m pytest tests/contract tests/fuzz tests/unit -p no:cacheprovider > ../beside.log 2>&1 &
 beside=$!
-trap 'kill "$beside" 2>/dev/null || true' EXIT
+set +m
+trap 'kill -- "-$beside" 2>/dev/null || true' EXIT
 python -m pytest tests/kafka tests/faults || ended=$?
 wait "$beside" || ended=$?
 trap - EXIT

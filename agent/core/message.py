@@ -12,7 +12,7 @@ import json
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import zstandard
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -25,6 +25,12 @@ SIGNATURE_KEY: Final = "sekisho-signature"
 """Names of the two Kafka headers."""
 CONTEXT: Final = b"sekisho.flows.v1\0"
 """Stands before the header where it is signed, so that no other signature of the key can pass for this one."""
+Reason = Literal[
+    "foreign", "oversized", "bad_header", "undecodable", "newer_schema", "bad_signature", "unknown_key",
+    "identity_ended", "identity_conflict", "batch_conflict", "impossible",
+]  # fmt: skip
+"""Why a message is dead. ``identity_conflict``: signed with another key than the agent's; ``identity_ended``: with one
+that was revoked or replaced; ``batch_conflict``: rightly signed, but its batch id had other bytes."""
 LARGEST_VALUE: Final = 16 * 2**20
 """Octets of a value; a batch of 1,000 rows has about 0.2 MiB."""
 _LARGEST_HEADER: Final = 64 * 2**10

@@ -35,6 +35,8 @@ def prepare() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    # Its other allocator starts a thread as soon as it is loaded; that one would keep the rights which the rest gives up.
+    os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
     gc.set_threshold(OBJECTS_BETWEEN, 10, 10)
     if any(
         name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")

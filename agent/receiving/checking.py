@@ -16,18 +16,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from agent.core.errors import DecodeError
 from agent.core.flow import COLUMNS, SCHEMA_VERSION, FlowBatch, Kind
 from agent.core.heartbeat import Beat, Signed
-from agent.core.message import HEADER_KEY, LARGEST_VALUE, SIGNATURE_KEY, Header, Message
+from agent.core.message import HEADER_KEY, LARGEST_VALUE, SIGNATURE_KEY, Header, Message, Reason
 from agent.core.wire import TextError
 from agent.store.inputs import Pin
 
 Identities = Literal["pin_first", "enrolled"]
-Reason = Literal[
-    "foreign", "oversized", "bad_header", "undecodable", "newer_schema", "bad_signature", "unknown_key",
-    "identity_ended", "identity_conflict", "batch_conflict", "impossible",
-]  # fmt: skip
-"""Why a message is dead. ``identity_conflict``: signed with another key than the agent's; ``identity_ended``: with one
-that was revoked or replaced; ``batch_conflict``: rightly signed, but its batch id had other bytes."""
-
 LONGEST_TEXT: Final = 4096
 """Octets of one text, such as a path."""
 LONGEST_KEY_TEXT: Final = 200

@@ -12,8 +12,8 @@ from typing import Any, Final, get_args
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from agent.core.message import CONTEXT, HEADER_KEY, SIGNATURE_KEY, Message
-from agent.receiving.checking import MOST_OCTETS, Checker, Reason, Refused, Sealed
+from agent.core.message import CONTEXT, HEADER_KEY, SIGNATURE_KEY, Message, Reason
+from agent.receiving.checking import MOST_OCTETS, Checker, Refused, Sealed
 from agent.sending.identity import Identity
 from agent.store.inputs import Pin
 from tests.fuzz.guided import guided

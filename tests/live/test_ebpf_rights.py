@@ -108,11 +108,13 @@ def of_threads(pid: int) -> dict[int, int]:
 
 
 @needs_setpriv
-def test_each_thread_of_the_agent_keeps_the_least(here: Group, own: Path) -> None:
-    """Once it counts, the thread that reads maps has CAP_BPF and CAP_SYS_PTRACE, and no other thread has either."""
+@pytest.mark.parametrize("archive", [False, True])
+def test_each_thread_of_the_agent_keeps_the_least(here: Group, own: Path, archive: bool) -> None:
+    """Once it counts, the thread that reads maps has CAP_BPF and CAP_SYS_PTRACE, and no other thread has either; also none
+    of the libraries that an archive loads."""
     settings = own / "sekisho.yaml"
     collectors = {"ebpf": {"cgroup": str(here.folder), "pin": False}}
-    settings.write_text(json.dumps({"collectors": collectors, "archive": False, "policy": []}))
+    settings.write_text(json.dumps({"collectors": collectors, "archive": archive, "policy": []}))
     given = "-all,+bpf,+net_admin,+perfmon,+sys_ptrace,+dac_read_search"
     line = [
         "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", f"--inh-caps={given}",
