@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -137,6 +138,21 @@ def default_config_files() -> tuple[Path, ...]:
         Path(platformdirs.user_config_dir("sekisho")) / "sekisho.yaml",
         Path("/etc/sekisho/sekisho.yaml"),
     )
+
+
+def agent_id(settings: Settings) -> str:
+    """This agent's id: made once, kept in ``state_dir/agent-id``."""
+    path = settings.state_dir / "agent-id"
+    try:
+        known = path.read_text(errors="replace").strip()
+        if known.isascii() and known.isalnum():
+            return known
+    except OSError:
+        pass
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
+    fresh = uuid.uuid4().hex
+    path.write_text(fresh + "\n")
+    return fresh
 
 
 def read_policy(settings: Settings, today: date) -> Policy:

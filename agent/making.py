@@ -1,8 +1,7 @@
-"""From settings to the parts of a run that sends: its id, spool, key, and what the host tells by itself."""
+"""From settings to the parts of a run that sends: its spool, key, and what the host tells by itself."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -96,18 +95,3 @@ def told_by_tripwire(settings: Settings, sinks: Mapping[str, Sink]) -> tuple[str
             )
         )
     return named
-
-
-def agent_id(settings: Settings) -> str:
-    """This agent's id: made once, kept in ``state_dir/agent-id``."""
-    path = settings.state_dir / "agent-id"
-    try:
-        known = path.read_text(errors="replace").strip()
-        if known.isascii() and known.isalnum():
-            return known
-    except OSError:
-        pass
-    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
-    fresh = uuid.uuid4().hex
-    path.write_text(fresh + "\n")
-    return fresh

@@ -18,10 +18,10 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from agent import logs
-from agent.config import Loaded, Settings, read_policy
+from agent.config import Loaded, Settings, agent_id, read_policy
 from agent.core.accounts import Accounts
 from agent.core.clock import SECOND_NS, Clock, SteadyClock, SystemClock, when
 from agent.core.decision import Decision
@@ -32,19 +32,19 @@ from agent.core.process import give_back
 from agent.core.stages import Carrier, Collector, Context, Enricher, Keeping, Scoped, Sink, Witness
 from agent.deciding import LocalDecide
 from agent.detection.detector import Detector
-from agent.making import agent_id, local_view, sender
 from agent.pipeline import Pipeline
 from agent.policy import load as policy_files
 from agent.policy.ownership import Ownership
 from agent.seal import Sealer
-from agent.sending import telling
-from agent.sending.send import Send, settings_hash
 from agent.service import Attendant
 from agent.signals import Signals
 from agent.store.outbox import Outbox
 from agent.store.state import State
 from agent.view import View
 from collectors.host import rights
+
+if TYPE_CHECKING:  # a run that sends nothing loads nothing of it
+    from agent.sending.send import Send
 
 LOOK_EVERY_NS = 5 * SECOND_NS
 OUTBOX_STOP_S = 10.0
@@ -182,11 +182,8 @@ class Runtime:
         header = BatchHeader(
             agent_id=agent_id(settings), run_id=self.run_id or uuid.uuid4().hex, host=settings.host
         )
-        self.decide: LocalDecide | Send = (
-            self._deciding(tuple(notice_sinks))
-            if self.carrier is None
-            else self._sending(self.carrier, header, tuple(notice_sinks))
-        )
+        self.sends = self._sending(self.carrier, header, tuple(notice_sinks)) if self.carrier else None
+        self.decide: LocalDecide | Send = self.sends or self._deciding(tuple(notice_sinks))
         self.decide.restore()
         for collector in self.collectors.values():
             if isinstance(collector, Keeping):
@@ -241,8 +238,9 @@ class Runtime:
         )
 
     def _sending(self, carrier: Carrier, header: BatchHeader, notice_sinks: tuple[str, ...]) -> Send:
-        self._stack.callback(lambda: self.decide.close() if isinstance(self.decide, Send) else None)
-        return sender(
+        from agent.making import local_view, sender
+
+        sends = sender(
             self.settings,
             carrier,
             header,
@@ -255,6 +253,8 @@ class Runtime:
             committed=self._committed,
             tripwire=local_view(self.settings, self.policy, self.ownership, self.clock, self._not_seen),
         )
+        self._stack.callback(sends.close)
+        return sends
 
     @property
     def _not_seen(self) -> tuple[str, ...]:
@@ -262,6 +262,9 @@ class Runtime:
 
     def _facts(self) -> Mapping[str, object]:
         """What heartbeats tell of this run besides its account."""
+        from agent.sending import telling
+        from agent.sending.send import settings_hash
+
         versions: dict[str, str] = {}
         for enricher in self.enrichers:
             versions |= enricher.versions()
@@ -293,8 +296,8 @@ class Runtime:
         if not self.replay and os.geteuid():
             logs.get("runtime").info("rights_given_up", kept=sorted(rights.keep_only(_KEPT_RIGHTS)))
         self.outbox.start()
-        if isinstance(self.decide, Send):
-            self.decide.start()
+        if self.sends is not None:
+            self.sends.start()
 
     def _committed(self, decision: Decision) -> None:
         self.outbox.wake()
@@ -319,6 +322,8 @@ class Runtime:
         """Write how the run stands, for ``sekisho status`` on this host."""
         if self.replay:
             return
+        from agent.sending import telling
+
         ended = self.stop.is_set()
         try:
             telling.write(self.settings.state_dir, {**self.standing(), "ended": ended})
@@ -328,22 +333,22 @@ class Runtime:
     def standing(self) -> dict[str, object]:
         """How the run stands: what heartbeats tell, and what waits on this host."""
         table = {
-            "role": "agent" if isinstance(self.decide, Send) else "alone",
+            "role": "alone" if self.sends is None else "agent",
             "time_ns": self.clock.now_ns(),
             "pid": os.getpid(),
             "host": self.settings.host,
             "account": self.accounts.read().as_dict(),
             **self._facts(),
         }
-        if isinstance(self.decide, Send):
-            waiting = self.decide.spool.waiting()
+        if self.sends is not None:
+            waiting = self.sends.spool.waiting()
             table["spool"] = {
-                "octets": self.decide.spool.octets,
+                "octets": self.sends.spool.octets,
                 "records": waiting.records,
                 **waiting.amounts.as_dict(),
             }
-            table["connected"] = self.decide.carrying.connected
-            table["last_error"] = self.decide.carrying.last_error
+            table["connected"] = self.sends.carrying.connected
+            table["last_error"] = self.sends.carrying.last_error
         return table
 
     def _reload_policy(self, *, asked: bool) -> bool:

@@ -40,9 +40,9 @@ def enrol(
     TOKEN is what `sekisho enrolment token` printed; it is proven, not sent. Asking again is harmless. Where no answer comes
     in time the request waits for the detector. Exit code 1 where it was refused.
     """
+    from agent.config import agent_id
     from agent.core.clock import SystemClock
     from agent.core.errors import ConfigError, Fault
-    from agent.making import agent_id
     from agent.sending.joining import join, key_of, take_new, token_of
 
     if (token is None) == (token_file is None):

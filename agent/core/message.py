@@ -46,7 +46,7 @@ MOST_ALERTED: Final = 16
 class Alerted(BaseModel):
     """A finding that the host told people of by itself. The id is :func:`agent.core.finding.finding_id` of the rest."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, defer_build=True)
 
     id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     tenant: _Name
@@ -60,7 +60,7 @@ class Alerted(BaseModel):
 class Header(BaseModel):
     """What a message says of itself. Fields that a newer agent adds are left out."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, defer_build=True)
 
     schema_version: Annotated[int, Field(ge=1)]
     agent_id: AgentId
