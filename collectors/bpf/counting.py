@@ -124,6 +124,8 @@ class Counting(ABC):
             self._sets.append(epochs)
         self._account()
         for one, epochs in zip(older, self._sets[1:], strict=True):
+            if epochs.pending is not None:
+                yield from self._hand_out(epochs, epochs.pending, forced=False)
             # Whoever comes next is told one position alone: nothing of the new maps may be durable before.
             if not (yield from self._read_out(one, epochs)):
                 return False

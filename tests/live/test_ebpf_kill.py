@@ -11,6 +11,7 @@ import pytest
 
 from agent.core.faults import FAULT_POINTS
 from collectors.bpf import libbpf
+from collectors.bpf.pins import LINK
 from collectors.host.cgroups import mounted
 from tests.tools import hosting, netns
 from tests.tools.killed import Site
@@ -94,6 +95,22 @@ def test_an_agent_killed_while_it_stops_loses_and_doubles_nothing(site: Site, po
     dying = site.start(f"{point}:1")
     dying.send_signal(signal.SIGTERM)
     assert dying.wait(timeout=90) == -signal.SIGKILL
+    site.stop(site.start())
+    assert site.decided() == site.left() == (4000, 4000 * (SIZE + 28))
+    assert not site.pins.exists()
+
+
+def test_what_was_read_before_the_programs_came_off_is_decided(site: Site) -> None:
+    """Killed with an epoch read and not decided, its programs then taken off: the next start decides that epoch too."""
+    agent = site.start("ebpf.after_read:2")
+    load = site.here.start(LOAD, PEER4, 4000, FLOWS, **QUIET)
+    assert agent.wait(timeout=90) == -signal.SIGKILL
+    assert load.wait(timeout=120) == 0
+    site.two.settle()
+    links = list(site.pins.rglob(f"{LINK}*"))
+    assert links
+    for link in links:
+        link.unlink()
     site.stop(site.start())
     assert site.decided() == site.left() == (4000, 4000 * (SIZE + 28))
     assert not site.pins.exists()
