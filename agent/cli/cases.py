@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +18,7 @@ from agent.cli.common import (
     json_option,
     moment,
     paper,
+    person_option,
     size,
     span_ns,
     table,
@@ -49,16 +49,6 @@ def _stores(ctx: click.Context, parameter: click.Parameter, begun: str) -> list[
 
 def _case(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("case_id", shell_complete=_ids)(function)
-
-
-def _person(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--as",
-        "who",
-        default=getpass.getuser,
-        show_default="your user name",
-        help="Your name, for the record.",
-    )(function)
 
 
 @click.group(cls=Group, epilog=example("cases"))
@@ -168,7 +158,7 @@ def show(options: Options, case_id: str, as_json: bool, language: str | None) ->
 @command.command(epilog=example("cases ack"))
 @_case
 @click.option("--note", default="", show_default=False, help="What you are doing about it.")
-@_person
+@person_option
 @json_option("The action as one JSON document.")
 @click.pass_obj
 def ack(options: Options, case_id: str, note: str, who: str, as_json: bool) -> None:
@@ -186,7 +176,7 @@ def ack(options: Options, case_id: str, note: str, who: str, as_json: bool) -> N
 @_case
 @click.option("--verdict", type=click.Choice(VERDICTS), required=True, help="What it turned out to be.")
 @click.option("--note", required=True, help="Why, for whoever reads this in a year.")
-@_person
+@person_option
 @json_option("The action as one JSON document.")
 @click.pass_obj
 def close(options: Options, case_id: str, verdict: str, note: str, who: str, as_json: bool) -> None:

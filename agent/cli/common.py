@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -115,6 +116,17 @@ class Group(click.Group):
 def example(name: str) -> str:
     """The examples of a command, for the end of its help."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[name])
+
+
+def person_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``--as``: who does this, for the record."""
+    return click.option(
+        "--as",
+        "who",
+        default=getpass.getuser,
+        show_default="your user name",
+        help="Your name, for the record.",
+    )(function)
 
 
 def json_option(help_text: str = "One JSON document instead of text.") -> Callable[[Any], Any]:

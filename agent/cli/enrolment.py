@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-from collections.abc import Callable
 from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +16,7 @@ from agent.cli.common import (
     example,
     json_option,
     moment,
+    person_option,
     span_ns,
     table,
     tell,
@@ -29,16 +28,6 @@ if TYPE_CHECKING:
     from agent.store.enrolments import IdentityRow, TokenRow
     from agent.store.state import State
     from agent.words import Phrases
-
-
-def _person(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--as",
-        "who",
-        default=getpass.getuser,
-        show_default="your user name",
-        help="Your name, for the record.",
-    )(function)
 
 
 @click.group(cls=Group, epilog=example("enrolment"))
@@ -58,7 +47,7 @@ def command() -> None:
     help="For this agent alone, whose key it may replace: of a host that was built anew, or that was revoked.",
 )
 @click.option("--note", default="", show_default=False, help="What it is for, for the record.")
-@_person
+@person_option
 @json_option("One JSON document: token, id, expires_ns, uses, agent_id.")
 @click.pass_obj
 def token(options: Options, valid: str, uses: int, agent_id: str, note: str, who: str, as_json: bool) -> None:
@@ -123,7 +112,7 @@ def list_all(options: Options, tokens_only: bool, as_json: bool) -> None:
 @command.command("revoke", epilog=example("enrolment revoke"))
 @click.argument("subject", metavar="AGENT_ID|TOKEN_ID")
 @click.option("--note", required=True, help="Why, for whoever reads this in a year.")
-@_person
+@person_option
 @json_option("One JSON document: kind, subject, note, who.")
 @click.pass_obj
 def revoke(options: Options, subject: str, note: str, who: str, as_json: bool) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +16,7 @@ from agent.cli.common import (
     example,
     json_option,
     moment,
+    person_option,
     span_ns,
     table,
     words,
@@ -34,16 +33,6 @@ def _hosts(ctx: click.Context, parameter: click.Parameter, begun: str) -> list[A
     from agent.cli.completing import host_names
 
     return host_names(ctx, parameter, begun)
-
-
-def _person(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--as",
-        "who",
-        default=getpass.getuser,
-        show_default="your user name",
-        help="Your name, for the record.",
-    )(function)
 
 
 @click.group(cls=Group, epilog=example("maintenance"))
@@ -63,7 +52,7 @@ def command() -> None:
 @click.option(
     "--second", default="", metavar="PERSON", help="Who else knows of it; for hosts that hold a store."
 )
-@_person
+@person_option
 @json_option("The maintenance as one JSON document.")
 @click.pass_obj
 def start(options: Options, reason: str, host: str, until: str, second: str, who: str, as_json: bool) -> None:
@@ -97,7 +86,7 @@ def start(options: Options, reason: str, host: str, until: str, second: str, who
 
 @command.command(epilog=example("maintenance end"))
 @click.argument("number", type=int)
-@_person
+@person_option
 @json_option("The maintenance as one JSON document.")
 @click.pass_obj
 def end(options: Options, number: int, who: str, as_json: bool) -> None:

@@ -18,7 +18,7 @@ from tests.tools.brokers import Cluster
 from tests.tools.plan import Plan
 from tests.tools.postgres import Server
 from tests.tools.reliability_page import Line, write
-from tests.tools.road import NONE, Facts, Road, whole
+from tests.tools.road import NONE, Facts, Road, ended
 
 _LINES: list[Line] = []
 LET_GO = ("spool dropped (", "dropped (")
@@ -70,11 +70,7 @@ def undisturbed(broker: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Fa
         detector, agent = road.detector(), road.agent()
         road.let(plan.steps)
         road.until_delivered(plan.marks, agent, detector)
-        road.end()
-        assert agent.wait() == 0
-        road.until_decided(detector)
-        assert detector.stop() == 0
-        whole(road)
+        ended(road, agent, detector)
         found = road.facts()
         assert road.told() == {"as:64500": 1, "as:64501": 1}
     assert {f[2] for f in found.findings} == {"as:64500", "as:64501"}

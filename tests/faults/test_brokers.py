@@ -16,7 +16,7 @@ from tests.faults.scale import FULL, chance, databases
 from tests.tools import topics
 from tests.tools.brokers import Cluster, cluster
 from tests.tools.plan import Plan
-from tests.tools.road import Facts, Road, lost, whole
+from tests.tools.road import Facts, Road, ended, lost
 
 Page = Callable[..., None]
 AWAY_S = 180.0 if FULL else 20.0
@@ -48,11 +48,7 @@ def test_a_broker_away_while_three_million_rows_come(
         )
         broker.start()
         road.until_delivered(plan.marks, agent, detector, seconds=180)
-        road.end()
-        assert agent.wait() == 0
-        road.until_decided(detector)
-        assert detector.stop() == 0
-        whole(road)
+        ended(road, agent, detector)
         assert road.facts() == undisturbed
         assert road.told() == {"as:64500": 1, "as:64501": 1}
         page(f"broker away for {AWAY_S:.0f} s, the transfer goes on meanwhile", road)
@@ -73,11 +69,7 @@ def test_a_broker_killed_in_mid_batch(
             broker.brokers[0].kill(signal.SIGKILL)
             broker.start()
         road.until_delivered(plan.marks, agent, detector)
-        road.end()
-        assert agent.wait() == 0
-        road.until_decided(detector)
-        assert detector.stop() == 0
-        whole(road)
+        ended(road, agent, detector)
         assert road.facts() == undisturbed
         page("broker killed -9 in mid-batch", road)
 
@@ -104,11 +96,7 @@ def test_one_of_three_brokers_is_lost_and_another_leads(
         road.until(lambda: _elected(three, kafka, first), "another election", agent, detector)
         road.let(plan.steps)
         road.until_delivered(plan.marks, agent, detector)
-        road.end()
-        assert agent.wait() == 0
-        road.until_decided(detector)
-        assert detector.stop() == 0
-        whole(road)
+        ended(road, agent, detector)
         assert road.facts() == undisturbed
         page("one of three brokers lost, leaders elected twice", road)
 
@@ -138,11 +126,7 @@ def test_a_topic_that_is_deleted_and_made_again(
         road.recount.begin_anew()
         road.let(plan.steps)
         road.until_delivered(plan.marks, agent, detector)
-        road.end()
-        assert agent.wait() == 0
-        road.until_decided(detector)
-        assert detector.stop() == 0
-        whole(road)
+        ended(road, agent, detector)
         assert road.facts() == undisturbed
         page("topic deleted and made again", road)
 

@@ -16,7 +16,7 @@ from tests.faults.test_credentials import SOON
 from tests.tools import topics
 from tests.tools.brokers import Cluster
 from tests.tools.plan import Plan
-from tests.tools.road import Facts, Road, whole
+from tests.tools.road import Facts, Road, ended, whole
 
 Page = Callable[..., None]
 STEPS = (3 * 3600, -3 * 3600) if FULL else (3 * 3600,)
@@ -59,11 +59,7 @@ def test_the_clock_of_an_agent_steps(
         wall.step(0)
         road.let(plan.steps)
         road.until_delivered(plan.marks, agent, detector)
-        road.end()
-        assert agent.wait() == 0
-        road.until_decided(detector)
-        assert detector.stop() == 0
-        whole(road)
+        ended(road, agent, detector)
         assert road.facts() == undisturbed
         page(f"agent's clock steps by {step // 3600:+} h and back", road)
 
@@ -110,11 +106,7 @@ def test_a_broker_that_refuses_the_clock_of_an_agent(
         road.until(lambda: _told_why(road), "word of the clock", agent, detector)
         wall.step(0)
         road.until_delivered(plan.marks, agent, detector)
-        road.end()
-        assert agent.wait() == 0
-        road.until_decided(detector)
-        assert detector.stop() == 0
-        whole(road)
+        ended(road, agent, detector)
         assert road.facts() == undisturbed
         page("the broker refuses the agent's clock, which is 3 h ahead", road)
 

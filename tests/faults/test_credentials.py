@@ -20,7 +20,7 @@ from tests.tools.brokers import Cluster
 from tests.tools.certificates import Authority
 from tests.tools.fleet import Program
 from tests.tools.plan import Plan
-from tests.tools.road import Facts, Road, whole
+from tests.tools.road import Facts, Road, ended
 
 Page = Callable[..., None]
 LOGIN = "org.apache.kafka.common.security.scram.ScramLoginModule required"
@@ -131,11 +131,7 @@ def test_a_certificate_expires_and_a_password_is_changed(
         )
         guarded.secret.write_text(NEW)
         road.until_delivered(plan.marks, agent, detector, seconds=150)
-        road.end()
-        assert agent.wait() == 0
-        road.until_decided(detector)
-        assert detector.stop() == 0
-        whole(road)
+        ended(road, agent, detector)
         assert road.facts() == undisturbed
         page("TLS certificate expired and renewed, SASL password changed", road)
 

@@ -17,7 +17,7 @@ from agent.core.kafka import Connection
 from tests.faults.scale import chance, databases, picked
 from tests.tools.fleet import Program
 from tests.tools.plan import Plan
-from tests.tools.road import Facts, Road, whole
+from tests.tools.road import Facts, Road, ended, whole
 from tests.tools.states import Place
 
 Page = Callable[..., None]
@@ -80,11 +80,7 @@ def test_an_agent_killed_at_each_boundary(
         road.let(plan.steps)
         agent = _lives(road, lambda fault: road.agent(faults=fault, rate=100), faults, [detector])
         road.until_delivered(plan.marks, agent, detector)
-        road.end()
-        assert agent.wait() == 0
-        road.until_decided(detector)
-        assert detector.stop() == 0
-        whole(road)
+        ended(road, agent, detector)
         assert road.facts() == undisturbed
         assert road.told() == {"as:64500": 1, "as:64501": 1}
         page(f"agent killed -9 at {len(faults)} places: {', '.join(faults)}", road)

@@ -384,6 +384,15 @@ def _options(kafka: Connection) -> dict[str, Any]:
     return {**soon.options("recount"), "metrics_enabled": False}
 
 
+def ended(road: Road, agent: Program, detector: Program) -> None:
+    """The source ends, agent and detector end in order after it, and nothing was lost or doubled (see :func:`whole`)."""
+    road.end()
+    assert agent.wait() == 0
+    road.until_decided(detector)
+    assert detector.stop() == 0
+    whole(road)
+
+
 def whole(road: Road) -> None:
     """Every row is in the topic once with its octets, and every account that was told is whole."""
     assert lost(road) == []
