@@ -24,6 +24,7 @@ from agent.detection.cube import SERVICE_PORTS, Cube, Placed
 from agent.detection.keys import Ints, Keys, grown
 from agent.detection.pack import part
 from agent.detection.tally import NEVER_NS, Base, Tally, grouped
+from agent.policy.entity import stated
 from agent.policy.model import Override
 
 MEASURES: Final = (*AMOUNTS, "late_octets", "estimated_octets")
@@ -283,7 +284,10 @@ class Facts:
         fact = self._cube.fact(path)
         tenant, store, entity = self._cube.pair(int(self._cube.pair_of[path]))
         categories = ",".join(self._cube.book.categories(store))
-        network = (entity, max(fact.asn, -1), fact.as_org, fact.provider, fact.owner, fact.country)
+        override = Override.model_validate_json(fact.override) if fact.override else None
+        provider = stated(fact.provider, override.provider if override else None)
+        owner = stated(fact.owner, override.owner if override else None)
+        network = (entity, max(fact.asn, -1), fact.as_org, provider, owner, fact.country)
         return (tenant, store, categories, *network, self._cube.names.text(process), fact.initiator)
 
     # state

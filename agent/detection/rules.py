@@ -13,6 +13,7 @@ from typing import Any
 from agent.core.clock import SECOND_NS
 from agent.core.finding import OwnerFact, Severity
 from agent.detection.windows import WINDOWS, Window
+from agent.policy.entity import entity_of, fact_of
 from agent.policy.match import OWNER_LINES, Match, restricts
 from agent.policy.model import DestinationSet, Override, Policy, Rule, Store
 from agent.policy.ownership import Ownership
@@ -144,7 +145,6 @@ class Rulebook:
         return self._owners[network]
 
     def _ask(self, path: PathFact) -> OwnerFact:
-        asn = path.asn if path.asn >= 0 else None
         if self.ownership is None:
             return OwnerFact(
                 provider=path.provider,
@@ -153,27 +153,27 @@ class Rulebook:
                 owner_id=path.owner,
                 owner_country=path.owner_country or None,
             )
-        fact = self.ownership.fact(
-            asn=asn,
-            as_org=path.as_org or None,
-            provider=path.provider or None,
-            owner=path.owner or None,
+        fact = fact_of(
+            self.ownership,
+            asn=path.asn,
+            as_org=path.as_org,
+            provider=path.provider,
+            owner=path.owner,
             today=datetime.fromtimestamp(path.born_ns // SECOND_NS, UTC).date(),
             override=Override.model_validate_json(path.override) if path.override else None,
         )
-        if fact.owner_country is None and path.owner_country:
+        if (
+            fact.owner_country is None
+            and path.owner_country
+            and fact.owner_id == path.owner
+            and not fact.mark
+        ):
             fact = fact.model_copy(update={"owner_country": path.owner_country})
         return fact
 
     def entity(self, path: PathFact, owner: OwnerFact) -> str:
         """Who is at the other end: the owner if it is beyond doubt, else the provider, else the network."""
-        if path.owner and not owner.disputed and not owner.review:
-            return f"owner:{path.owner}"
-        if path.provider:
-            return f"provider:{path.provider}"
-        if path.asn >= 0:
-            return f"as:{path.asn}"
-        return "unknown" if path.asn == -1 else "other"
+        return entity_of(owner, asn=path.asn, provider=path.provider)
 
     def hits(self, path: PathFact, owner: OwnerFact) -> dict[int, Hit]:
         """Rule index -> hit, for every rule that reads this path."""
@@ -227,6 +227,7 @@ class Rulebook:
         destinations = self._sets.get(set_id)
         if destinations is None:
             return Match(False, (), False)
+        held = self.ownership.held(owner, destinations) if self.ownership and owner.chain else None
         return restricts(
             destinations,
             owner.provider or path.provider,
@@ -238,6 +239,7 @@ class Rulebook:
             owner.disputed,
             owner.review,
             in_network=bool(destinations.networks) and networks_key(destinations) in path.networks,
+            held=held,
         )
 
 
@@ -253,7 +255,7 @@ def _severity(
     by = {line for match in matches for line in match.by} - {"country"}
     caps: list[tuple[str, Severity]] = []
     if by and by <= OWNER_LINES | {"organised_in"}:
-        if owner.mark == "K":
+        if "K" in (owner.mark, *(match.held.mark for match in matches if match.held)):
             caps.append(("owner_mark_k", Severity.MEDIUM))
         if owner.disputed:
             caps.append(("owner_disputed", Severity.LOW))
