@@ -15,7 +15,7 @@ import numpy as np
 from agent.core.clock import MINUTE_NS, SECOND_NS
 from agent.core.decision import Decision, LedgerRow
 from agent.core.errors import StateError
-from agent.core.finding import HostTold, StoreFact, Traffic
+from agent.core.finding import Case, HostTold, StoreFact, Traffic
 from agent.core.flow import FlowBatch
 from agent.detection.admit import Step, admit, packed, seen_ns, unpacked
 from agent.detection.cases import Cases, Key, Ruling, Told
@@ -59,6 +59,9 @@ class Detector:
         """``replay``: the data is the clock. No row is ahead of its receipt, no source is silent, time does not pass."""
         self._host, self._lateness, self._simulated, self._replay = host, lateness_ns, simulated, replay
         self._ownership = ownership
+        self._owners_version = ownership.version if ownership is not None else ""
+        """Of the table by which what was sent has its entities."""
+        self._renamed: dict[str, Case] = {}
         self._set_up(policy, {})
         self._steps: list[Step] = []
         """Steps that go into the next delta."""
@@ -121,7 +124,15 @@ class Detector:
         if policy == self.policy and ownership is self._ownership:
             return Decision()
         self._ownership = ownership
-        return self._decided(Step("policy", {"policy": policy.model_dump(mode="json")}))
+        return self._decided(self._policy_step(policy))
+
+    @property
+    def _ownership_version(self) -> str:
+        return self._ownership.version if self._ownership is not None else ""
+
+    def _policy_step(self, policy: Policy) -> Step:
+        meta = {"policy": policy.model_dump(mode="json"), "ownership": self._ownership_version}
+        return Step("policy", meta)
 
     def case_closed(self, case_id: str) -> None:
         """A person closed a case: the next finding of its key opens another."""
@@ -180,7 +191,9 @@ class Detector:
         else:
             self._person(step)
             return Decision()
+        renamed, self._renamed = self._renamed, {}
         cases, notices = self._cases.rule(rulings)
+        cases = {**renamed, **cases}
         if step.kind == "refresh":
             cases |= self._cases.refreshed()
         self._bases = {key: base for key, base in self._bases.items() if self._cases.has(key)}
@@ -234,9 +247,32 @@ class Detector:
         for name, rule in policy.rules:
             if before.get((name, rule.id)) != rule:
                 self._rule_since[rule.id] = now_ns
-        self._cube.use(Rulebook(policy, self._ownership, self._lateness, self._rule_since))
+        self._cube.book = Rulebook(policy, self._ownership, self._lateness, self._rule_since)
+        version = step.meta.get("ownership", self._owners_version)
+        moved: set[int] = set()
+        if version != self._owners_version:
+            self._owners_version = version
+            moved = self._reclassify(now_ns, findings)
+        self._cube.use(self._cube.book)
         self._stage2.rebuild()
+        for track in self._stage2.tracks.values():
+            for episode in track.episodes if track.pair in moved else ():
+                findings.emit(track, episode, "update", now_ns, None, None)
         return self._ruled(findings)
+
+    def _reclassify(self, now_ns: int, findings: Findings) -> set[int]:
+        """Another table of owners: what was sent goes to the entities that it names, and open cases go along. Gives the
+        pairs to which others moved whole."""
+        moved = self._cube.reclassify(now_ns)
+        keys = {self._cube.pair(old): self._cube.pair(new) for old, new in moved.items()}
+        taken = frozenset(new for new in moved.values() if self._cases.has(self._cube.pair(new)))
+        self._stage2.move(moved, taken, now_ns, findings.emit)
+        self._facts.move(moved)
+        for old, new in keys.items():
+            if old in self._bases and new not in self._bases:
+                self._bases[new] = self._bases.pop(old)
+        self._renamed = self._cases.rename(keys)
+        return set(moved.values())
 
     def _hear_host(self, told: list[Any]) -> None:
         tenant, rule, store, entity, host, finding, time_ns, first_ns = told
@@ -303,6 +339,8 @@ class Detector:
     def _told_of(self, key: Key, since_ns: int) -> Told:
         codes = [np.array([self._cube.names.code(text)], np.int64) for text in key]
         pair = int(self._cube.pairs.ids(codes)[0])
+        if not self._cube.paths_of(pair) and (case := self._cases.open.get(key)) is not None:
+            return case.store, case.destination, case.traffic  # all of it counts for another entity now
         base = self._bases.get(key)
         if base is None or base.since_ns != since_ns:
             base = self._bases[key] = self._facts.base(pair, since_ns)
@@ -349,6 +387,7 @@ class Detector:
             "bases": [[*key, base.state()] for key, base in self._bases.items() if self._cases.has(key)],
             "store_seen": [[*key, ns] for key, ns in self._store_seen.items()],
             "rule_since": self._rule_since,
+            "ownership": self._owners_version,
             "versions": self._versions,
             "host_told": [
                 [*key, one.host, one.id, one.time_ns, first_ns]
@@ -379,9 +418,8 @@ class Detector:
                     self._sources.set_state(step.meta["sources"])
                 self._apply(step)
         self._steps = []
-        if self.policy != policy:
-            step = Step("policy", {"policy": policy.model_dump(mode="json")})
-            self._owed = self._apply(step)
+        if self.policy != policy or self._owners_version != self._ownership_version:
+            self._owed = self._apply(self._policy_step(policy))
 
     def _load(self, snapshot: bytes) -> None:
         meta, arrays = unpack(snapshot)
@@ -399,6 +437,7 @@ class Detector:
             self._bases = {tuple(entry[:3]): CaseBase.of(entry[3]) for entry in meta["bases"]}
             self._store_seen = {(tenant, store): ns for tenant, store, ns in meta["store_seen"]}
             self._versions = meta["versions"]
+            self._owners_version = meta.get("ownership", self._owners_version)
             for told in meta.get("host_told", ()):
                 self._hear_host(told)
             self._ledger_ns, self._newest_ns = meta["ledger_ns"], meta["newest_ns"]

@@ -7,7 +7,7 @@ the table is full, each pair keeps those that took most.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -140,6 +140,18 @@ class Facts:
             self._keys = Keys.of(np.ascontiguousarray(self._keys.columns[:, kept]), ADDRESSES)
             if len(kept) <= ADDRESSES // 2:
                 return
+
+    def move(self, pairs: Mapping[int, int]) -> None:
+        """Pairs go by other numbers (old -> new): their addresses go along, where the new one has none yet."""
+        column = self._keys.columns[0].copy()
+        has = set(np.unique(column).tolist())
+        self._distinct = grown(self._distinct, self._cube.pairs.count)
+        for old, new in pairs.items():
+            if old in has and new not in has:
+                column[column == old] = new
+                self._distinct[new] = self._distinct[old]
+                has.add(new)
+        self._keys = Keys.of(np.vstack([column[None], self._keys.columns[1:]]), ADDRESSES)
 
     # cases
 

@@ -12,7 +12,7 @@ from agent.core.clock import DAY_NS
 from agent.core.finding import Finding, FindingState, HostTold, Severity, finding_id
 from agent.detection.cases import MERGED, Ruling
 from agent.detection.cube import Cube
-from agent.detection.episodes import Episode, Opening, Track
+from agent.detection.episodes import RECLASSIFIED, Episode, Opening, Track
 from agent.detection.keys import Ints
 from agent.detection.rules import Hit
 
@@ -85,7 +85,7 @@ class Findings:
             "first_seen": opening.first_seen,
             "share_of_store": opening.share,
             "observed_days": max(0, opening.crossed_ns - seen) // DAY_NS,
-            "reasons": _reasons(track, opening),
+            "reasons": _reasons(track, opening, self.cube.moved_ns.get(track.pair)),
             "paths": sorted(opening.paths),
         }
 
@@ -133,7 +133,7 @@ class Findings:
         return tuple(one for one, bucket_ns in told if low < bucket_ns < high)
 
 
-def _reasons(track: Track, opening: Opening) -> tuple[str, ...]:
+def _reasons(track: Track, opening: Opening, moved_ns: int | None) -> tuple[str, ...]:
     watch = track.watch
     reasons = ["over_threshold"]
     if opening.first_seen:
@@ -143,4 +143,6 @@ def _reasons(track: Track, opening: Opening) -> tuple[str, ...]:
         reasons.append("share_of_store")
     if watch.since_ns is not None and watch.window.bounds(opening.bucket)[0] < watch.since_ns:
         reasons.append("rule_newer_than_window")
+    if moved_ns is not None and track.window_sum(moved_ns // watch.window.grain_ns) > watch.over:
+        reasons.append(RECLASSIFIED)  # without a single octet since
     return tuple(reasons)

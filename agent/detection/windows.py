@@ -272,6 +272,13 @@ class Ring:
         for bucket in [b for b in self._buckets if b < due - 2 * self.window.n]:
             del self._buckets[bucket]
 
+    def rebound(self, pair_of: Ints, pair_count: int) -> None:
+        """Make the bounds anew, after paths were given to other pairs."""
+        self.bound = np.zeros(max(pair_count, 1024), np.int64)
+        for number in self._counted:
+            for paths, amounts in self._buckets[number].pieces():
+                np.add.at(self.bound, pair_of[paths], amounts)
+
     def series(self, wanted: Bools) -> dict[int, int]:
         """Bucket -> sum over the wanted paths (a mask by path), where there is any."""
         totals = {number: bucket.total(wanted) for number, bucket in self._buckets.items()}
