@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from agent.core.clock import MINUTE_NS, SECOND_NS
+from agent.core.clock import MINUTE_NS, SECOND_NS, when
 from agent.core.decision import Decision, LedgerRow
 from agent.core.errors import StateError
 from agent.core.finding import Case, HostTold, StoreFact, Traffic
@@ -28,6 +28,7 @@ from agent.detection.rules import Rulebook, Watch
 from agent.detection.sources import BEGINNING, Sources
 from agent.detection.stage2 import Stage2
 from agent.detection.sums import WindowSums
+from agent.policy.entity import Recorded, recorded_entity
 from agent.policy.model import Policy
 from agent.policy.ownership import Ownership
 
@@ -61,7 +62,8 @@ class Detector:
         self._ownership = ownership
         self._owners_version = ownership.version if ownership is not None else ""
         """Of the table by which what was sent has its entities."""
-        self._renamed: dict[str, Case] = {}
+        self._renamed: dict[str, Case] | None = None
+        """Cases that go by another entity since the last decision; None where the table of owners is the same."""
         self._set_up(policy, {})
         self._steps: list[Step] = []
         """Steps that go into the next delta."""
@@ -134,6 +136,13 @@ class Detector:
         meta = {"policy": policy.model_dump(mode="json"), "ownership": self._ownership_version}
         return Step("policy", meta)
 
+    def recorded_entity(self, facts: Recorded) -> str:
+        """The entity of network facts of the ledger, by the table of owners in force; the one they have where there is
+        none."""
+        if self._ownership is None:
+            return facts.entity
+        return recorded_entity(self._ownership, facts, when(max(self._sources.watermark, 0)).date())
+
     def case_closed(self, case_id: str) -> None:
         """A person closed a case: the next finding of its key opens another."""
         self._apply(Step("closed", {"case": case_id}))
@@ -160,6 +169,7 @@ class Detector:
             findings=(*owed.findings, *effects.findings),
             cases=(*owed.cases, *effects.cases),
             notices=(*owed.notices, *effects.notices),
+            reclassified=owed.reclassified or effects.reclassified,
             delta=packed(self._steps),
         )
         self._steps = []
@@ -191,7 +201,8 @@ class Detector:
         else:
             self._person(step)
             return Decision()
-        renamed, self._renamed = self._renamed, {}
+        renamed, reclassified = self._renamed or {}, self._renamed is not None
+        self._renamed = None
         cases, notices = self._cases.rule(rulings)
         cases = {**renamed, **cases}
         if step.kind == "refresh":
@@ -204,6 +215,7 @@ class Detector:
             cases=tuple(cases.values()),
             notices=tuple(notices),
             ledger=self._ledger(step),
+            reclassified=reclassified,
             reasons={name: n for name, n in reasons.items() if n},
         )
 

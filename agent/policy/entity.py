@@ -6,6 +6,7 @@ knows neither the network nor the provider. What an override states stands befor
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import date
 from typing import Final
 
@@ -15,6 +16,21 @@ from agent.policy.ownership import Ownership
 
 STATED: Final = "="
 """Begins a provider or owner of the ledger that an override stated: ``=example-holdings``. No id begins so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Network facts of some rows of the ledger, whose they are, and the entity that they have there."""
+
+    tenant: str
+    store: str
+    entity: str
+    asn: int
+    """-1 is unknown, as are empty texts."""
+    as_org: str
+    provider: str
+    owner: str
+    country: str
 
 
 def fact_of(
@@ -59,21 +75,29 @@ def stated(value: str, by_override: str | None) -> str:
     return f"{STATED}{by_override}" if by_override else value
 
 
-def recorded_entity(
-    ownership: Ownership, *, asn: int, as_org: str, provider: str, owner: str, today: date
-) -> str:
-    """The entity of a day of the ledger by this table, whatever it was by an earlier one."""
-    by_override = [v.removeprefix(STATED) if v.startswith(STATED) else None for v in (provider, owner)]
-    if any(by_override):
-        fact = ownership.fact(
-            asn=asn if asn >= 0 else None,
-            as_org=as_org or None,
-            provider=by_override[0],
-            owner=by_override[1],
+def recorded_fact(ownership: Ownership, facts: Recorded, today: date) -> OwnerFact:
+    """What this table has on record of network facts of the ledger."""
+    provider, owner = (
+        v.removeprefix(STATED) if v.startswith(STATED) else None for v in (facts.provider, facts.owner)
+    )
+    if provider is None and owner is None:
+        return fact_of(
+            ownership,
+            asn=facts.asn,
+            as_org=facts.as_org,
+            provider=facts.provider,
+            owner=facts.owner,
             today=today,
         )
-        if by_override[1]:
-            fact = fact.model_copy(update={"disputed": False, "review": False})
-    else:
-        fact = fact_of(ownership, asn=asn, as_org=as_org, provider=provider, owner=owner, today=today)
-    return entity_of(fact, asn=asn, provider=provider.removeprefix(STATED))
+    number = facts.asn if facts.asn >= 0 else None
+    fact = ownership.fact(
+        asn=number, as_org=facts.as_org or None, provider=provider, owner=owner, today=today
+    )
+    return fact if owner is None else fact.model_copy(update={"disputed": False, "review": False})
+
+
+def recorded_entity(ownership: Ownership, facts: Recorded, today: date) -> str:
+    """The entity of network facts of the ledger by this table, whatever it was by an earlier one."""
+    fact = recorded_fact(ownership, facts, today)
+    named = entity_of(fact, asn=facts.asn, provider=facts.provider.removeprefix(STATED))
+    return "other" if (named, facts.entity) == ("unknown", "other") else named
