@@ -46,13 +46,15 @@ class Settings(EnricherSettings):
     """Who owns the network at the other end."""
 
     ownership: Path | None = Field(
-        None, description="Ownership table of your own; default: the one in sekisho"
+        None,
+        description="Ownership table in place of the one in sekisho; files that only add to it go under `ownership:`",
     )
 
     def build(self, context: Context) -> Owner:
         """The enricher, its table loaded. Raises :class:`~agent.core.errors.PolicyError` for a table with faults."""
         overrides = context.policy.overrides if context.policy is not None else ()
-        return Owner(Ownership.load(self.ownership), overrides, context.clock)
+        table = Ownership.load(self.ownership) if self.ownership or context.ownership is None else None
+        return Owner(table or context.ownership, overrides, context.clock)
 
 
 class Owner:

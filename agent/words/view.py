@@ -25,6 +25,7 @@ from agent.core.finding import (
 )
 from agent.words import units
 from agent.words.escape import shown, shown_in
+from agent.words.owners import stakes
 from agent.words.phrases import Phrases
 
 UNKNOWN = "?"
@@ -270,6 +271,11 @@ class CaseView:
             checked=owner.checked,
             confidence=self._confidence(self.to.owner_confidence),
         )
+
+    @property
+    def stakes(self) -> list[str]:
+        """Who holds how much of whom above the network's holder, as recorded; the nearest ones."""
+        return stakes(self.to.owner.chain[:TOP], self._say)
 
     @property
     def owner_on_record(self) -> bool:
