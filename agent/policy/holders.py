@@ -25,6 +25,8 @@ def weaker(*marks: str) -> str:
 
 
 def _day(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # a year
     return value.isoformat() if isinstance(value, date) else value
 
 

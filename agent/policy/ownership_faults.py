@@ -146,13 +146,11 @@ def _over_the_whole(stakes: Sequence[Placed[Stake]]) -> Iterator[Fault]:
 
 
 def _circles(stakes: Sequence[Placed[Stake]]) -> Iterator[Fault]:
-    left = [s for s in stakes if s.value is not None and s.value.until is None]
-    while circle := cycle(s.value for s in left if s.value):
-        steps = set(pairwise(circle))
-        inside = [s for s in left if s.value and (s.value.of, s.value.by) in steps]
+    left = {(s.value.of, s.value.by): s for s in stakes if s.value is not None and s.value.until is None}
+    while circle := cycle(s.value for s in left.values() if s.value):
+        last = [pair for pair in left if pair in set(pairwise(circle))][-1]
         told = f"owners hold each other in a circle: {' <- '.join(circle)}"
-        yield inside[-1].fault(told, "leave out the smallest of these stakes")
-        left.remove(inside[-1])
+        yield left.pop(last).fault(told, "leave out the smallest of these stakes")
 
 
 def _providers(networks: Sequence[Placed[Holding]]) -> Iterator[Fault]:
