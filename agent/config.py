@@ -58,7 +58,8 @@ class Settings(BaseModel):
         (), description="Files of what is known better about some networks (YAML or CSV)"
     )
     ownership: tuple[Path, ...] = Field(
-        (), description="Files of what you know better about who owns networks; they win over the table in sekisho"
+        (),
+        description="Files of what you know better about who owns networks; they win over the table in sekisho",
     )
     language: Literal["en", "ja"] = Field("en", description="Language of alerts")
     time_zone: str | None = Field(

@@ -75,7 +75,9 @@ def restricts(
     if held is None or held.possible < FLOOR or OWNER_LINES.intersection(by):
         return Match(hit, tuple(by), doubtful)
     decides = held.share >= FLOOR and owner_decides
-    return Match(hit or decides, (*by, "owner_share"), doubtful or disputed or review or held.share < FLOOR, held)
+    return Match(
+        hit or decides, (*by, "owner_share"), doubtful or disputed or review or held.share < FLOOR, held
+    )
 
 
 def matches(

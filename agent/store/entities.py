@@ -55,13 +55,17 @@ class Entities:
         """What another table of owners would move, most content octets first."""
         return _moved(self.groups(since_day), entity_of)
 
-    def by_day(self, facts: Recorded, since_day: int = 0) -> dict[int, int]:
-        """Content octets by day of rows with these facts."""
+    def days(self, since_day: int = 0) -> dict[Recorded, dict[int, int]]:
+        """Content octets of each combination of network facts by day since 1970-01-01 UTC."""
         table = schema.ledger.c
-        question = sa.select(table.day, sa.cast(sa.func.sum(table.content_octets_out), sa.BigInteger))
-        question = question.where(_is(facts), table.day >= since_day).group_by(table.day)
+        keys = [table[name] for name in FACTS]
+        question = sa.select(*keys, table.day, sa.cast(sa.func.sum(table.content_octets_out), sa.BigInteger))
+        question = question.where(table.day >= since_day).group_by(*keys, table.day)
+        found: dict[Recorded, dict[int, int]] = {}
         with self._database.read() as connection:
-            return {row[0]: row[1] for row in connection.execute(question)}
+            for *facts, day, octets in connection.execute(question):
+                found.setdefault(Recorded(*facts), {})[day] = octets
+        return found
 
 
 def move(connection: sa.Connection, entity_of: Namer) -> int:

@@ -124,5 +124,5 @@ def test_what_a_table_would_move_is_told_before(home: Home, tmp_path: Path) -> N
             "owner:east",
             60 * MB,
         )
-        assert state.entities.by_day(moved.facts) == {T0 // DAY_NS: 60 * MB}
+        assert state.entities.days()[moved.facts] == {T0 // DAY_NS: 60 * MB}
     assert home.sums() == {"owner:north": 60 * MB, "owner:east": 60 * MB}
