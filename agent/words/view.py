@@ -227,6 +227,18 @@ class CaseView:
         )
 
     @property
+    def doubts(self) -> str:
+        """The four doubts by name, never one product: amount, link, location, owner."""
+        say = self._say
+        return say(
+            "inferred.doubts",
+            amount=say("inferred.amount_estimated" if self.traffic.estimated else "inferred.amount_measured"),
+            link=say("inferred.link_direct"),
+            location=self._confidence(self.to.location_confidence),
+            owner=self._confidence(self.to.owner_confidence),
+        )
+
+    @property
     def names(self) -> str:
         """The host names that were claimed for the addresses, each once."""
         names = list(dict.fromkeys(named.name for named in self.to.names))
