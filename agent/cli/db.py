@@ -104,16 +104,39 @@ def install(options: Options, /, if_missing: bool, as_json: bool, **named: Any) 
     type=click.Path(path_type=Path),
     help="Look-ups with the answers that must come (YAML), asked before anything is replaced; may be repeated.",
 )
-@json_option("A JSON list of what was put in place, as in `db status`.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Replace nothing; say what the new databases say otherwise of where stores sent.",
+)
+@click.option(
+    "--since", default="30d", metavar="WHEN", show_default=True, help="With --dry-run: how far back to look."
+)
+@json_option("A JSON list of what was put in place, as in `db status`; with --dry-run of what would change.")
 @click.pass_obj
-def update(options: Options, /, canaries: tuple[Path, ...], as_json: bool, **named: Any) -> None:
+def update(
+    options: Options,
+    /,
+    canaries: tuple[Path, ...],
+    dry_run: bool,
+    since: str,
+    as_json: bool,
+    **named: Any,
+) -> None:
     """Put newer databases in place of the installed ones. A running sekisho takes them up by itself.
 
     Canaries are asked first: those that come with sekisho and those of --canaries. If one has another answer, nothing
-    is replaced.
+    is replaced. With --dry-run the archive's rows of stores are looked up by the new databases too, and nothing is
+    replaced.
     """
     loaded = options.load()
-    _fetch(loaded, {**named, "staged": _asking(loaded, canaries)}, as_json=as_json)
+    ask = _asking(loaded, canaries)
+    if not dry_run:
+        _fetch(loaded, {**named, "staged": ask}, as_json=as_json)
+        return
+    from agent.cli import dryrun
+
+    dryrun.show(loaded, named, ask, since, as_json=as_json)
 
 
 def _asking(loaded: Loaded, files: tuple[Path, ...]) -> Callable[[Path], None]:

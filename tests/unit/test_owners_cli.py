@@ -12,14 +12,18 @@ from agent import databases
 from agent.core.accounts import Accounts
 from agent.core.clock import DAY_NS, DataClock, SystemClock
 from agent.core.errors import EnrichError, PolicyError
+from agent.core.flow import BatchHeader
+from agent.core.stages import Context
 from agent.deciding import LocalDecide
 from agent.detection.detector import Detector
 from agent.policy.ownership import Ownership
 from agent.resumming import difference
 from agent.store.state import State
+from sinks.archive import Settings as Archive
 from tests.tools import mmdb
 from tests.tools.program import sekisho
 from tests.tools.recount import Sent
+from tests.tools.rows import batch_of
 from tests.tools.transfers import MB, policy, sent
 from tests.unit.test_reclassification import RESTRICTED, SET, table
 
@@ -212,3 +216,51 @@ def test_rules_are_held_against_days(tmp_path: Path) -> None:
     assert found.vanish == ()
     back = difference(watched, east, north, days, TODAY)
     assert (back.appear, back.vanish) == ((), found.appear)
+
+
+def archived(folder: Path, *rows: dict[str, object]) -> None:
+    """An archive with these rows."""
+    sink = Archive().build(Context(Accounts(), folder, clock=SystemClock()))
+    header = BatchHeader(agent_id="a", run_id="r", sequence=0, host="db-1")
+    sink.write_flows(batch_of(rows, header))
+    sink.close()
+
+
+def test_new_databases_are_held_against_the_archive(tmp_path: Path) -> None:
+    """`db update --dry-run` says which stores' traffic gets another place, network or owner, and replaces nothing."""
+    for name, country, asn in (("old", "DE", 24940), ("new", "FR", 136907)):
+        more = {"aliases": mmdb.MAXMIND_ALIASES}
+        places = {"20.0.0.0/9": {"country_code": country}, "20.128.0.0/9": {"country_code": "JP"}}
+        mmdb.write(tmp_path / f"{name}-country.mmdb", places, database_type="T-Country", **more)
+        networks = {"20.0.0.0/9": {"autonomous_system_number": asn}}
+        mmdb.write(tmp_path / f"{name}-network.mmdb", networks, database_type="T-ASN", **more)
+    given = [
+        {"country": str(tmp_path / f"{n}-country.mmdb"), "network": str(tmp_path / f"{n}-network.mmdb")}
+        for n in ("old", "new")
+    ]
+    databases.install(tmp_path / "state" / "databases", **given[0])
+    now_ns = SystemClock().now_ns() - 3600 * 10**9
+    base = {"remote_scope": "external", "start_ns": now_ns, "end_ns": now_ns + 1}
+    archived(
+        tmp_path / "state",
+        base | {"remote_address": "20.0.0.1", "store": "ehr", "content_octets_out": 700},
+        base | {"remote_address": "20.0.0.2", "store": "ehr", "content_octets_out": 300},
+        base | {"remote_address": "20.128.0.1", "store": "ehr", "content_octets_out": 5},
+        base | {"remote_address": "20.0.0.1", "content_octets_out": 9},
+    )
+    asked = ["db", "update", "--dry-run", "--country", given[1]["country"], "--network", given[1]["network"]]
+    told = json.loads(sekisho(*asked, "--json", home=tmp_path).out)
+    assert told == [
+        {
+            "store": "ehr",
+            "before": {"country": "DE", "asn": 24940, "entity": "owner:hetzner"},
+            "after": {"country": "FR", "asn": 136907, "entity": "owner:huawei"},
+            "content_octets_out": 1000,
+        }
+    ]
+    shown = sekisho(*asked, home=tmp_path)
+    assert (shown.code, "Nothing was replaced" in " ".join(shown.err.split())) == (0, True)
+    book = databases.AddressBook.open(
+        tmp_path / "state" / "databases", policy=None, ownership=Ownership.load()
+    )
+    assert book.who("20.0.0.1", today=TODAY).country == "DE"
