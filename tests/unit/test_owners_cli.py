@@ -259,7 +259,7 @@ def test_new_databases_are_held_against_the_archive(tmp_path: Path) -> None:
         }
     ]
     shown = sekisho(*asked, home=tmp_path)
-    assert (shown.code, "Nothing was replaced" in " ".join(shown.err.split())) == (0, True)
+    assert (shown.code, "Nothing was replaced" in " ".join((shown.out + shown.err).split())) == (0, True)
     book = databases.AddressBook.open(
         tmp_path / "state" / "databases", policy=None, ownership=Ownership.load()
     )
