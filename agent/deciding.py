@@ -202,9 +202,8 @@ class LocalDecide:
         self._commits += 1
         self._delta_octets += len(decision.delta)
         due = snapshot or self._commits % SNAPSHOT_EVERY == 0 or self._delta_octets > SNAPSHOT_OCTETS
-        due = (
-            due or not self._has_snapshot
-        )  # it names the table of owners by which the deltas after it were decided
+        # The first one names the table of owners by which the deltas after it are decided.
+        due = due or not self._has_snapshot
         if due:
             self._delta_octets, self._has_snapshot = 0, True
         work = Commit(
