@@ -24,6 +24,7 @@ from agent.receiving.enrolling import Desk, desk
 from agent.receiving.gaps import Gaps
 from agent.receiving.hearing import Agents
 from agent.receiving.publishing import Publisher
+from agent.receiving.refused import Refusals
 from agent.receiving.stream import MessageStream
 from agent.runtime import Runtime
 from agent.signals import Signals
@@ -121,6 +122,7 @@ class DetectRuntime(Runtime):
             self.clock,
             self.settings.detect.gather_rows,
             begins=not known,
+            refusals=Refusals(self.state.inputs.dead()),
             renew=self._renew,
             agents=self._agents(connection, client_id, checker),
             started=self._started,
@@ -145,7 +147,12 @@ class DetectRuntime(Runtime):
         self._publisher = Publisher(self.state, CoverageTopic(connection, f"{client_id}-coverage"))
         self._stack.callback(self._publisher.stop)
         covering = Covering(
-            self.state, self.clock, lambda: self.policy, self.decide.detector, self.settings.lateness
+            self.state,
+            self.clock,
+            lambda: self.policy,
+            self.decide.detector,
+            self.settings.lateness,
+            lambda stream: self.stream.dead_of(stream),
         )
         return Agents(reader, checker, covering, self.decide, self.clock)
 

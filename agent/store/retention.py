@@ -42,6 +42,7 @@ def begin_day(connection: sa.Connection, day: int, keep: Retention) -> list[Stre
         forgotten = [(agent, run, lane) for agent, run, lane in connection.execute(old)]
         connection.execute(sa.delete(schema.sequences).where(table.day < before))
         connection.execute(sa.delete(schema.gaps).where(schema.gaps.c.day < before))
+        connection.execute(sa.delete(schema.dead).where(schema.dead.c.day < before))
         connection.execute(sa.delete(schema.taken).where(schema.taken.c.day < before))
     if (before := _day_before(connection, keep.digests)) is not None:
         connection.execute(sa.delete(schema.digests).where(schema.digests.c.day < before))

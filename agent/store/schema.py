@@ -146,6 +146,24 @@ gaps = _table(
 )
 """What agents said of their own batches, and which of these are missing; sequences as intervals."""
 
+dead = _table(
+    "dead",
+    _text("agent_id"),
+    _text("run_id"),
+    _int("lane"),
+    _blob("public_key"),
+    _text("reason"),
+    _text("sequences"),
+    _text("unread"),
+    _int("flows"),
+    _int("octets_out"),
+    _int("octets_in"),
+    _int("day"),
+    sa.PrimaryKeyConstraint("agent_id", "run_id", "lane", "public_key", "reason"),
+    rowid=False,
+)
+"""Batches that were refused and signed by that key; ``unread``: those whose rows nobody could read."""
+
 leases = _table("leases", _int("id", primary_key=True), _text("holder"), _int("renewed_ms"), _int("lease_ms"))
 """One row, PostgreSQL only: who leads, and when it last said so by the server's clock."""
 
