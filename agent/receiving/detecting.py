@@ -9,9 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, cast
 
-from agent.core.clock import SECOND_NS
 from agent.core.errors import ConfigError, Fault, SekishoError
 from agent.core.flow import BatchHeader
 from agent.core.kafka import Connection
@@ -34,9 +33,6 @@ from collectors.kafka import Place, Reader
 from sinks.coverage_topic import CoverageTopic
 from sinks.dead_letters import DeadLetters
 
-RENEWALS: Final = 6
-"""In the time of one lease."""
-
 
 class NeverLedError(SekishoError):
     """The program was stopped while it stood by. Nothing was wrong."""
@@ -56,7 +52,6 @@ class DetectRuntime(Runtime):
     """Called every now and then while another one leads."""
     _leadership: Leadership | None = None
     _publisher: Publisher = field(init=False)
-    _renewed_ns: int = 0
     _desk: Desk | None = None
 
     @property
@@ -94,6 +89,7 @@ class DetectRuntime(Runtime):
                 )
             if self._leadership is None:
                 raise NeverLedError("stopped while another one led")
+            self._leadership.check()
             return State.lead(database, self._leadership, clock=self.clock)
         except BaseException:
             database.close()
@@ -174,11 +170,8 @@ class DetectRuntime(Runtime):
         return {**super().standing(), "role": "detector", "counters": dict(self.counters)}
 
     def _renew(self) -> None:
-        now_ns = self.clock.monotonic_ns()
-        lease_ns = int(self.settings.detect.lease_s * SECOND_NS)
-        if self._leadership is not None and now_ns - self._renewed_ns >= lease_ns // RENEWALS:
-            self._leadership.renew()
-            self._renewed_ns = now_ns
+        if self._leadership is not None:
+            self._leadership.check()
 
     @property
     def counters(self) -> Mapping[str, int]:
