@@ -73,6 +73,9 @@ class PostgresDatabase(Database):
                 isolation_level=isolation,
                 connect_args={
                     "application_name": holder,
+                    # A database without an encoding (SQL_ASCII, where the server was made without a locale) would else
+                    # answer in octets.
+                    "client_encoding": "utf8",
                     "connect_timeout": _CONNECT_S,
                     "options": options,
                     "keepalives_idle": 10,

@@ -21,10 +21,10 @@ class Server:
     def __init__(self, folder: Path, programs: Path) -> None:
         self.folder, self._programs = folder, programs
 
-    def fresh(self) -> str:
-        """The address of a new, empty database."""
+    def fresh(self, *more: str) -> str:
+        """The address of a new, empty database; ``more`` are words for createdb."""
         name = f"t{uuid.uuid4().hex}"
-        self.run("createdb", "-h", str(self.folder), "-T", "template0", name)
+        self.run("createdb", "-h", str(self.folder), "-T", "template0", *more, name)
         return f"postgresql://{_user()}@/{name}?host={self.folder}"
 
     def run(self, program: str, *words: str) -> None:
