@@ -46,6 +46,11 @@ MESSAGES = 400
 ROWS = 1_000
 STEADY, STEADY_S = 5_000, 15
 _OWNERS = 300
+_WIRED = "the same, rows of a store, with the tripwire"
+_AMOUNTS = {
+    "ordinary": "0.9 MB a message",
+    "bulk": "870 MB a message, so that many receivers pass thresholds",
+}
 _T0 = 1_800_000_000 * 10**9
 
 
@@ -115,27 +120,19 @@ def main(arguments: Sequence[str]) -> bool:
         rows.append(["in the topic, zstd", "", f"{wire_octets:.1f} octets a row", ""])
         bars.append(Bar("message sealed, spooled, acknowledged", 3.0, cost_ms, "ms CPU", at_most=True))
         bars.append(Bar("octets of an enriched row in the topic", 60.0, wire_octets, "octets", at_most=True))
-        of_store = stores_rows(batches, count)
-        wired = [
-            _sent(kafka, of_store, count, Path(folder) / str(40 + n), wired=True) for n in range(REPEATS)
-        ]
-        rows.append(
-            [
-                "the same, rows of a store, with the tripwire",
-                f"{statistics.median(wired):.2f} ms CPU a message",
-                "",
-                "",
+        for what, made in (
+            ("ordinary", stores_rows(batches, count)),
+            ("bulk", stores_rows(batches, count, 1)),
+        ):
+            wired = [
+                _sent(kafka, made, count, Path(folder) / f"{n}{len(rows)}", wired=True)
+                for n in range(REPEATS)
             ]
-        )
-        bars.append(
-            Bar(
-                "the same, rows of a store, with the tripwire",
-                3.0,
-                statistics.median(wired),
-                "ms CPU",
-                at_most=True,
+            rows.append(
+                [f"{_WIRED}; {_AMOUNTS[what]}", f"{statistics.median(wired):.2f} ms CPU a message", "", ""]
             )
-        )
+            if what == "ordinary":
+                bars.append(Bar(_WIRED, 3.0, statistics.median(wired), "ms CPU", at_most=True))
         share = statistics.median(_steady(kafka, batches, Path(folder) / f"{90 + n}") for n in range(3))
         rows.append(
             [f"{STEADY:,} rows a second, joined, sealed, sent", f"{share * 100:.2f} % of a core", "", ""]
@@ -216,8 +213,9 @@ def _coding(batches: list[FlowBatch]) -> tuple[list[list[str]], list[Bar]]:
     ]
 
 
-def stores_rows(batches: list[FlowBatch], count: int) -> list[FlowBatch]:
-    """So many batches of rows of a store, each of the second after the last one's, all of the past minutes."""
+def stores_rows(batches: list[FlowBatch], count: int, part: int = 1_000) -> list[FlowBatch]:
+    """So many batches of rows of a store, each of the second after the last one's, all of the past minutes; of their
+    amounts a ``part``."""
     begin_ns = time.time_ns() - count * SECOND_NS
     out = []
     for n in range(count):
@@ -225,7 +223,8 @@ def stores_rows(batches: list[FlowBatch], count: int) -> list[FlowBatch]:
         ends = begin_ns + n * SECOND_NS + np.arange(len(batch)) * (SECOND_NS // len(batch))
         full = {"store": "patients", "tenant": "example", "basis": "same_host"}
         texts = {name: Text.full(len(batch), text) for name, text in full.items()}
-        out.append(batch.with_columns(start_ns=ends - SECOND_NS // 2, end_ns=ends, **texts))
+        amounts = {name: batch[name] // part for name in ("octets_out", "content_octets_out")}
+        out.append(batch.with_columns(**amounts, start_ns=ends - SECOND_NS // 2, end_ns=ends, **texts))
     return out
 
 
@@ -242,7 +241,7 @@ def _tripwire(folder: Path) -> tuple[Tripwire, DataClock]:
 def _sent(kafka: Any, batches: list[FlowBatch], count: int, folder: Path, *, wired: bool = False) -> float:
     """Milliseconds of CPU for each message from the sealed batch to its acknowledgement, all threads.
 
-    ``wired``: the tripwire looks at them as at one message a second, so it judges five together.
+    ``wired``: the tripwire looks at them as at one message a second, so it judges ten together.
     """
     wire, clock = _tripwire(folder) if wired else (None, None)
     with sender(folder, kafka, run=int(folder.name) + 1, tripwire=wire) as agent:
