@@ -81,9 +81,11 @@ class Soak:
         return self.between(self.warm_s, self.seconds)
 
     @property
-    def calm(self) -> list[Sample]:
-        """Those after warm-up with Kafka there, and a minute for its backlog."""
-        return [s for s in self.warm if not self.away[0] <= s.at_s < self.away[1] + 60]
+    def calm(self) -> tuple[list[Sample], list[Sample]]:
+        """Those after warm-up with Kafka there: before it was away, and from a minute after it was back."""
+        return self.between(self.warm_s, self.away[0]), self.between(
+            self.away[1] + min(60, self.seconds / 12), self.seconds
+        )
 
 
 def main(arguments: Sequence[str] = ()) -> bool:
@@ -160,12 +162,15 @@ def _watch(seen: Soak, one: hosted.Hosted, broker: Broker) -> None:
     seen.cpu = one.group.cpu() - cpu
 
 
-def slope(samples: Sequence[Sample], value: Callable[[Sample], float]) -> float:
-    """MiB an hour: the median of the slopes between all pairs (Theil and Sen), which a few peaks do not move."""
-    at = np.array([s.at_s for s in samples]) / 3600
-    what = np.array([value(s) for s in samples])
-    i, j = np.triu_indices(len(at), 1)
-    return float(np.median((what[j] - what[i]) / (at[j] - at[i])))
+def slope(phases: Sequence[Sequence[Sample]], value: Callable[[Sample], float]) -> float:
+    """MiB an hour: the median of the slopes between all pairs of one phase (Theil and Sen), which a few peaks do not move."""
+    slopes = []
+    for samples in phases:
+        at = np.array([s.at_s for s in samples]) / 3600
+        what = np.array([value(s) for s in samples])
+        i, j = np.triu_indices(len(at), 1)
+        slopes.append((what[j] - what[i]) / (at[j] - at[i]))
+    return float(np.median(np.concatenate(slopes)))
 
 
 def told(seen: Soak, *, partial: bool) -> Report:
@@ -175,6 +180,7 @@ def told(seen: Soak, *, partial: bool) -> Report:
     residue = sum(abs(n) for name in ("residue", "sealed residue") for n in account[name].values())
     unequal = sum(abs(found.sums[name] - account["acked"][name]) for name in found.sums)
     grown = slope(seen.calm, lambda s: s.memory.anonymous)
+    before, after = (median(s.memory.anonymous for s in phase) for phase in seen.calm)
     rows = [["what", "median", "most", ""]]
     phases = (
         ("warm-up", 0.0, seen.warm_s),
@@ -209,6 +215,9 @@ def told(seen: Soak, *, partial: bool) -> Report:
             ]
         )
     cpu_s = seen.cpu
+    rows.append(
+        ["anonymous memory, after the outage beside before it", f"{after - before:+.1f} MiB", "", "medians"]
+    )
     rows += [
         ["CPU", f"{100 * cpu_s.whole_s / seen.seconds:.2f} % of a core", "", f"{cpu_s.kernel_share:.0%} of it in the kernel"],
         ["most on the disk, spooled", "", f"{seen.most_spooled / 1e6:.0f} MB", "room set aside included"],
@@ -238,8 +247,9 @@ def told(seen: Soak, *, partial: bool) -> Report:
     notes = (
         f"{seen.seconds / 60:g} min, of which Kafka was away from minute {seen.away[0] / 60:g} to {seen.away[1] / 60:g}; "
         f"tables loaded: {seen.tables}; looked at every {EVERY_S:g} s",
-        f"the slope is the median of all slopes between two looks (Theil and Sen), of anonymous memory, for pages of files "
-        f"are shared with whatever else runs; without the first {seen.warm_s / 60:g} min, the outage and a minute after it. Flat is "
+        f"the slope is the median of all slopes between two looks before the outage, or two after it (Theil and Sen), of anonymous "
+        f"memory, for pages of files are shared with whatever else runs; without the first {seen.warm_s / 60:g} min and the minute after "
+        f"the outage, whose lasting effect stands apart. Flat is "
         f"at most {FLAT_MIB_PER_HOUR:g} MiB an hour: 2 MiB in half an hour is what the allocator's pools move by themselves",
     )
     return Report(
