@@ -124,6 +124,7 @@ def soak(folder: Path, seconds: float) -> Soak:
         one = held.enter_context(hosted.agent(home, kafka, near, policy=policy))
         with hosted.churn(two, folder, near, far, PER_SECOND, seconds):
             _watch(seen, one, broker.brokers[0])
+        broker.brokers[0].wait()
         two.settle()
         one.stop()
         seen.beat = next(b for b in reversed(hosted.beats(kafka)) if b["closing"])
