@@ -18,6 +18,7 @@ from tests.tools.program import sekisho
 
 TREE = dict(commands())
 SAMPLE = Path(str(resources.files("agent"))) / "sample"
+ROOT = Path(__file__).parents[2]
 NEEDS_THE_HOST = (
     "sekisho --set kafka",
     "sudo ",
@@ -81,6 +82,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(SAMPLE / "sample.pcap.gz", home / name)
     shutil.copy(SAMPLE / "policy.yaml", home / "policy.yaml")
     shutil.copy(SAMPLE / "overrides.yaml", home / "overrides.yaml")
+    for name in ("ownership.yaml", "canaries.yaml"):
+        shutil.copy(ROOT / "deploy" / "examples" / name, home / name)
     (home / "sekisho.yaml").write_text("host: db-01\npolicy: [policy.yaml]\noverrides: [overrides.yaml]\n")
     assert sekisho("replay", "--sample", "--state", home / "state", "--quiet", home=home).code == 0
     return home
