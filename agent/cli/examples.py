@@ -119,7 +119,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sekisho assets suggest --all --json",
     ),
     "assets hosts": (
-        "kubectl get nodes -o json | sekisho assets hosts --kubernetes -",
+        "sekisho assets hosts --kubernetes nodes.json   # kubectl get nodes -o json > nodes.json",
         "sekisho assets hosts --libvirt",
     ),
     "policy": ("sekisho policy check policy.yaml", "sekisho policy schema -o policy.schema.json"),
