@@ -130,3 +130,13 @@ def test_restart_and_reload_keep_what_was_held_back(tmp_path: Path) -> None:
     assert told(after) == []
     after.heard(after.detector.set_policy(policy(tmp_path, ""), None))
     assert told(after) == [(NoticeKind.OPENED, ["mine"])]
+
+
+def test_findings_bear_the_commit_of_the_policy(tmp_path: Path) -> None:
+    """Where the policy's files are of a commit, each finding's versions name it beside the policy's own."""
+    known = policy(tmp_path, "")
+    run = taken(known.model_copy(update={"commit": "0123456789ab+changed"}), [row(T0, 20 * MB)])
+    (finding,) = run.findings.values()
+    assert finding.versions["policy_commit"] == "0123456789ab+changed"
+    (finding,) = taken(known, [row(T0, 20 * MB)]).findings.values()
+    assert "policy_commit" not in finding.versions
