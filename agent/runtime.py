@@ -34,6 +34,7 @@ from agent.deciding import LocalDecide
 from agent.detection.detector import Detector
 from agent.pipeline import Pipeline
 from agent.policy import load as policy_files
+from agent.policy.repository import marks
 from agent.seal import Sealer
 from agent.service import Attendant
 from agent.signals import Signals
@@ -359,7 +360,7 @@ class Runtime:
         try:
             policy, ownership = read_policy(self.settings, self._today()), read_ownership(self.settings)
             moved = ownership.version != self.ownership.version
-            changed = moved or policy.version != self.policy.version
+            changed = moved or (policy.version, policy.commit) != (self.policy.version, self.policy.commit)
             if changed:
                 context = replace(self._context(), policy=policy, ownership=ownership)
                 self.pipeline.enrichers = self._build_enrichers(context)
@@ -373,8 +374,9 @@ class Runtime:
         if changed:
             self.policy, self.ownership = policy, ownership if moved else self.ownership
             self.decide.change_policy(lambda detector: detector.set_policy(policy, self.ownership))
-        versions = {"version": policy.version} | ({"ownership": ownership.version} if moved else {})
-        self.decide.announce(Event(name="policy_reloaded", detail=dict(versions)))
+        detail = {"version": policy.version, **({"commit": policy.commit} if policy.commit else {})}
+        detail |= {"ownership": ownership.version} if moved else {}
+        self.decide.announce(Event(name="policy_reloaded", detail=dict(detail)))
         return changed
 
     def _tell_troubles(self) -> None:
@@ -447,6 +449,10 @@ class Runtime:
                 for file in policy_files.files_of(path):
                     stat = file.stat()
                     found[str(file)] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        for mark in marks((*self.settings.policy, *self.settings.overrides)):
+            with contextlib.suppress(OSError):
+                stat = mark.stat()
+                found[str(mark)] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
         return found
 
     def _today(self) -> date:
