@@ -31,6 +31,8 @@ class Findings:
     simulated: bool
     told: Mapping[tuple[str, str, str, str], Sequence[tuple[HostTold, int]]] = field(default_factory=dict)
     """By (tenant, rule, store, entity): what hosts told people by themselves, and the first bucket's start."""
+    filled_to_ns: int = 0
+    """Until when windows of a year hold what came from the ledger."""
     changes: list[tuple[Order, Ruling]] = field(default_factory=list)
 
     def emit(
@@ -85,7 +87,7 @@ class Findings:
             "first_seen": opening.first_seen,
             "share_of_store": opening.share,
             "observed_days": max(0, opening.crossed_ns - seen) // DAY_NS,
-            "reasons": _reasons(track, opening),
+            "reasons": _reasons(track, opening, self.filled_to_ns),
             "paths": sorted(opening.paths),
         }
 
@@ -133,7 +135,7 @@ class Findings:
         return tuple(one for one, bucket_ns in told if low < bucket_ns < high)
 
 
-def _reasons(track: Track, opening: Opening) -> tuple[str, ...]:
+def _reasons(track: Track, opening: Opening, filled_to_ns: int) -> tuple[str, ...]:
     watch = track.watch
     reasons = ["over_threshold"]
     if opening.first_seen:
@@ -141,6 +143,8 @@ def _reasons(track: Track, opening: Opening) -> tuple[str, ...]:
     asked = watch.rule.any_of.share_of_store
     if asked is not None and opening.share is not None and opening.share >= asked:
         reasons.append("share_of_store")
-    if watch.since_ns is not None and watch.window.bounds(opening.bucket)[0] < watch.since_ns:
+    if watch.is_yearly and watch.window.bounds(opening.bucket)[0] < filled_to_ns:
+        reasons.append("filled_from_ledger")
+    elif watch.since_ns is not None and watch.window.bounds(opening.bucket)[0] < watch.since_ns:
         reasons.append("rule_newer_than_window")
     return tuple(reasons)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from agent.policy.destinations import DestinationSet
 from agent.policy.registers import Category
-from agent.policy.rules import Rule
+from agent.policy.rules import Rule, ZoneField
 from agent.policy.values import Entry, Id
 
 
@@ -61,6 +61,7 @@ class Pack(Entry):
     valid_from: date | None = None
     valid_to: date | None = None
     needs_attestation: bool = True
+    zone: ZoneField = Field("UTC", description="Whose calendar its rules count by")
     notes: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
     thresholds: tuple[CategoryThreshold, ...] = ()

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from agent.core.finding import Severity
 from agent.policy.registers import Category
 from agent.policy.values import DurationNs, Entry, Id, Octets, SeverityName
 
-WindowName = Literal["5m", "1h", "24h", "30d"]
+WindowName = Literal["5m", "1h", "24h", "30d", "12mo", "calendar_year"]
+YEARS = ("12mo", "calendar_year")
+"""Windows that are summed in whole UTC days, over owners as they are on record today."""
+GroupBy = Literal["destination", "store", "legal_entity"]
+
+
+def _zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (KeyError, ValueError, OSError):
+        raise ValueError("expected a time zone such as Asia/Tokyo, Europe/Berlin or UTC") from None
+    return value
+
+
+ZoneField = Annotated[str, AfterValidator(_zone), Field(description="A time zone such as Asia/Tokyo")]
 
 
 class RuleTest(Entry):
@@ -38,6 +53,12 @@ class Rule(Entry):
     initiator: Literal["local", "remote", "any"] = "any"
     over: Octets = Field(description="Content octets sent in the window; the finding is for strictly more")
     window: WindowName = "24h"
+    zone: ZoneField | None = Field(None, description="Of `calendar_year`; default the pack's, which is UTC")
+    group_by: GroupBy = Field(
+        "destination",
+        description="What is summed as one: a store and a destination; `store`: all destinations of a store; "
+        "`legal_entity`: all stores of a legal entity and a destination",
+    )
     any_of: RuleTest = RuleTest()
     quiet: DurationNs | None = Field(
         None, description="Exceedances less than this apart are one episode; default max(window, 24h)"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from agent.core.decision import LedgerRow
+from agent.core.decision import LedgerDay, LedgerRow
 from agent.store import schema
 from agent.store.database import Database
 from agent.store.schema import LEDGER_KEY, LEDGER_SUMS
@@ -35,6 +35,7 @@ class LedgerSum:
     late_octets: int
 
 
+_DAY_KEY: Final = tuple(f.name for f in fields(LedgerDay) if f.name != "content_octets_out")
 STORE_ENTITY: Final = ("store", "entity")
 
 
@@ -93,6 +94,15 @@ class Ledger:
         with self._database.read() as connection:
             day: int | None = connection.execute(question).scalar_one()
         return day
+
+    def days(self, since_day: int) -> list[LedgerDay]:
+        """Content octets by day, store and network from a day on, over all processes and vantages."""
+        table = schema.ledger.c
+        keys = [table[name] for name in _DAY_KEY]
+        total = sa.cast(sa.func.sum(table.content_octets_out), sa.BigInteger)
+        question = sa.select(*keys, total.label("content_octets_out")).where(table.day >= since_day).group_by(*keys).order_by(*keys)
+        with self._database.read() as connection:
+            return [LedgerDay(**row._mapping) for row in connection.execute(question)]
 
     def rows(self, *, since_day: int = 0, store: str | None = None) -> list[LedgerRow]:
         """The rows themselves, in the order of their key."""
