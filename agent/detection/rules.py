@@ -166,8 +166,8 @@ class Rulebook:
     def _window(self, pack: str, rule: Rule) -> Window:
         if rule.window not in YEARS:
             return WINDOWS[rule.window]
-        of_pack = next((p.zone for p in self.policy.packs if p.pack == pack), "UTC")
-        return year_window(rule.window, rule.zone or of_pack)
+        of_pack = next((p.zone for p in self.policy.packs if p.pack == pack), None)
+        return year_window(rule.window, rule.zone or of_pack or "UTC")
 
     def group(self, name: str, path: PathFact) -> tuple[str, str, str]:
         """(tenant, store or legal entity, destination) of what a grouping sums as one."""

@@ -61,7 +61,9 @@ class Pack(Entry):
     valid_from: date | None = None
     valid_to: date | None = None
     needs_attestation: bool = True
-    zone: ZoneField = Field("UTC", description="Whose calendar its rules count by")
+    zone: ZoneField | None = Field(
+        None, description="Zone of its calendar days and years, such as Asia/Tokyo"
+    )
     notes: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
     thresholds: tuple[CategoryThreshold, ...] = ()
