@@ -11,11 +11,23 @@ from typing import TYPE_CHECKING
 import click
 
 from agent.cli.bars import Bar
-from agent.cli.common import Group, Options, console, echo, echo_json, example, json_option, table, tell, words
+from agent.cli.common import (
+    Group,
+    Options,
+    console,
+    echo,
+    echo_json,
+    example,
+    json_option,
+    table,
+    tell,
+    words,
+)
 
 if TYPE_CHECKING:
     from agent.config import Settings
     from agent.store.database import Database
+    from agent.store.keeping import Check
     from agent.words import Phrases
 
 
@@ -53,7 +65,9 @@ def backup(options: Options, file: Path, overwrite: bool, as_json: bool) -> None
 
 @command.command(epilog=example("ledger restore"))
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--overwrite", is_flag=True, help="Put a state that is there aside, or replace it in PostgreSQL.")
+@click.option(
+    "--overwrite", is_flag=True, help="Put a state that is there aside, or replace it in PostgreSQL."
+)
 @json_option("The copy that was put back as one JSON document.")
 @click.pass_obj
 def restore(options: Options, file: Path, overwrite: bool, as_json: bool) -> None:
@@ -105,10 +119,12 @@ def verify(ctx: click.Context, file: Path | None, as_json: bool) -> None:
         ctx.exit(1)
 
 
-def _show(checks: list, say: Phrases) -> None:  # type: ignore[type-arg]
+def _show(checks: list[Check], say: Phrases) -> None:
     from agent.cli.screen import WHOLE, Column
 
-    shown = table([Column("check", least=WHOLE), Column("faults", right=True), Column("rows", right=True)], say)
+    shown = table(
+        [Column("check", least=WHOLE), Column("faults", right=True), Column("rows", right=True)], say
+    )
     for check in checks:
         shown.add_row(say(f"ledger.check.{check.name}"), f"{check.faults:,}", f"{check.looked_at:,}")
     console().print(shown)
@@ -128,12 +144,18 @@ def _database(settings: Settings) -> Iterator[Database]:
     database: Database
     if settings.detect.database is None:
         path = settings.state_dir / "state.db"
-        database = open_database(path, create=False, whole=False, now_ns=now_ns, busy_timeout_s=BUSY_TIMEOUT_S)
+        database = open_database(
+            path, create=False, whole=False, now_ns=now_ns, busy_timeout_s=BUSY_TIMEOUT_S
+        )
     else:
         from agent.store.postgres import a_holder, open_postgres
 
         database = open_postgres(
-            settings.detect.database, holder=a_holder(), create=False, now_ns=now_ns, busy_timeout_s=BUSY_TIMEOUT_S
+            settings.detect.database,
+            holder=a_holder(),
+            create=False,
+            now_ns=now_ns,
+            busy_timeout_s=BUSY_TIMEOUT_S,
         )
     database.read_only = True
     try:

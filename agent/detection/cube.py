@@ -10,7 +10,7 @@ provider is known), a detail loses all but its path; both are counted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from agent.core.address import NetworkSet
 from agent.core.clock import DAY_NS
 from agent.core.finding import OwnerFact
+from agent.core.grouping import distinct
 from agent.detection.admit import Step
 from agent.detection.keys import NONE, Bools, Ints, Keys, Names, grown
 from agent.detection.rules import Hit, PathFact, Rulebook, networks_key
@@ -157,6 +158,16 @@ class Cube:
         """Codes of who opened the flows of some paths."""
         codes: Ints = self.paths.columns[_PATH.index("initiator"), paths]
         return codes
+
+    def left_on(self, paths: Iterable[int], ports: Sequence[int]) -> bool:
+        """Whether all that is known of some paths left on these local ports, on flows that the other end opened."""
+        wanted = np.zeros(self.paths.count, bool)
+        wanted[list(paths)] = True
+        path, service = self.details.columns[0], self.details.columns[4]
+        mine = wanted[path]
+        by_remote = self.initiators(path[mine]) == self.names.known("remote")
+        on_port = (service[mine] >= 0) & np.isin(service[mine] % SERVICE_PORTS, ports)
+        return bool((by_remote & on_port).all()) and len(distinct(path[mine])) == int(wanted.sum())
 
     def paths_of(self, pair: int) -> list[int]:
         """Paths of a pair, in whatever grouping."""

@@ -366,7 +366,7 @@ class Detector:
         """Findings whose severity has changed join the others; all in the order of events."""
         for track in self._stage2.tracks.values():
             for episode in track.episodes:
-                if findings.severity(track, track.paths)[0] != episode.severity:
+                if findings.severity(track, episode, track.paths)[0] != episode.severity:
                     findings.emit(track, episode, "severity", max(self._sources.watermark, 0), None, None)
         return findings.rulings()
 

@@ -86,8 +86,12 @@ class Feed:
 class Track:
     """One rule, one pair."""
 
-    def __init__(self, watch: Watch, pair: int, due: int | None, series: dict[int, int]) -> None:
+    def __init__(
+        self, watch: Watch, pair: int, due: int | None, series: dict[int, int], over: int | None = None
+    ) -> None:
         self.watch = watch
+        self.over = watch.over if over is None else over
+        """Strictly more than this is an exceedance."""
         self.pair = pair
         self.at = due
         """The last bucket evaluated; None before the first."""
@@ -101,6 +105,11 @@ class Track:
         """The least evaluated bucket to which something was added since; looked at when the next bucket is due."""
         self.episodes: list[Episode] = []
         self.sum = 0 if due is None else self.window_sum(due)
+
+    def largest(self, first: int, last: int) -> int:
+        """The largest single bucket of the windows of an episode."""
+        low = self.watch.window.low(first)
+        return max((v for b, v in self.series.items() if low <= b <= last), default=0)
 
     def window_sum(self, bucket: int, series: dict[int, int] | None = None) -> int:
         """The sum at a bucket."""
@@ -138,7 +147,7 @@ class Track:
             self.sum += sum(added[b] for b in closed if b >= low)
             self.raised = min(closed) if self.raised is None else min(self.raised, *closed)
         touched = [b for b in added if (self.at is None or b > self.at) and not self._covers(b)]
-        if any(self.window_sum(b) > self.watch.over for b in touched):
+        if any(self.window_sum(b) > self.over for b in touched):
             self._open_on_arrival(feed, mine, added, (first_before, paths_before), emit)
 
     def _look_at_rows(self, feed: Feed, rows: slice) -> None:
@@ -156,7 +165,7 @@ class Track:
         emit: Emit,
     ) -> None:
         """Find the row that passed the threshold first: add the rows again, one by one."""
-        window, over = self.watch.window, self.watch.over
+        window, over = self.watch.window, self.over
         first_ns, paths = before[0], set(before[1])
         if self.watch.is_tested and not self._can_pass_on_arrival(min(added), first_ns):
             return
@@ -197,7 +206,7 @@ class Track:
             starts = sorted({p for p in points if episode.last < p < bucket} | {episode.last + 1})
             for j, until in zip(starts, [*(p - 1 for p in starts[1:]), bucket - 1], strict=True):
                 is_near = (j - episode.last) * grain < self.watch.quiet_ns
-                if is_near and j <= until and self.window_sum(j, series) > self.watch.over:
+                if is_near and j <= until and self.window_sum(j, series) > self.over:
                     episode.last = until
         return self._covers(bucket)
 
@@ -215,7 +224,7 @@ class Track:
         for j in range(low, self.at + 1):
             if j > low:
                 total += self.series.get(j, 0) - self._dropped(j - 1, j)
-            if total <= self.watch.over:
+            if total <= self.over:
                 continue
             for episode in self.episodes:
                 if j <= episode.last and (episode.first - j) * grain < self.watch.quiet_ns:
@@ -236,7 +245,7 @@ class Track:
         for j, until in self._stretches(self.at, to):
             self.sum += self.series.get(j, 0) - self._dropped(before, j)
             before = j
-            if self.sum > self.watch.over:
+            if self.sum > self.over:
                 self._exceed(j, until, emit)
         self.at = to
         self._close(to if over is None else over, emit)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from agent.core.clock import DAY_NS
-from agent.core.finding import Finding, FindingState, HostTold, Severity, finding_id
-from agent.detection.cases import MERGED, Ruling
+from agent.core.finding import Estimate, Finding, FindingState, HostTold, Severity, finding_id
+from agent.detection.cases import MERGED, SUBJECTS_POSSIBLE, Ruling
 from agent.detection.cube import Cube
 from agent.detection.episodes import Episode, Opening, Track
+from agent.detection.estimate import estimate
 from agent.detection.keys import Ints
 from agent.detection.rules import Hit
 
@@ -59,15 +60,31 @@ class Findings:
         """All changes in the order of events: by the row before which they came, then by time, rule and key."""
         return [ruling for _, ruling in sorted(self.changes, key=lambda change: change[0])]
 
-    def severity(self, track: Track, paths: frozenset[int] | set[int]) -> tuple[Severity, Hit]:
-        """The highest that any of the paths allows."""
+    def severity(
+        self, track: Track, episode: Episode, paths: frozenset[int] | set[int]
+    ) -> tuple[Severity, Hit]:
+        """The highest that any of the paths allows, and what the amount does."""
         hits = [
             self.cube.hits[p][track.watch.index]
             for p in sorted(paths)
             if track.watch.index in self.cube.hits[p]
         ]
         best = max(hits, key=lambda hit: hit.severity, default=Hit(track.watch.rule.severity, (), ()))
+        if track.watch.rule.subjects is not None and episode.peak <= track.watch.over:
+            best = Hit(Severity.INFORMATIONAL, (*best.reasons, SUBJECTS_POSSIBLE), best.destinations)
         return best.severity, best
+
+    def _estimate(self, track: Track, episode: Episode) -> Estimate | None:
+        asked = track.watch.rule.subjects
+        if asked is None:
+            return None
+        store = self.cube.pair(track.pair)[1]
+        # Of a year the largest day is one stretch; shorter windows are one themselves.
+        largest = track.largest(episode.first, episode.last) if track.watch.is_yearly else episode.peak
+        inputs = self.cube.book.inputs(store)
+        if inputs.attested and not self.cube.left_on(track.paths, inputs.ports):
+            inputs = replace(inputs, attested=False)
+        return estimate(inputs, asked.over, episode.peak, min(largest, episode.peak))
 
     def _open(self, track: Track, episode: Episode, opening: Opening) -> None:
         watch = track.watch
@@ -95,9 +112,9 @@ class Findings:
         watch, grain = track.watch, track.watch.window.grain_ns
         tenant, store, entity = self.cube.pair(track.pair)
         opened: dict[str, Any] = {k: v for k, v in episode.opened.items() if k not in ("paths", "reasons")}
-        severity, hit = self.severity(track, track.paths | set(episode.opened["paths"]))
+        severity, hit = self.severity(track, episode, track.paths | set(episode.opened["paths"]))
         if what == "open":
-            severity, hit = self.severity(track, set(episode.opened["paths"]))
+            severity, hit = self.severity(track, episode, set(episode.opened["paths"]))
         is_over = what in ("close", "merge")
         return Finding(
             id=episode.id,
@@ -116,7 +133,8 @@ class Findings:
             severity_reasons=hit.reasons,
             window=watch.window.name,
             content_octets_out=episode.peak,
-            threshold_octets=watch.over,
+            threshold_octets=track.over,
+            estimate=self._estimate(track, episode),
             first_bucket_ns=episode.first * grain,
             last_bucket_ns=episode.last * grain,
             reasons=(*episode.opened["reasons"], *((MERGED,) if what == "merge" else ())),

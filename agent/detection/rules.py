@@ -12,6 +12,7 @@ from typing import Any
 
 from agent.core.clock import SECOND_NS
 from agent.core.finding import OwnerFact, Severity
+from agent.detection.estimate import Inputs, inputs_of, over_octets
 from agent.detection.windows import PAIR, WINDOWS, Window
 from agent.detection.years import year_window
 from agent.policy.match import OWNER_LINES, Match, restricts
@@ -168,6 +169,16 @@ class Rulebook:
             return WINDOWS[rule.window]
         of_pack = next((p.zone for p in self.policy.packs if p.pack == pack), None)
         return year_window(rule.window, rule.zone or of_pack or "UTC")
+
+    def over(self, watch: Watch, store_id: str) -> int:
+        """The octets above which a rule finds something of a store: its own, or those that may hold so many persons."""
+        if watch.rule.subjects is None:
+            return watch.over
+        return over_octets(self.inputs(store_id), watch.rule.subjects.over, watch.over)
+
+    def inputs(self, store_id: str) -> Inputs:
+        """What an estimate of a store's persons can rest on; of several stores together nothing."""
+        return inputs_of(self._stores.get(store_id))
 
     def group(self, name: str, path: PathFact) -> tuple[str, str, str]:
         """(tenant, store or legal entity, destination) of what a grouping sums as one."""
@@ -351,8 +362,9 @@ def _severity(
 
 def legal_entity_of(store: Store) -> str:
     """The legal entity that holds a store; empty where the register does not say."""
-    return getattr(store, "legal_entity", None) or ""
+    return store.entity or ""
 
 
 def _quiet(rule: Rule, window: Window, lateness_ns: int) -> int:
-    return max(rule.quiet or max(window.span_ns, _LARGEST_QUIET_NS), lateness_ns)
+    least = 0 if window.spreads else 2 * window.grain_ns  # days that follow each other are one episode
+    return max(rule.quiet or max(window.span_ns, _LARGEST_QUIET_NS), lateness_ns, least)

@@ -85,7 +85,7 @@ class Stage2:
         for key, track in list(self.tracks.items()):
             window = track.watch.window
             track.advance(due[track.watch.ring], emit, window.last_due(watermark_ns))
-            if not track.episodes and self._bound(track.watch, track.pair) * 2 <= track.watch.over:
+            if not track.episodes and self._bound(track.watch, track.pair) * 2 <= track.over:
                 del self.tracks[key]
         for name, ring in self.rings.items():
             ring.retire(due[name], self._cube.pair_of, self._cube.groups)
@@ -142,7 +142,12 @@ class Stage2:
                 watch = self._by_index[index]
                 pair = int(self._cube.pairs_by(watch.group)[path])
                 least = self._least[watch.ring, watch.group]
-                least[pair] = min(int(least[pair]), watch.over)
+                least[pair] = min(int(least[pair]), self._over(watch, pair))
+
+    def _over(self, watch: Watch, pair: int) -> int:
+        if watch.rule.subjects is None:
+            return watch.over
+        return self._cube.book.over(watch, self._cube.pair(pair)[1])
 
     def _bound(self, watch: Watch, pair: int) -> int:
         bound = self.rings[watch.ring].bounds[watch.group]
@@ -156,7 +161,7 @@ class Stage2:
                 watch = self._by_index[index]
                 if (
                     (watch.ring, watch.group) == (name, group)
-                    and bound[pair] > watch.over
+                    and bound[pair] > self._over(watch, pair)
                     and (index, pair) not in self.tracks
                 ):
                     self.tracks[index, pair] = self._track(watch, pair, known_paths)
@@ -167,7 +172,7 @@ class Stage2:
         pairs = self._cube.pairs_by(watch.group)[:count]
         reads = grown(self._cube.rule_reads[watch.index], count)[:count]
         own = reads & (pairs == pair)
-        track = Track(watch, pair, ring.due, ring.series(own))
+        track = Track(watch, pair, ring.due, ring.series(own), self._over(watch, pair))
         track.first_ns = int(self._cube.first_ns[pair])
         track.paths = {int(p) for p in np.flatnonzero(own) if p < known_paths}
         if watch.rule.any_of.share_of_store is not None:

@@ -60,9 +60,13 @@ class Manifest:
         try:
             return cls(**json.loads(file.read_text()))
         except OSError as error:
-            raise StateError(f"{file}: {error.strerror}; it belongs to the copy, keep the two together") from error
+            raise StateError(
+                f"{file}: {error.strerror}; it belongs to the copy, keep the two together"
+            ) from error
         except (ValueError, TypeError) as error:
-            raise StateError(f"{file}: this is no list of a copy; it was written by `ledger backup`") from error
+            raise StateError(
+                f"{file}: this is no list of a copy; it was written by `ledger backup`"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,12 @@ def manifest_of(path: Path) -> Path:
 
 
 def backup(
-    database: Database, path: Path, *, now_ns: int, overwrite: bool = False, progress: Progress = lambda a, b: None
+    database: Database,
+    path: Path,
+    *,
+    now_ns: int,
+    overwrite: bool = False,
+    progress: Progress = lambda a, b: None,
 ) -> Manifest:
     """Copy the state as of one moment, beside a program that goes on writing. Raises :class:`StateError`."""
     if path.exists() and not overwrite:
@@ -104,9 +113,10 @@ def backup(
                 _copy_pages(database, part, progress)
             else:
                 _copy_rows(database, part, progress)
-            manifest = Manifest(now_ns, database.name, *_read_version(part), *_digest(part), _counts(part))
+            digest, octets = _digest(part)
+            manifest = Manifest(now_ns, database.name, _read_version(part), digest, octets, _counts(part))
             _write(manifest_of(path), json.dumps(asdict(manifest), indent=1).encode())
-            os.replace(part, path)
+            part.replace(path)
             _sync_folder(path)
         finally:
             part.unlink(missing_ok=True)
@@ -153,7 +163,9 @@ def _pour(source: sa.Connection, target: sa.Connection, progress: Progress) -> N
 # putting one back
 
 
-def restore_file(path: Path, state: Path, *, overwrite: bool = False, progress: Progress = lambda a, b: None) -> Manifest:
+def restore_file(
+    path: Path, state: Path, *, overwrite: bool = False, progress: Progress = lambda a, b: None
+) -> Manifest:
     """Put a copy in place as a state file; one that is there is put aside under :data:`BEFORE`. Raises
     :class:`StateError` if a program has it open, or it is there and ``overwrite`` was not said."""
     manifest = _whole(path)
@@ -167,12 +179,14 @@ def restore_file(path: Path, state: Path, *, overwrite: bool = False, progress: 
             _copy_file(path, part, progress)
             if state.exists():
                 _settle(state)
-                os.replace(state, state.with_name(state.name + BEFORE))
+                state.replace(state.with_name(state.name + BEFORE))
             for ending in ("-wal", "-shm"):
                 state.with_name(state.name + ending).unlink(missing_ok=True)
-            os.replace(part, state)
+            part.replace(state)
             _sync_folder(state)
-        database = open_database(state, create=True, whole=False, now_ns=manifest.made_ns, busy_timeout_s=_BUSY_S)
+        database = open_database(
+            state, create=True, whole=False, now_ns=manifest.made_ns, busy_timeout_s=_BUSY_S
+        )
         with database.write() as connection:
             _raise_epoch(connection, 0)
         database.run_alone("PRAGMA journal_mode = WAL")
@@ -182,16 +196,16 @@ def restore_file(path: Path, state: Path, *, overwrite: bool = False, progress: 
     return manifest
 
 
-def restore_rows(path: Path, database: Database, *, overwrite: bool = False, progress: Progress = lambda a, b: None) -> Manifest:
+def restore_rows(
+    path: Path, database: Database, *, overwrite: bool = False, progress: Progress = lambda a, b: None
+) -> Manifest:
     """Put a copy into the tables of an open database that nobody leads, in one transaction. Raises :class:`StateError`
     if they hold anything and ``overwrite`` was not said."""
     manifest = _whole(path)
     source = open_database(path, create=False, whole=False, now_ns=0, busy_timeout_s=_BUSY_S)
     try:
         with database.write() as connection, source.read() as kept:
-            number, epoch = connection.execute(
-                sa.select(schema.head.c.commit_no, schema.head.c.epoch)
-            ).one()
+            number, epoch = connection.execute(sa.select(schema.head.c.commit_no, schema.head.c.epoch)).one()
             if number and not overwrite:
                 raise StateError(f"{database.name}: there is a state already; say --overwrite to replace it")
             for table in reversed(schema.metadata.sorted_tables):
@@ -237,7 +251,10 @@ def _whole(path: Path) -> Manifest:
 
 def _copy_file(path: Path, part: Path, progress: Progress) -> None:
     total, done = path.stat().st_size, 0
-    with path.open("rb") as source, os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "wb") as out:
+    with (
+        path.open("rb") as source,
+        os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o640), "wb") as out,
+    ):
         while piece := source.read(1 << 20):
             out.write(piece)
             done += len(piece)
@@ -272,16 +289,18 @@ def _digest(path: Path) -> tuple[str, int]:
         return hashlib.file_digest(file, "sha256").hexdigest(), path.stat().st_size
 
 
-def _read_version(path: Path) -> tuple[int]:
+def _read_version(path: Path) -> int:
     with closing(sqlite3.connect(path)) as connection:
-        return (int(connection.execute("SELECT schema_version FROM head").fetchone()[0]),)
+        return int(connection.execute("SELECT schema_version FROM head").fetchone()[0])
 
 
 def _counts(path: Path) -> dict[str, int]:
     with closing(sqlite3.connect(path)) as connection:
-        names = sorted(row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'"))
+        names = sorted(
+            row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        )
         kept = [name for name in names if not name.startswith("sqlite_")]
-        return {name: connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in kept}  # noqa: S608
+        return {name: connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in kept}
 
 
 # looking through one
@@ -314,7 +333,9 @@ def verify(database: Database, *, now_ns: int, progress: Progress = lambda a, b:
             found = connection.execute(wrong.limit(6)).all()
             faults = len(found)
             if faults > 5:
-                faults = connection.execute(sa.select(sa.func.count()).select_from(wrong.subquery())).scalar_one()
+                faults = connection.execute(
+                    sa.select(sa.func.count()).select_from(wrong.subquery())
+                ).scalar_one()
             checks.append(Check(name, faults, total, tuple(_said(row) for row in found[:5])))
     return checks
 
@@ -339,14 +360,18 @@ def _looks(today: int) -> Iterator[tuple[str, sa.Table, sa.Select[Any]]]:
     nameless = sa.or_(*(ledger.c[name] == "" for name in ("tenant", "store", "entity")), ledger.c.day < 0)
     yield "keys", ledger, sa.select(ledger.c.day, ledger.c.store, ledger.c.entity).where(nameless)
     known, ended = schema.identities, schema.ended_keys
-    yield "agents", known, sa.select(known.c.agent_id).where(
-        sa.or_(
-            sa.func.length(known.c.public_key) != 32,
-            sa.and_(
-                known.c.how != "revoked",
-                sa.exists().where(
-                    ended.c.agent_id == known.c.agent_id, ended.c.public_key == known.c.public_key
+    yield (
+        "agents",
+        known,
+        sa.select(known.c.agent_id).where(
+            sa.or_(
+                sa.func.length(known.c.public_key) != 32,
+                sa.and_(
+                    known.c.how != "revoked",
+                    sa.exists().where(
+                        ended.c.agent_id == known.c.agent_id, ended.c.public_key == known.c.public_key
+                    ),
                 ),
-            ),
-        )
+            )
+        ),
     )

@@ -116,7 +116,12 @@ class Ledger:
         table = schema.ledger_days.c
         keys = [table[name] for name in _DAY_KEY]
         total = sa.cast(sa.func.sum(table.content_octets_out), sa.BigInteger)
-        question = sa.select(*keys, total.label("content_octets_out")).where(table.day >= since_day).group_by(*keys).order_by(*keys)
+        question = (
+            sa.select(*keys, total.label("content_octets_out"))
+            .where(table.day >= since_day)
+            .group_by(*keys)
+            .order_by(*keys)
+        )
         with self._database.read() as connection:
             return [LedgerDay(**row._mapping) for row in connection.execute(question)]
 

@@ -40,7 +40,7 @@ def begin_day(connection: sa.Connection, day: int, keep: Retention) -> list[Stre
     if (before := _day_before(connection, keep.sequences)) is not None:
         old = sa.select(of.agent_id, of.run_id, of.lane).where(of.day < before)
         forgotten = [(agent, run, lane) for agent, run, lane in connection.execute(old)]
-        connection.execute(sa.delete(schema.sequences).where(table.day < before))
+        connection.execute(sa.delete(schema.sequences).where(of.day < before))
         connection.execute(sa.delete(schema.gaps).where(schema.gaps.c.day < before))
         connection.execute(sa.delete(schema.taken).where(schema.taken.c.day < before))
     if (before := _day_before(connection, keep.digests)) is not None:

@@ -359,7 +359,9 @@ def summed_days() -> Any:
     """The statement that makes ``ledger_days`` from the ledger, in a database that had none."""
     keys = [ledger.c[name] for name in DAYS_KEY]
     totals = [sa.cast(sa.func.sum(ledger.c[name]), sa.BigInteger) for name in DAYS_SUMS]
-    return ledger_days.insert().from_select([*DAYS_KEY, *DAYS_SUMS], sa.select(*keys, *totals).group_by(*keys))
+    return ledger_days.insert().from_select(
+        [*DAYS_KEY, *DAYS_SUMS], sa.select(*keys, *totals).group_by(*keys)
+    )
 
 
 def insert(dialect: str, table: sa.Table) -> Any:

@@ -40,7 +40,7 @@ SELECT {FIRST} + d.i, 'default', 'store-' || CAST(s.i AS TEXT), 'personal_health
   CASE c.i WHEN 0 THEN 'JP' ELSE 'US' END, 'program-' || CAST(p.i AS TEXT), 'local', 'ebpf:all',
   1, 1040 * (1 + e.i), 1, 40, 1, 1000 * (1 + e.i), 0
 FROM d, s, e, p, c ORDER BY d.i, s.i, e.i, c.i, p.i
-"""  # noqa: S608  made of names of ours
+"""
 
 
 def fill(database: Database, entities: int) -> float:

@@ -57,9 +57,11 @@ def opened(path: Path) -> SqliteDatabase:
 def told(path: Path) -> list[tuple]:
     """Everything of every table but who leads, and the epoch, which grows with each opening."""
     with sqlite3.connect(path) as connection:
-        names = [n for (n,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1")]
+        names = [
+            n for (n,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1")
+        ]
         kept = [n for n in names if n not in ("head", "leases", "sqlite_sequence")]
-        return [(n, sorted(connection.execute(f'SELECT * FROM "{n}"'))) for n in kept]  # noqa: S608
+        return [(n, sorted(connection.execute(f'SELECT * FROM "{n}"'))) for n in kept]
 
 
 def test_sums_by_day_are_those_of_the_rows(made):
@@ -67,11 +69,14 @@ def test_sums_by_day_are_those_of_the_rows(made):
     _, state = made
     sums = defaultdict(int)
     for r in state.ledger.rows():
-        sums[r.day, r.tenant, r.store, r.initiator, r.asn, r.as_org, r.provider, r.owner, r.country] += r.content_octets_out
+        sums[r.day, r.tenant, r.store, r.initiator, r.asn, r.as_org, r.provider, r.owner, r.country] += (
+            r.content_octets_out
+        )
     assert state.ledger.days(0) == [LedgerDay(*key, octets) for key, octets in sorted(sums.items())]
-    assert state.ledger.sent("default", "store-0", "as:64500", since_day=20_400, until_day=20_401) == sum(
-        1_000 + n for n in range(20)
-    ) + 5
+    assert (
+        state.ledger.sent("default", "store-0", "as:64500", since_day=20_400, until_day=20_401)
+        == sum(1_000 + n for n in range(20)) + 5
+    )
     assert state.ledger.sent("default", "store-0", "as:64500", since_day=20_401, until_day=20_401) == sum(
         1_000 + n for n in range(10, 20)
     )
@@ -83,7 +88,9 @@ def test_a_copy_holds_one_moment_while_the_program_goes_on(made, tmp_path):
     path, state = made
     before = told(path)
     seen = []
-    manifest = keeping.backup(opened(path), tmp_path / "copy.db", now_ns=NOW_NS, progress=lambda a, b: seen.append((a, b)))
+    manifest = keeping.backup(
+        opened(path), tmp_path / "copy.db", now_ns=NOW_NS, progress=lambda a, b: seen.append((a, b))
+    )
     commit(state, row(99), number=2)
     assert told(tmp_path / "copy.db") == before != told(path)
     assert manifest == keeping.Manifest.beside(tmp_path / "copy.db")

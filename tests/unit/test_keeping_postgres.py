@@ -56,7 +56,9 @@ def test_a_state_goes_from_one_database_to_the_other_and_back(postgres_server: S
     assert kept(tmp_path / "state.db") == kept(first)
     file = Place(tmp_path / "state.db").open(CLOCK)
     file.close()
-    source = keeping.open_database(tmp_path / "state.db", create=False, whole=False, now_ns=0, busy_timeout_s=5)
+    source = keeping.open_database(
+        tmp_path / "state.db", create=False, whole=False, now_ns=0, busy_timeout_s=5
+    )
     keeping.backup(source, tmp_path / "two.db", now_ns=START_NS)
     source.close()
     with unled(second) as database:
