@@ -47,6 +47,6 @@ def test_faults_look_as_shown(text: str, said: str, tmp_path: Path, monkeypatch:
 
 def test_page_is_whole() -> None:
     """The page shows examples and faults, and names every key and category."""
-    assert (len(EXAMPLES), len(FAULTY)) == (6, 10)
+    assert (len(EXAMPLES), len(FAULTY)) == (9, 10)
     keys = {k for m in (Store, Recognition, DestinationSet, Rule) for k in m.model_fields}
     assert {k for k in keys | set(Category) if f"`{k}`" not in PAGE} == set()
