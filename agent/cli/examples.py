@@ -134,6 +134,18 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sekisho policy check --json policy.yaml",
     ),
     "policy schema": ("sekisho policy schema", "sekisho policy schema -o policy.schema.json"),
+    "owners": (
+        "sekisho owners check ownership.yaml",
+        "sekisho owners diff ownership.yaml --canaries canaries.yaml",
+    ),
+    "owners check": (
+        "sekisho owners check ownership.yaml",
+        "sekisho owners check --canaries canaries.yaml --json",
+    ),
+    "owners diff": (
+        "sekisho owners diff ownership.yaml",
+        "sekisho owners diff ownership.yaml --since 90d --json",
+    ),
     "db": (
         "sekisho db install",
         "sekisho db install --country my-country.mmdb --network my-asn.mmdb",

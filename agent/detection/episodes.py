@@ -24,6 +24,9 @@ from agent.detection.years import DAYS
 
 _STEP_BY_STEP: Final = 64
 
+RECLASSIFIED: Final = "reclassified"
+"""Reason of a finding that came, or was closed, because the table of owners changed, and not the traffic."""
+
 
 @dataclass(slots=True)
 class Episode:

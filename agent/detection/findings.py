@@ -12,7 +12,7 @@ from agent.core.clock import DAY_NS
 from agent.core.finding import Estimate, Finding, FindingState, HostTold, Severity, finding_id
 from agent.detection.cases import MERGED, SUBJECTS_POSSIBLE, Ruling
 from agent.detection.cube import Cube
-from agent.detection.episodes import Episode, Opening, Track
+from agent.detection.episodes import RECLASSIFIED, Episode, Opening, Track
 from agent.detection.estimate import estimate
 from agent.detection.keys import Ints
 from agent.detection.rules import Hit
@@ -104,7 +104,7 @@ class Findings:
             "first_seen": opening.first_seen,
             "share_of_store": opening.share,
             "observed_days": max(0, opening.crossed_ns - seen) // DAY_NS,
-            "reasons": _reasons(track, opening, self.filled_to_ns),
+            "reasons": _reasons(track, opening, self.filled_to_ns, self.cube.moved_ns.get(track.pair)),
             "paths": sorted(opening.paths),
         }
 
@@ -154,7 +154,7 @@ class Findings:
         return tuple(one for one, bucket_ns in told if low < bucket_ns < high)
 
 
-def _reasons(track: Track, opening: Opening, filled_to_ns: int) -> tuple[str, ...]:
+def _reasons(track: Track, opening: Opening, filled_to_ns: int, moved_ns: int | None) -> tuple[str, ...]:
     watch = track.watch
     reasons = ["over_threshold"]
     if opening.first_seen:
@@ -169,4 +169,6 @@ def _reasons(track: Track, opening: Opening, filled_to_ns: int) -> tuple[str, ..
         reasons.append("filled_from_ledger")
     elif watch.since_ns is not None and watch.window.bounds(opening.bucket)[0] < watch.since_ns:
         reasons.append("rule_newer_than_window")
+    if moved_ns is not None and track.window_sum(moved_ns // watch.window.grain_ns) > track.over:
+        reasons.append(RECLASSIFIED)  # without a single octet since
     return tuple(reasons)
