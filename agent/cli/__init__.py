@@ -48,6 +48,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     "Look after it": {
         "policy": "check policy files; print their JSON Schema",
         "owners": "try files on who owns networks: faults, canaries, what they would change",
+        "assets": "propose stores and hosts for the registers, from what is there",
         "enrolment": "tokens for new agents, and the keys that count",
         "ledger": "copy the state while it runs, put a copy back, look whether it is whole",
         "maintenance": "say when people work on hosts, so that nobody is paged for it",

@@ -18,6 +18,7 @@ from agent.core.errors import StateError
 from agent.core.finding import Case, HostTold, StoreFact, Traffic
 from agent.core.flow import FlowBatch, Text
 from agent.detection.admit import Step, admit, packed, seen_ns, unpacked
+from agent.detection.approved import Approvals
 from agent.detection.cases import Cases, Key, Ruling, Told
 from agent.detection.cube import NOWHERE, Cube
 from agent.detection.facts import UNKNOWN, CaseBase, Facts
@@ -85,6 +86,7 @@ class Detector:
         self._rule_since = rule_since
         self._sources = Sources(self._lateness, replay=self._replay)
         self._cube = Cube(Rulebook(policy, self._ownership, self._lateness, rule_since))
+        self._approvals = Approvals(self._cube)
         self._facts = Facts(self._cube)
         self._stage2 = Stage2(self._cube)
         self._cases = Cases(self._told_of, self._host, simulated=self._simulated)
@@ -324,6 +326,7 @@ class Detector:
             moved = self._reclassify(now_ns, findings)
         self._cube.use(self._cube.book)
         self._cube.join_first_seen()
+        self._approvals = Approvals(self._cube)
         self._stage2.rebuild(self._sources.watermark)
         for track in self._stage2.tracks.values():
             for episode in track.episodes if track.pair in moved else ():
@@ -406,14 +409,18 @@ class Detector:
             self._simulated,
             told=self._host_told,
             filled_to_ns=self._filled_to_ns,
+            approvals=self._approvals,
         )
 
     def _ruled(self, findings: Findings) -> list[Ruling]:
-        """Findings whose severity has changed join the others; all in the order of events."""
+        """Findings whose severity has changed, or that no approval holds back any more, join the others; all in the
+        order of events."""
         for track in self._stage2.tracks.values():
             for episode in track.episodes:
                 if findings.severity(track, episode, track.paths)[0] != episode.severity:
                     findings.emit(track, episode, "severity", max(self._sources.watermark, 0), None, None)
+                elif episode.approval and self._approvals.holding(track, episode) != episode.approval:
+                    findings.emit(track, episode, "approval", max(self._sources.watermark, 0), None, None)
         return findings.rulings()
 
     def _told_of(self, key: Key, since_ns: int) -> Told:

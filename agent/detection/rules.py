@@ -274,6 +274,10 @@ class Rulebook:
         """Who is at the other end: the owner if it is beyond doubt, else the provider, else the network."""
         return entity_of(owner, asn=path.asn, provider=path.provider)
 
+    def is_in(self, set_id: str, path: PathFact, owner: OwnerFact) -> bool:
+        """Whether the path's other end belongs to a destination set."""
+        return self._match(set_id, path, owner).hit
+
     def hits(self, path: PathFact, owner: OwnerFact) -> dict[int, Hit]:
         """Rule index -> hit, for every rule that reads this path."""
         who = (path.store, path.shared, path.initiator)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain, count
 
 from agent.policy.servers import Listening
@@ -64,6 +64,15 @@ def suggestion(facts: Sequence[Listening], host: str, taken: Collection[str] = (
     out.extend(_store(group, found, ids, host=host) for group in found)
     out.extend(_rest(others))
     return "".join(out)
+
+
+def expected(hosts: Mapping[str, str]) -> str:
+    """YAML of hosts that are to be heard: name -> where it is known from (kubernetes, libvirt)."""
+    if not hosts:
+        return "expected_hosts: []\n"
+    lines = [f"  - {{host: {_quoted(host)}, source: {source}}}\n" for host, source in hosts.items()]
+    head = '# Proposed by `sekisho assets hosts`. To one that has no agent add why: no_agent: "appliance"\n'
+    return "".join([head, "expected_hosts:\n", *lines])
 
 
 def grouped(facts: Sequence[Listening]) -> tuple[list[list[Listening]], list[Listening]]:
