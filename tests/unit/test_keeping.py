@@ -205,7 +205,7 @@ def test_an_older_state_gets_its_sums_by_day(made):
     days = state.ledger.days(0)
     state.close()
     with sqlite3.connect(path) as connection:
-        connection.executescript("DROP TABLE ledger_days; UPDATE head SET schema_version = 2")
+        connection.executescript("DROP TABLE ledger_days; UPDATE head SET schema_version = 3")
     with State.open(path, clock=DataClock(NOW_NS)) as again:
         assert again.ledger.days(0) == days
     assert faults(path) == {}
