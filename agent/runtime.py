@@ -360,7 +360,8 @@ class Runtime:
         try:
             policy, ownership = read_policy(self.settings, self._today()), read_ownership(self.settings)
             moved = ownership.version != self.ownership.version
-            changed = moved or (policy.version, policy.commit) != (self.policy.version, self.policy.commit)
+            had = (self.policy.version, self.policy.commit)
+            changed = moved or (policy.version, policy.commit) != had
             if changed:
                 context = replace(self._context(), policy=policy, ownership=ownership)
                 self.pipeline.enrichers = self._build_enrichers(context)
@@ -374,9 +375,9 @@ class Runtime:
         if changed:
             self.policy, self.ownership = policy, ownership if moved else self.ownership
             self.decide.change_policy(lambda detector: detector.set_policy(policy, self.ownership))
-        detail = {"version": policy.version, **({"commit": policy.commit} if policy.commit else {})}
-        detail |= {"ownership": ownership.version} if moved else {}
-        self.decide.announce(Event(name="policy_reloaded", detail=dict(detail)))
+        versions = {"version": policy.version} | ({"ownership": ownership.version} if moved else {})
+        versions |= {"commit": policy.commit} if policy.commit else {}
+        self.decide.announce(Event(name="policy_reloaded", detail=dict(versions)))
         return changed
 
     def _tell_troubles(self) -> None:

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from agent.core.clock import MINUTE_NS, SECOND_NS, when
-from agent.core.decision import Decision, LedgerRow
+from agent.core.clock import DAY_NS, MINUTE_NS, SECOND_NS, when
+from agent.core.decision import Decision, LedgerDay, LedgerRow
 from agent.core.errors import StateError
 from agent.core.finding import Case, HostTold, StoreFact, Traffic
-from agent.core.flow import FlowBatch
+from agent.core.flow import FlowBatch, Text
 from agent.detection.admit import Step, admit, packed, seen_ns, unpacked
 from agent.detection.approved import Approvals
 from agent.detection.cases import Cases, Key, Ruling, Told
@@ -29,6 +29,7 @@ from agent.detection.rules import Rulebook, Watch
 from agent.detection.sources import BEGINNING, Sources
 from agent.detection.stage2 import Stage2
 from agent.detection.sums import WindowSums
+from agent.detection.years import DAYS
 from agent.policy.entity import Recorded, recorded_entity
 from agent.policy.model import Policy
 from agent.policy.ownership import Ownership
@@ -41,6 +42,16 @@ MOST_HOSTS: Final = 8
 """Keys of which hosts told people by themselves, and how often for one key; the newest are remembered."""
 RuleKey = tuple[str, str, str, str]
 """(tenant, rule, store, entity)."""
+_OF_LEDGER: Final = {
+    "tenant": "tenant",
+    "store": "store",
+    "initiator": "initiator",
+    "remote_as_org": "as_org",
+    "remote_provider": "provider",
+    "remote_owner": "owner",
+    "remote_country": "country",
+}
+"""Columns of a row by the ledger's names."""
 GEO_SOURCES: Final = ("country", "network")
 """Names under which a batch's header tells the versions of what says where an address is."""
 
@@ -85,6 +96,10 @@ class Detector:
         self._host_told: dict[RuleKey, list[tuple[HostTold, int]]] = {}
         self._ledger_ns = BEGINNING
         self._newest_ns = BEGINNING
+        self._is_filled = False
+        """The windows of a year hold what the ledger has."""
+        self._filled_to_ns = 0
+        """Until when they hold what came from the ledger."""
 
     @property
     def policy(self) -> Policy:
@@ -117,6 +132,28 @@ class Detector:
         """The data has ended: evaluate every bucket up to its last row (or to ``now_ns``). Episodes stay open unless
         their quiet has passed by then."""
         return self._decided(Step("finish", {"now": now_ns}))
+
+    @property
+    def ledger_since(self) -> int | None:
+        """The first day of the ledger that a rule over a year asks for and that was not given yet (:meth:`fill`); None
+        where none is. Of a replay the data is all there is."""
+        days = self._stage2.rings.get(DAYS.name)
+        if days is None or self._is_filled or self._replay:
+            return None
+        mark = self._sources.watermark
+        return max(0, DAYS.low(DAYS.last_due(mark))) if mark > BEGINNING else 0
+
+    def fill(self, rows: Sequence[LedgerDay]) -> Decision:
+        """Fill the windows of a year from the ledger, which must hold all that this detector ever gave to it."""
+        day = np.array([row.day for row in rows], np.int64)
+        amount = np.array([row.content_octets_out for row in rows], np.int64)
+        asn = np.array([row.asn for row in rows], np.int64)
+        arrays: dict[str, Any] = {"day": day, "amount": amount, "remote_asn": asn}
+        texts = {}
+        for column, name in _OF_LEDGER.items():
+            values = Text.of([getattr(row, name) or None for row in rows])
+            arrays[column], texts[column] = values.codes.astype(np.int64), list(values.values)
+        return self._decided(Step("fill", {"texts": texts}, arrays))
 
     def refresh(self) -> Decision:
         """Bring the amounts of open findings and their cases up to date. Nobody is told; people look by themselves."""
@@ -188,6 +225,8 @@ class Detector:
             rulings = self._take(step)
         elif step.kind == "tick":
             rulings = self._pass_to(self._sources.pass_time(step.meta["now"]))
+        elif step.kind == "fill":
+            rulings = self._fill(step)
         elif step.kind == "finish":
             rulings = self._finish(step.meta["now"])
         elif step.kind == "refresh":
@@ -232,8 +271,23 @@ class Detector:
         self._stage2.take(step, placed, known, step.meta["after"], findings.emit)
         if step.rows:
             np.minimum.at(self._cube.first_ns, placed.pair, seen_ns(step))
+            for pairs in self._cube.groups.values():
+                np.minimum.at(self._cube.first_ns, pairs[placed.path], seen_ns(step))
             self._newest_ns = max(self._newest_ns, int(step.arrays["end_ns"].max()))
         return self._ruled(findings)
+
+    def _fill(self, step: Step) -> list[Ruling]:
+        paths = self._cube.place_past(step)
+        days, waiting, amounts = self._facts.waiting_days()
+        self._stage2.fill(
+            np.concatenate([step.arrays["day"], days]),
+            np.concatenate([paths, waiting]),
+            np.concatenate([step.arrays["amount"], amounts]),
+            self._sources.watermark,
+        )
+        self._is_filled = True
+        self._filled_to_ns = (int(step.arrays["day"].max(initial=-1)) + 1) * DAY_NS
+        return self._ruled(self._findings())
 
     def _pass_to(self, watermark_ns: int) -> list[Ruling]:
         findings = self._findings()
@@ -261,15 +315,19 @@ class Detector:
         for name, rule in policy.rules:
             if before.get((name, rule.id)) != rule:
                 self._rule_since[rule.id] = now_ns
+        read = self._cube.book.yearly
         self._cube.book = Rulebook(policy, self._ownership, self._lateness, self._rule_since)
         version = step.meta.get("ownership", self._owners_version)
         moved: set[int] = set()
+        if version != self._owners_version or any(rule not in read for rule in self._cube.book.yearly):
+            self._is_filled = False  # paths that no such rule had read are in the ledger only
         if version != self._owners_version:
             self._owners_version = version
             moved = self._reclassify(now_ns, findings)
         self._cube.use(self._cube.book)
+        self._cube.join_first_seen()
         self._approvals = Approvals(self._cube)
-        self._stage2.rebuild()
+        self._stage2.rebuild(self._sources.watermark)
         for track in self._stage2.tracks.values():
             for episode in track.episodes if track.pair in moved else ():
                 findings.emit(track, episode, "update", now_ns, None, None)
@@ -350,6 +408,7 @@ class Detector:
             versions,
             self._simulated,
             told=self._host_told,
+            filled_to_ns=self._filled_to_ns,
             approvals=self._approvals,
         )
 
@@ -358,7 +417,7 @@ class Detector:
         order of events."""
         for track in self._stage2.tracks.values():
             for episode in track.episodes:
-                if findings.severity(track, track.paths)[0] != episode.severity:
+                if findings.severity(track, episode, track.paths)[0] != episode.severity:
                     findings.emit(track, episode, "severity", max(self._sources.watermark, 0), None, None)
                 elif episode.approval and self._approvals.holding(track, episode) != episode.approval:
                     findings.emit(track, episode, "approval", max(self._sources.watermark, 0), None, None)
@@ -424,6 +483,7 @@ class Detector:
             ],
             "ledger_ns": self._ledger_ns,
             "newest_ns": self._newest_ns,
+            "filled": [self._is_filled, self._filled_to_ns],
         }
         arrays = {f"cube.{name}": array for name, array in cube_arrays.items()}
         arrays |= {f"facts.{name}": array for name, array in fact_arrays.items()}
@@ -469,5 +529,6 @@ class Detector:
             for told in meta.get("host_told", ()):
                 self._hear_host(told)
             self._ledger_ns, self._newest_ns = meta["ledger_ns"], meta["newest_ns"]
+            self._is_filled, self._filled_to_ns = meta.get("filled", (False, 0))
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise StateError(f"the detector's state does not fit together: {error}") from error

@@ -11,7 +11,7 @@ from pydantic import Field
 from agent.policy.destinations import DestinationSet
 from agent.policy.registers import Category
 from agent.policy.rules import Rule
-from agent.policy.values import Entry, Id
+from agent.policy.values import Entry, Id, ZoneName
 
 
 class PackState(StrEnum):
@@ -61,6 +61,7 @@ class Pack(Entry):
     valid_from: date | None = None
     valid_to: date | None = None
     needs_attestation: bool = True
+    zone: ZoneName | None = Field(None, description="Zone of its calendar days and years, such as Asia/Tokyo")
     notes: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
     thresholds: tuple[CategoryThreshold, ...] = ()

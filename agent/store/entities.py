@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from agent.policy.entity import Recorded
 from agent.store import schema
 from agent.store.database import Database
-from agent.store.schema import LEDGER_KEY, LEDGER_SUMS
+from agent.store.schema import DAYS_KEY, DAYS_SUMS, LEDGER_KEY, LEDGER_SUMS
 
 FACTS: Final = tuple(field.name for field in fields(Recorded))
 """What the entity of a row rests on, and whose it is."""
@@ -73,7 +73,8 @@ def move(connection: sa.Connection, entity_of: Namer) -> int:
     facts moved."""
     moved = _moved(_groups(connection, 0), entity_of)
     for one in moved:
-        _rename(connection, one)
+        _rename(connection, one, schema.ledger, LEDGER_KEY, LEDGER_SUMS)
+        _rename(connection, one, schema.ledger_days, DAYS_KEY, DAYS_SUMS)
     return len(moved)
 
 
@@ -99,20 +100,21 @@ def _moved(groups: Iterable[Moved], entity_of: Namer) -> list[Moved]:
     return sorted(found, key=lambda one: (-one.content_octets_out, one.entity, one.facts.store))
 
 
-def _rename(connection: sa.Connection, one: Moved) -> None:
-    table = schema.ledger
-    columns = [*LEDGER_KEY, *LEDGER_SUMS]
+def _rename(
+    connection: sa.Connection, one: Moved, table: sa.Table, keys: tuple[str, ...], sums: tuple[str, ...]
+) -> None:
+    columns = [*keys, *sums]
     values: list[Any] = [sa.literal(one.entity) if name == "entity" else table.c[name] for name in columns]
     statement = schema.insert(connection.dialect.name, table)
-    statement = statement.from_select(columns, sa.select(*values).where(_is(one.facts)))
+    statement = statement.from_select(columns, sa.select(*values).where(_is(one.facts, table)))
     connection.execute(
         statement.on_conflict_do_update(
-            index_elements=list(LEDGER_KEY),
-            set_={name: table.c[name] + statement.excluded[name] for name in LEDGER_SUMS},
+            index_elements=list(keys),
+            set_={name: table.c[name] + statement.excluded[name] for name in sums},
         )
     )
-    connection.execute(sa.delete(table).where(_is(one.facts)))
+    connection.execute(sa.delete(table).where(_is(one.facts, table)))
 
 
-def _is(facts: Recorded) -> sa.ColumnElement[bool]:
-    return sa.and_(*(schema.ledger.c[name] == getattr(facts, name) for name in FACTS))
+def _is(facts: Recorded, table: sa.Table = schema.ledger) -> sa.ColumnElement[bool]:
+    return sa.and_(*(table.c[name] == getattr(facts, name) for name in FACTS))
