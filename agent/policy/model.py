@@ -94,6 +94,7 @@ class Policy(Entry):
     overrides: tuple[Override, ...] = ()
     packs: tuple[Pack, ...] = Field((), description="Every known pack")
     awake: tuple[str, ...] = Field((), description="Ids of the packs that are awake")
+    attestations: tuple[Attestation, ...] = ()
     expected_hosts: tuple[ExpectedHost, ...] = ()
     version: str = Field("", description="sha256 of everything that was read, first 12 hex digits")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from agent.core.finding import Severity
 from agent.policy.registers import Category
+from agent.policy.rule_tests import RuleCase
 from agent.policy.values import DurationNs, Entry, Id, Octets, SeverityName
 
 WindowName = Literal["5m", "1h", "24h", "30d"]
@@ -43,4 +44,4 @@ class Rule(Entry):
         None, description="Exceedances less than this apart are one episode; default max(window, 24h)"
     )
     severity: SeverityName = Severity.MEDIUM
-    tests: tuple[dict[str, Any], ...] = ()
+    tests: tuple[RuleCase, ...] = Field((), description="What `sekisho policy test` tries")
