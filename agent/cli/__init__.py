@@ -46,7 +46,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
         "who": "every fact about an address, with source and date",
     },
     "Look after it": {
-        "policy": "check policy files; print their JSON Schema",
+        "policy": "check, test, explain and compare policy files",
         "enrolment": "tokens for new agents, and the keys that count",
         "maintenance": "say when people work on hosts, so that nobody is paged for it",
         "kafka": "say whether Kafka can be reached and how its topics stand; make them",

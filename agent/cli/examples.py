@@ -112,13 +112,33 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "cases close": (
         'sekisho cases close 2026-1118-07 --verdict expected --note "restore test, ticket 4412"',
     ),
-    "policy": ("sekisho policy check policy.yaml", "sekisho policy schema -o policy.schema.json"),
+    "policy": (
+        "sekisho policy check policy.yaml",
+        "sekisho policy test",
+        "sekisho policy explain bulk-external",
+        "sekisho policy diff HEAD~1",
+    ),
     "policy check": (
         "sekisho policy check",
         "sekisho policy check policy.yaml --overrides overrides.yaml",
         "sekisho policy check --json policy.yaml",
     ),
-    "policy schema": ("sekisho policy schema", "sekisho policy schema -o policy.schema.json"),
+    "policy test": (
+        "sekisho policy test",
+        "sekisho policy test policy.yaml packs/ --strict",
+        "sekisho policy test --rule bulk-external --json",
+    ),
+    "policy explain": (
+        "sekisho policy explain",
+        "sekisho policy explain us-dsp",
+        "sekisho policy explain operator/bulk-external --language ja",
+    ),
+    "policy diff": (
+        "sekisho policy diff HEAD~1",
+        "sekisho policy diff old/ new/ --json",
+        "sekisho policy diff v1.4 HEAD --exit-code",
+    ),
+    "policy schema": ("sekisho policy schema", "sekisho policy schema --pack -o pack.schema.json"),
     "db": (
         "sekisho db install",
         "sekisho db install --country my-country.mmdb --network my-asn.mmdb",

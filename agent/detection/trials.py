@@ -61,9 +61,7 @@ class Trial:
         return expected in ("finding", found.name.lower())
 
 
-def trials(
-    rules: Sequence[tuple[str, Rule]], policy: Policy, ownership: Ownership | None
-) -> Iterator[Trial]:
+def trials(rules: Sequence[tuple[str, Rule]], policy: Policy, ownership: Ownership | None) -> Iterator[Trial]:
     """Run every test of the rules, each with the rule alone. ``policy``: whose stores, sets and overrides they may name."""
     for pack, rule in rules:
         for case in rule.tests:
@@ -89,11 +87,15 @@ class _Bench:
         self._given = case.given
         self._ends = _addresses([g.to for g in case.given], policy)
         invented = [_invented(i, g, rule) for i, g in enumerate(case.given)]
-        self._stores = [s.id if s else g.store or rule.stores[0] for s, g in zip(invented, case.given, strict=True)]
+        self._stores = [
+            s.id if s else g.store or rule.stores[0] for s, g in zip(invented, case.given, strict=True)
+        ]
         known = {s.id: s for s in invented if s}
         overrides = {self._ends[g.to]: o for g in case.given if (o := _override(g.to, self._ends[g.to]))}
         self._overrides = overrides
-        sets = {d.id: d for p in policy.packs for d in p.destinations} | {d.id: d for d in policy.destinations}
+        sets = {d.id: d for p in policy.packs for d in p.destinations} | {
+            d.id: d for d in policy.destinations
+        }
         self._policy = policy.model_copy(
             update={
                 "stores": (*policy.stores, *known.values()),
@@ -208,7 +210,9 @@ class _Bench:
         if largest <= rule.over:
             return "below"
         if rule.destinations or rule.except_destinations:
-            bare = rule.model_copy(update={"destinations": (), "except_destinations": (), "tests": (self._case,)})
+            bare = rule.model_copy(
+                update={"destinations": (), "except_destinations": (), "tests": (self._case,)}
+            )
             if _Bench(self._pack, bare, self._case, self._policy, self._ownership).run().findings:
                 return "not_in_sets"
         return "no_further_fact"

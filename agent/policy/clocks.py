@@ -30,7 +30,9 @@ Starts = Literal[
 """What sets a clock going."""
 Within = Annotated[
     str,
-    StringConstraints(pattern=r"^([1-9]\d* (hours?|days?|months?|years?)|\d\d-\d\d|promptly|as_asked|not_set)$"),
+    StringConstraints(
+        pattern=r"^([1-9]\d* (hours?|days?|months?|years?)|\d\d-\d\d|promptly|as_asked|not_set)$"
+    ),
     Field(description="72 hours, 14 days, 1 month, 03-01 (each year), promptly, as_asked, not_set"),
 ]
 _AMOUNT = re.compile(r"^(\d+) (hour|day|month|year)s?$")

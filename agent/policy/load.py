@@ -28,6 +28,7 @@ from agent.policy.model import (
     Site,
     Store,
 )
+from agent.policy.overrides import read_overrides, repeated_networks
 from agent.policy.packfiles import (
     OWN_PACK,
     PackFile,
@@ -37,8 +38,7 @@ from agent.policy.packfiles import (
     standing,
     with_own,
 )
-from agent.policy.overrides import read_overrides, repeated_networks
-from agent.policy.placed import Placed, entries
+from agent.policy.placed import entries
 from agent.policy.starter import Listening, starter
 from agent.policy.yamlfile import read, validate
 

@@ -107,14 +107,18 @@ def _date_faults(document: Document, pack: Pack, today: date) -> Iterator[Fault]
         yield document.fault(("valid_to",), f"ends on {ended}, before it begins on {begun}", "correct one")
     if pack.state is PackState.IN_FORCE and begun and begun > today:
         yield document.fault(
-            ("valid_from",), f"is `in_force` and begins on {begun}, which lies ahead", "say `enacted_not_in_force`"
+            ("valid_from",),
+            f"is `in_force` and begins on {begun}, which lies ahead",
+            "say `enacted_not_in_force`",
         )
     if pack.state is PackState.IN_FORCE and ended and ended < today:
         yield document.fault(("valid_to",), f"is `in_force` and ended on {ended}", "say `state: historic`")
     if pack.state is PackState.HISTORIC and (ended is None or ended > today):
         yield document.fault(("state",), "is `historic` and has not ended", "give the day with `valid_to`")
     if pack.zone is None and any(w.kind == "calendar_year" for w in pack.windows):
-        yield document.fault(("windows",), "counts calendar years in no zone", "add `zone: Asia/Tokyo` or the like")
+        yield document.fault(
+            ("windows",), "counts calendar years in no zone", "add `zone: Asia/Tokyo` or the like"
+        )
 
 
 def _citing_faults(document: Document, pack: Pack, today: date) -> Iterator[Fault]:
@@ -136,7 +140,9 @@ def _citing_faults(document: Document, pack: Pack, today: date) -> Iterator[Faul
             )
     if not pack.needs_attestation and (pack.thresholds or pack.reports or pack.exemptions):
         yield document.fault(
-            ("needs_attestation",), "is awake without an attestation, and holds duties", "say `needs_attestation: true`"
+            ("needs_attestation",),
+            "is awake without an attestation, and holds duties",
+            "say `needs_attestation: true`",
         )
 
 
@@ -155,7 +161,9 @@ def _cited(value: Any, keys: KeyPath) -> Iterator[tuple[KeyPath, Cited | Source]
 def _rule_faults(document: Document, pack: Pack) -> Iterator[Fault]:
     if pack.rules and pack.kind != "detect":
         yield document.fault(
-            ("rules",), f"a pack of kind `{pack.kind}` never alerts, and holds rules", "say `kind: detect`, or remove them"
+            ("rules",),
+            f"a pack of kind `{pack.kind}` never alerts, and holds rules",
+            "say `kind: detect`, or remove them",
         )
     sets = {d.id for d in pack.destinations} | {d.id for d in _operators_sets()}
     for index, rule in enumerate(pack.rules):

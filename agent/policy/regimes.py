@@ -74,7 +74,9 @@ class EventTest(Cited):
     id: Id
     says: SaidField
     value: int | None = Field(None, ge=0)
-    unit: Literal["", "eur", "percent_of_turnover", "percent_of_users", "user", "person", "minute", "hour", "event"] = ""
+    unit: Literal[
+        "", "eur", "percent_of_turnover", "percent_of_users", "user", "person", "minute", "hour", "event"
+    ] = ""
 
     @model_validator(mode="after")
     def _number_and_unit(self) -> Self:
@@ -147,7 +149,9 @@ class Attestation(Entry):
     entity: str = Field(min_length=1, description="Legal entity that is bound")
     by: str = Field(min_length=1, description="Who says so")
     on: date
-    words: tuple[Id, ...] = Field((), description="What the pack asks about the entity, such as `public_body`")
+    words: tuple[Id, ...] = Field(
+        (), description="What the pack asks about the entity, such as `public_body`"
+    )
 
 
 def _zone(name: str) -> str:

@@ -44,8 +44,12 @@ class Receiver(Entry):
 class Given(Entry):
     """One row, or some equal ones: who sends how much to whom, when."""
 
-    store: Id | None = Field(None, description="Store of the register; default: the rule's first, or an invented one")
-    holds: tuple[Category, ...] = Field((), description="What the invented store holds; default: what the rule asks for")
+    store: Id | None = Field(
+        None, description="Store of the register; default: the rule's first, or an invented one"
+    )
+    holds: tuple[Category, ...] = Field(
+        (), description="What the invented store holds; default: what the rule asks for"
+    )
     to: Receiver = Receiver()
     sends: Octets = Field(description="Content octets sent in all")
     at: Moment = 0
