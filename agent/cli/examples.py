@@ -136,7 +136,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "policy diff": (
         "sekisho policy diff HEAD~1",
         "sekisho policy diff old/ new/ --json",
-        "sekisho policy diff v1.4 HEAD --exit-code",
+        "sekisho policy diff HEAD~1 HEAD --exit-code",
     ),
     "policy schema": ("sekisho policy schema", "sekisho policy schema --pack -o pack.schema.json"),
     "db": (

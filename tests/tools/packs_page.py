@@ -71,7 +71,13 @@ def packs_page() -> str:
     """docs/packs.md."""
     say = regime_phrases("en")
     packs = sorted((pack for _, pack in shipped_packs()), key=lambda p: (p.pack != "operator", p.pack))
-    lines = [INTRODUCTION, "## All packs", "", "| pack | regime | state | kind | from |", "|---|---|---|---|---|"]
+    lines = [
+        INTRODUCTION,
+        "## All packs",
+        "",
+        "| pack | regime | state | kind | from |",
+        "|---|---|---|---|---|",
+    ]
     for pack in packs:
         begin = pack.valid_from or ""
         if pack.state is PackState.HISTORIC:

@@ -14,6 +14,7 @@ import pytest
 from agent.cli import COMMANDS, cli
 from agent.cli.examples import EXAMPLES
 from tests.tools.cli_pages import commands
+from tests.tools.policy_files import OWN_PACK, in_git
 from tests.tools.program import sekisho
 
 TREE = dict(commands())
@@ -82,6 +83,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(SAMPLE / "policy.yaml", home / "policy.yaml")
     shutil.copy(SAMPLE / "overrides.yaml", home / "overrides.yaml")
     (home / "sekisho.yaml").write_text("host: db-01\npolicy: [policy.yaml]\noverrides: [overrides.yaml]\n")
+    for name in ("old", "new", "packs"):
+        (home / name).mkdir()
+        shutil.copy(SAMPLE / "policy.yaml", home / name / "policy.yaml")
+    (home / "packs" / "policy.yaml").write_text(OWN_PACK)
+    in_git(home, "policy.yaml", "overrides.yaml")
     assert sekisho("replay", "--sample", "--state", home / "state", "--quiet", home=home).code == 0
     return home
 
