@@ -182,6 +182,7 @@ def _outcome(word: str, say: Phrases) -> str:
 
 def trial_document(trial: Trial) -> dict[str, Any]:
     """The outcome of one test for programs."""
+    why = [reason for f in trial.findings for reason in (*f.reasons, *f.severity_reasons)]
     return {
         "pack": trial.pack,
         "rule": trial.rule.id,
@@ -189,7 +190,7 @@ def trial_document(trial: Trial) -> dict[str, Any]:
         "passed": trial.passed,
         "expected": trial.case.expect,
         "found": _found(trial),
-        "why": trial.refusal or [*{r for f in trial.findings for r in (*f.reasons, *f.severity_reasons)}],
+        "why": [trial.refusal] if trial.refusal else list(dict.fromkeys(why)),
         "largest_octets": trial.largest_octets,
     }
 

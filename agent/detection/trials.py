@@ -69,7 +69,9 @@ def trials(rules: Sequence[tuple[str, Rule]], policy: Policy, ownership: Ownersh
 
 
 @dataclass(frozen=True)
-class _Row:
+class Sent:
+    """One row of a test's line."""
+
     line: int
     start_ns: int
     end_ns: int
@@ -109,7 +111,7 @@ class _Bench:
         detector = Detector(self._policy, self._ownership, host=_HOST, replay=True)
         findings: dict[str, Finding] = {}
         rows = sorted(
-            (row for line, given in enumerate(self._given) for row in _pieces(line, given)),
+            (row for line, given in enumerate(self._given) for row in pieces(line, given)),
             key=lambda row: (row.end_ns, row.line),
         )
         for begin in range(0, len(rows), _ROWS_AT_ONCE):
@@ -121,7 +123,7 @@ class _Bench:
         refusal = "" if findings else self._refusal(largest)
         return Trial(self._pack, self._rule, self._case, tuple(findings.values()), refusal, largest)
 
-    def _batch(self, rows: Sequence[_Row]) -> FlowBatch:
+    def _batch(self, rows: Sequence[Sent]) -> FlowBatch:
         given = [self._given[row.line] for row in rows]
         facts = {g.to: self._fact(g.to) for g in given}
         content = np.array([row.octets for row in rows], np.int64)
@@ -180,9 +182,9 @@ class _Bench:
         values = [value or None for value in found]
         return dict(zip(_OWNER_COLUMNS, [*values, "high" if values[-1] else None], strict=True))
 
-    def _largest(self, rows: Sequence[_Row], span_ns: int) -> int:
+    def _largest(self, rows: Sequence[Sent], span_ns: int) -> int:
         """Largest sum of a store and a receiver in a window, to about a bucket."""
-        by_pair: dict[tuple[str, Any], list[_Row]] = {}
+        by_pair: dict[tuple[str, Any], list[Sent]] = {}
         for row in rows:
             by_pair.setdefault((self._stores[row.line], self._ends[self._given[row.line].to]), []).append(row)
         largest = 0
@@ -227,14 +229,14 @@ _OWNER_COLUMNS: Final = (
 )
 
 
-def _pieces(line: int, given: Given) -> Iterator[_Row]:
+def pieces(line: int, given: Given) -> Iterator[Sent]:
     """The rows that agents would make of it: of a minute each, or longer ones where they were too many."""
     count = max(1, min(_MOST_PIECES, given.lasts // MINUTE_NS))
     begin = _BEGINS_NS + given.at
     for i in range(count):
         start, end = (begin + given.lasts * k // count for k in (i, i + 1))
         octets = given.sends * (i + 1) // count - given.sends * i // count
-        yield _Row(line, start, end, octets)
+        yield Sent(line, start, end, octets)
 
 
 def _invented(index: int, given: Given, rule: Rule) -> Store | None:

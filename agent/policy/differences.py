@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
-from agent.policy.model import Policy
+from agent.policy.model import Pack, Policy, Rule
 
 _LEFT_OUT: Final = frozenset({"version", "awake", "commit"})
 """Of a policy: told in another way, or follows from the rest."""
@@ -47,51 +47,52 @@ def woken(old: Policy, new: Policy) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(sorted(set(new.awake) - set(old.awake))), tuple(sorted(set(old.awake) - set(new.awake)))
 
 
-def _entries(policy: Policy, kind: str) -> dict[str, Mapping[str, Any]]:
+@dataclass(frozen=True)
+class _Entry:
+    values: Mapping[str, Any]
+    stated: frozenset[str]
+    """Fields that are not as they are where nothing is said."""
+
+
+def _entries(policy: Policy, kind: str) -> dict[str, _Entry]:
     if kind == "rules":
         pairs = [(p.pack, r) for p in policy.packs for r in p.rules]
         of_packs = {rule.id for _, rule in pairs}
         pairs += [(pack, rule) for pack, rule in policy.rules if rule.id not in of_packs]
-        return {f"{pack}/{rule.id}": _plain(rule) for pack, rule in pairs}
+        return {f"{pack}/{rule.id}": _entry(rule) for pack, rule in pairs}
     value = getattr(policy, kind)
     if not isinstance(value, tuple):
-        return {"": {kind: value}}
-    return _by_name([_plain(entry) for entry in value])
+        return {"": _Entry({kind: value}, frozenset({kind}))}
+    return {_name(entry): entry for entry in map(_entry, value)}
 
 
-def _by_name(entries: Sequence[dict[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    found: dict[str, Mapping[str, Any]] = {}
-    for entry in entries:
-        name = next((str(entry[key]) for key in _NAMES if entry.get(key)), "")
-        if "entity" in entry and "pack" in entry:
-            name = f"{name}, {entry['entity']}"
-        entry.pop("rules", None)  # of a pack: they are compared as rules
-        found[name] = entry
-    return found
+def _entry(value: BaseModel) -> _Entry:
+    plain = value.model_dump(mode="json")
+    if isinstance(value, Rule):  # its tests are told by what they show
+        plain["tests"] = [f"{case.name}: {case.expect}" for case in value.tests]
+    if isinstance(value, Pack):  # its rules are compared as rules
+        del plain["rules"]
+    return _Entry(plain, frozenset(value.model_dump(exclude_defaults=True)))
 
 
-def _plain(entry: Any) -> dict[str, Any]:
-    return entry.model_dump(mode="json") if isinstance(entry, BaseModel) else {"value": entry}
+def _name(entry: _Entry) -> str:
+    name = next((str(entry.values[key]) for key in _NAMES if entry.values.get(key)), "")
+    return f"{name}, {entry.values['entity']}" if {"entity", "pack"} <= set(entry.values) else name
 
 
-def _compared(
-    kind: str, name: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
-) -> list[Difference]:
+def _compared(kind: str, name: str, before: _Entry | None, after: _Entry | None) -> list[Difference]:
     if before is None and after is not None:
-        return [
-            Difference(
-                kind, name, "added", tuple((key, None, v) for key, v in after.items() if _says(key, v))
-            )
-        ]
+        return [Difference(kind, name, "added", tuple((key, None, value) for key, value in _said(after)))]
     if after is None and before is not None:
-        return [
-            Difference(
-                kind, name, "removed", tuple((key, v, None) for key, v in before.items() if _says(key, v))
-            )
-        ]
-    if before is None or after is None or before == after:
+        return [Difference(kind, name, "removed", tuple((key, value, None) for key, value in _said(before)))]
+    if before is None or after is None or before.values == after.values:
         return []
-    return [Difference(kind, name, "changed", tuple(_fields("", before, after)))]
+    return [Difference(kind, name, "changed", tuple(_fields("", before.values, after.values)))]
+
+
+def _said(entry: _Entry) -> Iterator[tuple[str, Any]]:
+    """The fields of a whole entry that are worth a line."""
+    yield from ((k, v) for k, v in entry.values.items() if k in entry.stated and k not in _NAMES)
 
 
 def _fields(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -120,8 +121,3 @@ def _named(value: Any) -> dict[str, Any] | None:
         return None
     names = [" ".join(str(part[key]) for key in _PARTS if part.get(key)) for part in value]
     return dict(zip(names, value, strict=True)) if len(set(names)) == len(names) and all(names) else None
-
-
-def _says(key: str, value: Any) -> bool:
-    """Whether a field of a whole entry is worth a line."""
-    return key not in _NAMES and value not in (None, "", (), [], {}, False)

@@ -24,6 +24,7 @@ from tests.tools.notice_strategies import NOTICES
 GOLDEN = Path(__file__).parents[1] / "golden"
 TOKYO = ZoneInfo("Asia/Tokyo")
 
+
 def full(notice: Notice, language: str = "en") -> str:
     return render(notice, language=language, zone=TOKYO, detail="full")
 
