@@ -28,7 +28,7 @@ from agent.core.decision import Decision
 from agent.core.errors import SekishoError, SinkError
 from agent.core.finding import Destination, Event, Severity
 from agent.core.flow import BatchHeader, FlowBatch
-from agent.core.process import give_back
+from agent.core.process import give_back, settled
 from agent.core.stages import Carrier, Collector, Context, Enricher, Keeping, Scoped, Sink, Witness
 from agent.deciding import LocalDecide
 from agent.detection.detector import Detector
@@ -125,6 +125,7 @@ class Runtime:
 
     def go(self) -> None:
         """Run to the end of the data, or until a signal. Raises what the pipeline raises."""
+        settled()
         try:
             with Signals(self.stop, self._asked):
                 self._greet()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -16,10 +17,11 @@ AFTER_S = 0.4
 class Bar:
     """A bar that appears once the work takes a while and is gone when it is done. Thread-safe.
 
-    ``with Bar("reading") as bar: bar.step(done, total)``; a total of None or 0 is unknown.
+    ``with Bar("reading") as bar: bar.step(done, total)``; a total of None or 0 is unknown. ``what`` may be what gives
+    the words, which is asked only if they are shown: reading all phrases takes 10 ms.
     """
 
-    def __init__(self, what: str, *, octets: bool = False, show: bool = True) -> None:
+    def __init__(self, what: str | Callable[[], str], *, octets: bool = False, show: bool = True) -> None:
         self._what, self._octets = what, octets
         self._done: float = 0
         self._total: float | None = None
@@ -52,6 +54,8 @@ class Bar:
         from agent.cli.screen import console
 
         amounts = (DownloadColumn(), TimeRemainingColumn()) if self._octets else ()
+        if callable(self._what):
+            self._what = self._what()
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), *amounts)
         with Progress(*columns, console=console(err=True), transient=True) as progress:
             task = progress.add_task(self._what, total=self._total)

@@ -64,7 +64,7 @@ class Replay:
             if state_dir is None:
                 state_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sekisho-replay-")))
             state_dir.mkdir(parents=True, exist_ok=True)
-            with Bar(words(loaded.settings.language)("starting"), show=not self.quiet):
+            with Bar(lambda: words(loaded.settings.language)("starting"), show=not self.quiet):
                 run = stack.enter_context(self._runtime(loaded, state_dir))
             self._refuse_another_view(run)
             for case in run.state.cases.list_cases():
@@ -171,9 +171,7 @@ class Replay:
     def _go(self, run: Runtime) -> None:
         collector = next(iter(run.collectors.values()))
         done = threading.Event()
-        with Bar(
-            self._say(run)("replay.reading"), octets=True, show=not self.quiet and not self.as_json
-        ) as bar:
+        with Bar(lambda: self._say(run)("replay.reading"), octets=True, show=not self.quiet) as bar:
 
             def follow() -> None:
                 while not done.wait(0.2):

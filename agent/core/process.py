@@ -21,7 +21,9 @@ FREE_KEPT: Final = 64 << 20
 
 
 OBJECTS_BETWEEN: Final = 20_000
-"""New objects between two searches for cycles. Columns are few objects; loading modules makes many that stay."""
+"""New objects between two searches for cycles. Columns are few objects."""
+WHILE_LOADING: Final = 250_000
+"""The same until :func:`settled`: loading modules makes many objects that stay, and searching them is 5 % of the start."""
 
 
 def prepare() -> None:
@@ -37,7 +39,7 @@ def prepare() -> None:
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     # Its other allocator starts a thread as soon as it is loaded; that one would keep the rights which the rest gives up.
     os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
-    gc.set_threshold(OBJECTS_BETWEEN, 10, 10)
+    gc.set_threshold(WHILE_LOADING, 10, 10)
     if any(
         name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
     ):
@@ -55,6 +57,12 @@ def prepare() -> None:
     # One heap for all threads: Python lets one of them run at a time, and what one frees the others then use.
     # Arrow's own pool would be one more.
     mallopt(M_ARENA_MAX, 1)
+
+
+def settled() -> None:
+    """What is there now stays for good: no later search for cycles looks at it."""
+    gc.freeze()
+    gc.set_threshold(OBJECTS_BETWEEN, 10, 10)
 
 
 def give_back() -> None:

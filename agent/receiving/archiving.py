@@ -20,6 +20,7 @@ from agent.core.clock import Clock, SteadyClock, SystemClock
 from agent.core.errors import ConfigError, Fault, StateError
 from agent.core.flow import FlowBatch
 from agent.core.kafka import Connection
+from agent.core.process import settled
 from agent.receiving.checking import Checker
 from agent.receiving.copying import Copying, Taker
 from agent.service import Attendant
@@ -93,6 +94,7 @@ class CopyRuntime:
 
     def go(self) -> None:
         """Copy until a signal."""
+        settled()
         with Signals(self.stop, threading.Event()):
             self.attendant.begins(frozenset(), {}, self.stop)
             logs.get(self.role).info("run_started", state=self.state.name)

@@ -261,8 +261,8 @@ def check_version(database: Database, *, upgrade: bool) -> None:
 
 
 def make_tables(connection: sa.Connection, now_ns: int) -> None:
-    """Make every table, and the first row of ``head``."""
-    schema.metadata.create_all(connection)
+    """Make every table of an empty database, and the first row of ``head``."""
+    schema.metadata.create_all(connection, checkfirst=False)
     connection.execute(
         schema.head.insert(),
         {

@@ -37,19 +37,22 @@ def test_arrays_come_from_the_heap_and_no_thread_is_started() -> None:
 
 
 def test_no_plugin_of_pydantic_is_asked_for_and_cycles_are_looked_for_seldom() -> None:
-    """After ``prepare`` pydantic loads no plugins, unless the user said otherwise, and modules load without searches."""
+    """After ``prepare`` pydantic loads no plugins, unless the user said otherwise, modules load without searches,
+    and what is loaded is never searched again."""
     said = """
 import gc, os
 from agent.core import process
 process.prepare()
-print(os.environ["PYDANTIC_DISABLE_PLUGINS"], gc.get_threshold()[0])
+loading = gc.get_threshold()[0]
+process.settled()
+print(os.environ["PYDANTIC_DISABLE_PLUGINS"], loading, gc.get_threshold()[0], gc.get_freeze_count() > 1_000)
 """
     for given, wanted in (({}, "__all__"), ({"PYDANTIC_DISABLE_PLUGINS": "x"}, "x")):
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PYDANTIC")} | given
         done = subprocess.run(
             [sys.executable, "-c", said], env=environment, capture_output=True, text=True, check=True
         )
-        assert done.stdout.split() == [wanted, "20000"]
+        assert done.stdout.split() == [wanted, "250000", "20000", "True"]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux")
