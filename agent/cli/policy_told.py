@@ -15,7 +15,23 @@ if TYPE_CHECKING:
 INPUTS: Final = ("subjects", "record_octets", "records_per_subject", "compression")
 """What the owner of a store states, so that octets can be told as an estimate of persons."""
 _TOLD: Final = frozenset(
-    ["id", "version", "title", "enabled", "stores", "categories", "destinations", "except_destinations", "initiator", "over", "window", "any_of", "quiet", "severity", "tests"]
+    [
+        "id",
+        "version",
+        "title",
+        "enabled",
+        "stores",
+        "categories",
+        "destinations",
+        "except_destinations",
+        "initiator",
+        "over",
+        "window",
+        "any_of",
+        "quiet",
+        "severity",
+        "tests",
+    ]
 )
 _LONGEST: Final = 120
 

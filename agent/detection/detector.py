@@ -287,6 +287,8 @@ class Detector:
     def _findings(self, before_ns: Ints | None = None) -> Findings:
         nothing = np.zeros(0, np.int64)
         versions = {**self._versions, "policy": self.policy.version}
+        if self.policy.commit:
+            versions["policy_commit"] = self.policy.commit
         if self._ownership is not None:
             versions["ownership"] = self._ownership.version
         rows = nothing if before_ns is None else before_ns

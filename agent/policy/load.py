@@ -6,6 +6,8 @@ that could be read: this module only raises.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,12 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from agent.core.errors import Fault, PolicyError
+from agent.policy import registered
 from agent.policy.checks import across, expected_twice
 from agent.policy.document import Document
 from agent.policy.model import (
+    Approval,
     Attestation,
     DestinationSet,
     ExpectedHost,
+    Forwarder,
+    LegalEntity,
     Override,
     Pack,
     Policy,
@@ -38,8 +44,10 @@ from agent.policy.packfiles import (
     standing,
     with_own,
 )
-from agent.policy.placed import entries
-from agent.policy.starter import Listening, starter
+from agent.policy.placed import entries, inner, repeated
+from agent.policy.repository import commit_of
+from agent.policy.servers import Listening
+from agent.policy.starter import starter
 from agent.policy.yamlfile import read, validate
 
 __all__ = ["OWN_PACK", "Listening", "load", "pack_schema", "schema", "shipped_packs", "starter"]
@@ -58,12 +66,30 @@ def load(
     are within their dates. ``with_tests``: the rules keep the tests that stand beside them, which nobody but
     ``sekisho policy test`` reads. Raises :class:`PolicyError` with every fault found.
     """
+    with _without_collection():
+        return _loaded(paths, overrides, today, with_tests=with_tests)
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """A register of 100,000 stores is millions of objects that all stay: looking for rubbish among them again and again
+    takes two thirds of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _loaded(paths: Sequence[Path], overrides: Sequence[Path], today: date, *, with_tests: bool) -> Policy:
     faults: list[Fault] = []
     read_in = _documents(paths, faults)
     known_packs = with_own(shipped_packs(), [d for d in read_in if is_pack(d)], today, faults)
     documents = [_patched(d, known_packs) for d in read_in if not is_pack(d)]
-    known = _known_networks(documents, overrides, faults)
-    written = _Written(documents)
+    whole, known = _whole(documents, overrides, faults)
+    written = _Written(documents, whole)
     packs, awake = _packs(written, known_packs, today, with_tests=with_tests)
     faults.extend(_tenants(documents))
     faults.extend(repeated_networks(known))
@@ -71,6 +97,7 @@ def load(
     faults.extend(attestation_faults(attested, {p.pack: p for p in packs}, today))
     faults.extend(expected_twice(written.expected_hosts))
     faults.extend(_faults_across(written, packs, awake))
+    faults.extend(_register_faults(written, today))
     if faults:
         raise PolicyError(sorted(dict.fromkeys(faults), key=lambda f: (f.file, f.line)))
     return Policy(
@@ -84,6 +111,10 @@ def load(
         awake=tuple(sorted(awake)),
         attestations=tuple(p.value for p in written.attestations if p.value),
         expected_hosts=tuple(p.value for p in written.expected_hosts if p.value),
+        forwarders=tuple(p.value for p in written.forwarders if p.value),
+        entities=tuple(p.value for p in written.entities if p.value),
+        approvals=tuple(p.value for p in written.approvals if p.value),
+        commit=commit_of([*paths, *overrides], [Path(d.name) for d in read_in]),
         version=_version(known_packs, [*documents, *(d for d, _ in known if d not in documents)]),
     )
 
@@ -109,13 +140,26 @@ def pack_schema() -> dict[str, Any]:
 class _Written:
     """What the operator's own files hold, entry by entry."""
 
-    def __init__(self, documents: Sequence[Document]) -> None:
-        self.sites = entries(documents, "sites", Site)
-        self.stores = entries(documents, "stores", Store)
-        self.destinations = entries(documents, "destinations", DestinationSet)
-        self.rules = entries(documents, "rules", Rule)
-        self.attestations = entries(documents, "attestations", Attestation)
-        self.expected_hosts = entries(documents, "expected_hosts", ExpectedHost)
+    def __init__(self, documents: Sequence[Document], whole: Mapping[str, PolicyFile]) -> None:
+        self.sites = entries(documents, "sites", Site, whole)
+        self.stores = entries(documents, "stores", Store, whole)
+        self.destinations = entries(documents, "destinations", DestinationSet, whole)
+        self.rules = entries(documents, "rules", Rule, whole)
+        self.forwarders = entries(documents, "forwarders", Forwarder, whole)
+        self.entities = entries(documents, "entities", LegalEntity, whole)
+        self.approvals = entries(documents, "approvals", Approval, whole)
+        self.expected_hosts = entries(documents, "expected_hosts", ExpectedHost, whole)
+        self.attestations = [
+            *entries(documents, "attestations", Attestation, whole),
+            *inner(self.entities, "regimes", _attested),
+        ]
+
+
+def _attested(entity: LegalEntity) -> list[Attestation]:
+    """What an entity's own entry says of the regimes that bind it."""
+    return [
+        Attestation(pack=b.pack, entity=entity.id, by=b.by, on=b.on, words=b.words) for b in entity.regimes
+    ]
 
 
 def files_of(path: Path) -> list[Path]:
@@ -154,14 +198,16 @@ def _documents(paths: Sequence[Path], faults: list[Fault]) -> list[Document]:
     return documents
 
 
-def _known_networks(
+def _whole(
     documents: Sequence[Document], overrides: Sequence[Path], faults: list[Fault]
-) -> list[tuple[Document, tuple[Override, ...]]]:
-    """What is known better about some networks, by the file that says so: policy files first."""
-    known = []
+) -> tuple[dict[str, PolicyFile], list[tuple[Document, tuple[Override, ...]]]]:
+    """The files that can be read as they are, by name; and what is known better about some networks, by the file that
+    says so: policy files first."""
+    whole, known = {}, []
     for document in documents:
         try:
-            known.append((document, validate(PolicyFile, document, kind=PolicyError).overrides))
+            whole[document.name] = validate(PolicyFile, document, kind=PolicyError)
+            known.append((document, whole[document.name].overrides))
         except PolicyError as error:
             faults.extend(error.faults)
     for path in overrides:
@@ -169,7 +215,7 @@ def _known_networks(
             known.append(read_overrides(path))
         except PolicyError as error:
             faults.extend(error.faults)
-    return known
+    return whole, known
 
 
 def _faults_across(written: _Written, packs: Sequence[Pack], awake: set[str]) -> Iterable[Fault]:
@@ -182,6 +228,20 @@ def _faults_across(written: _Written, packs: Sequence[Pack], awake: set[str]) ->
         asleep_sets={d.id: pack.pack for pack in packs if pack.pack not in awake for d in pack.destinations},
         home={rule.id: pack.pack for pack in packs for rule in pack.rules},
     )
+
+
+def _register_faults(written: _Written, today: date) -> Iterator[Fault]:
+    yield from repeated("forwarder", written.forwarders)
+    yield from repeated("legal entity", written.entities)
+    yield from repeated("approval", written.approvals)
+    yield from registered.entities(written.entities, written.attestations)
+    yield from registered.answering(written.stores, written.entities)
+    yield from registered.answering(written.forwarders, written.entities)
+    yield from registered.answering(written.sites, written.entities)
+    yield from registered.stores(written.stores, today)
+    yield from registered.forwarders(written.forwarders)
+    yield from registered.sites(written.sites)
+    yield from registered.approvals(written.approvals, written.stores, today)
 
 
 def _destinations(written: _Written, packs: Sequence[Pack], awake: set[str]) -> tuple[DestinationSet, ...]:

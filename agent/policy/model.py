@@ -7,14 +7,29 @@ modules of their own, by subject, and can be had from here too.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal
 
 from pydantic import Field
 
+from agent.policy.approvals import Approval, ApprovedEnd
 from agent.policy.destinations import DestinationSet, Override
+from agent.policy.meeting import StoreIndex, selects
 from agent.policy.recognition import THIS_HOST, Recognition, same_host
 from agent.policy.regimes import Attestation, CategoryThreshold, Pack, PackState, Source
-from agent.policy.registers import Category, ExpectedHost, Site, Store
+from agent.policy.registers import (
+    Bound,
+    Calendar,
+    Category,
+    Contact,
+    EntityRole,
+    ExpectedHost,
+    Forwarder,
+    ForwarderRole,
+    LegalEntity,
+    Site,
+    Store,
+)
 from agent.policy.rules import Rule, RuleTest, WindowName
 from agent.policy.values import (
     AddressField,
@@ -34,15 +49,24 @@ from agent.policy.values import (
 __all__ = [
     "THIS_HOST",
     "AddressField",
+    "Approval",
+    "ApprovedEnd",
     "Attestation",
+    "Bound",
+    "Calendar",
     "Category",
     "CategoryThreshold",
+    "Contact",
     "Country",
     "DestinationSet",
     "DurationNs",
+    "EntityRole",
     "ExecutableField",
     "ExpectedHost",
+    "Forwarder",
+    "ForwarderRole",
     "Id",
+    "LegalEntity",
     "Octets",
     "Override",
     "Pack",
@@ -62,6 +86,7 @@ __all__ = [
     "duration_ns",
     "octets",
     "same_host",
+    "selects",
 ]
 
 
@@ -76,6 +101,11 @@ class PolicyFile(Entry):
     rules: tuple[Rule, ...] = ()
     overrides: tuple[Override, ...] = ()
     attestations: tuple[Attestation, ...] = ()
+    forwarders: tuple[Forwarder, ...] = Field(
+        (), description="Proxies, NAT and other machines that pass on what they are sent"
+    )
+    entities: tuple[LegalEntity, ...] = Field((), description="Legal entities that answer for stores")
+    approvals: tuple[Approval, ...] = Field((), description="Transfers that people have agreed to")
     expected_hosts: tuple[ExpectedHost, ...] = Field(
         (), description="Hosts that the detector expects to hear from; may stand in a file of its own"
     )
@@ -94,13 +124,22 @@ class Policy(Entry):
     overrides: tuple[Override, ...] = ()
     packs: tuple[Pack, ...] = Field((), description="Every known pack")
     awake: tuple[str, ...] = Field((), description="Ids of the packs that are awake")
-    attestations: tuple[Attestation, ...] = ()
     expected_hosts: tuple[ExpectedHost, ...] = ()
+    forwarders: tuple[Forwarder, ...] = ()
+    entities: tuple[LegalEntity, ...] = ()
+    approvals: tuple[Approval, ...] = ()
+    attestations: tuple[Attestation, ...] = Field(
+        (), description="Who says that which entity is bound; those of `entities` too"
+    )
+    commit: str = Field(
+        "",
+        description="git commit of the work tree that holds the files, 12 hex digits; +changed if they differ from it",
+    )
     version: str = Field("", description="sha256 of everything that was read, first 12 hex digits")
 
     def store(self, store_id: str) -> Store | None:
         """The store of that id."""
-        return next((s for s in self.stores if s.id == store_id), None)
+        return self.index.by_id.get(store_id)
 
     def sharing(self, store_id: str) -> tuple[str, ...]:
         """Other stores that may be in the same place, in file order.
@@ -108,11 +147,7 @@ class Policy(Entry):
         A row that belongs to a store only by its place (``same_host``, ``same_pod``) is given to the first of them.
         """
         store = self.store(store_id)
-        if store is None:
-            return ()
-        return tuple(
-            other.id for other in self.stores if other is not store and other.recognise.meets(store.recognise)
-        )
+        return () if store is None else tuple(s.id for s in self.index.meeting(store) if s is not store)
 
     def reads(self, rule: Rule, store_id: str, basis: str | None = None) -> bool:
         """Whether the rule reads rows of this store.
@@ -123,17 +158,23 @@ class Policy(Entry):
         store = self.store(store_id)
         if store is None:
             return False
-        if _selects(rule, store):
+        if selects(rule.stores, rule.categories, store):
             return True
         if basis is not None and basis not in ("same_host", "same_pod"):
             return False
-        return any(_selects(rule, s) for s in self.stores if s.id in self.sharing(store_id))
+        return self.index.reaches(rule.stores, rule.categories, store)
 
     def destination(self, set_id: str) -> DestinationSet | None:
         """The destination set of that id."""
         return next((d for d in self.destinations if d.id == set_id), None)
 
+    @property
+    def index(self) -> StoreIndex:
+        """The stores by id and by place."""
+        if self._indexed.stores is not self.stores:  # model_copy takes what was cached along
+            self.__dict__["_indexed"] = StoreIndex(self.stores)
+        return self._indexed
 
-def _selects(rule: Rule, store: Store) -> bool:
-    by_id = not rule.stores or store.id in rule.stores
-    return by_id and (not rule.categories or bool(set(rule.categories) & set(store.categories)))
+    @cached_property
+    def _indexed(self) -> StoreIndex:
+        return StoreIndex(self.stores)

@@ -5,8 +5,17 @@ from __future__ import annotations
 import re
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+)
 
 from agent.core.finding import Severity
 
@@ -106,6 +115,43 @@ UnitField = Annotated[
     StringConstraints(pattern=r"^[^/\s]+\.(service|scope)$"),
     Field(description="a unit such as postgresql.service or postgresql@*.service"),
 ]
+LabelField = Annotated[
+    str,
+    StringConstraints(pattern=r"^[^=\s]+=[^\n]*$"),
+    Field(description="a container's label such as com.example.app=ehr"),
+]
+
+
+def _ordered(value: Any) -> Any:
+    """Two numbers, the smaller first, both over nothing. Raises ``ValueError``."""
+    if value[0] <= 0:
+        raise ValueError("both ends are more than 0")
+    if value[0] > value[1]:
+        raise ValueError("expected the smaller first, such as [1, 20]")
+    return value
+
+
+def _pair(value: Any) -> Any:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("expected two values, the least and the most, such as [1, 20]")
+    return value
+
+
+OctetRange = Annotated[tuple[Octets, Octets], BeforeValidator(_pair), AfterValidator(_ordered)]
+"""The least and the most of a size, such as ``[1 kB, 20 kB]``."""
+Range = Annotated[tuple[float, float], BeforeValidator(_pair), AfterValidator(_ordered)]
+"""The least and the most of a number, such as ``[1, 40]``."""
+
+
+def _zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("no such time zone; expected a name such as Asia/Tokyo or UTC") from None
+    return value
+
+
+ZoneName = Annotated[str, AfterValidator(_zone), Field(description="A time zone such as Asia/Tokyo")]
 
 
 class Entry(BaseModel):
