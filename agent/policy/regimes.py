@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import date
 from enum import StrEnum
 from typing import Annotated, Literal, Self
-from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from agent.policy.citing import Cited, Fact, Mark, SaidField, Source
 from agent.policy.clocks import Report
@@ -15,7 +14,7 @@ from agent.policy.destinations import DestinationSet
 from agent.policy.faults import wrong
 from agent.policy.registers import Category
 from agent.policy.rules import Rule
-from agent.policy.values import Entry, Id
+from agent.policy.values import Entry, Id, ZoneName
 
 __all__ = [
     "Attestation",
@@ -154,14 +153,6 @@ class Attestation(Entry):
     )
 
 
-def _zone(name: str) -> str:
-    try:
-        ZoneInfo(name)
-    except (KeyError, ValueError, OSError):
-        raise wrong(f"`{name}` is no time zone", "write it as Asia/Tokyo or Europe/Berlin") from None
-    return name
-
-
 class Pack(Entry):
     """One regime's rules. Asleep until attested, except the operator's own."""
 
@@ -176,9 +167,7 @@ class Pack(Entry):
     replaces: str = Field("", description="Version of the shipped pack of this id in whose place it stands")
     valid_from: date | None = None
     valid_to: date | None = None
-    zone: Annotated[str, AfterValidator(_zone)] | None = Field(
-        None, description="Zone of its calendar days and years, such as Asia/Tokyo"
-    )
+    zone: ZoneName | None = Field(None, description="Zone of its calendar days and years, such as Asia/Tokyo")
     needs_attestation: bool = True
     words: tuple[PackWord, ...] = Field((), description="Words that the pack asks for")
     categories: tuple[Category, ...] = Field((), description="What its stores hold; none: any")

@@ -186,7 +186,7 @@ FAULTS = {
     ),
     "no such zone": (
         HEAD + "zone: Asia/Tokio\n",
-        ["6: zone: `Asia/Tokio` is no time zone (write it as Asia/Tokyo or Europe/Berlin)"],
+        ["6: zone: no such time zone; expected a name such as Asia/Tokyo or UTC"],
     ),
     "a rolling window of no length": (
         HEAD + "windows: [{kind: rolling, cite: art 1, mark: V}]\n",

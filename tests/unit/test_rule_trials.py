@@ -137,12 +137,12 @@ def test_an_invented_store_holds_what_the_test_says(tmp_path: Path) -> None:
 
 def test_a_long_trickle_is_summed(tmp_path: Path) -> None:
     """Rows that last for weeks are spread evenly, and no octet is lost."""
-    case = {"given": [{"store": "ehr", "sends": "30 GB", "lasts": "30d"}], "expect": "finding"}
+    case = {"given": [{"store": "ehr", "sends": 30 * 10**9 + 1, "lasts": "30d"}], "expect": "finding"}
     trial = tried(tmp_path, case)
     assert (trial.passed, trial.refusal) == (False, "below")
     assert trial.largest_octets == pytest.approx(30e9 / 720, rel=0.25)
     total = sum(row.octets for row in pieces(0, RuleCase.model_validate({"name": "x", **case}).given[0]))
-    assert total == 30 * 10**9
+    assert total == 30 * 10**9 + 1
 
 
 def test_tests_are_dropped_where_nobody_reads_them(tmp_path: Path) -> None:
