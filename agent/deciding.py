@@ -75,6 +75,7 @@ class LocalDecide:
         self.position = restored.position
         self.claims.recall(case.destination for case in self.state.cases.list_cases(WAITING))
         self._hear_people()
+        self._fill()
 
     def take(self, batches: Sequence[FlowBatch], received_ns: int) -> None:
         """Decide and commit sealed batches. A batch that was taken before changes nothing and is counted."""
@@ -167,6 +168,13 @@ class LocalDecide:
     def change_policy(self, change: Callable[[Detector], Decision]) -> None:
         """Give the detector another policy and commit what follows from it."""
         self._commit(change(self.detector), snapshot=True)
+        self._fill()
+
+    def _fill(self) -> None:
+        """Give the windows of a year what the ledger holds, where a rule has come that asks for it."""
+        since_day = self.detector.ledger_since
+        if since_day is not None:
+            self._commit(self.detector.fill(self.state.ledger.days(since_day)), snapshot=True)
 
     def _hear_people(self) -> None:
         """Take up what people did since the last look. A snapshot keeps it in its place among the deltas."""

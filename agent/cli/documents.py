@@ -31,6 +31,14 @@ _DATABASE: Final = {
     "sha256_ok": "whether the file is the one that was installed; null for those of the settings",
     "fault": "why it cannot be read, or empty",
 }
+_COPY: Final = {
+    "made_ns": _TIME,
+    "source": "the state file, or the address of the database, that was copied",
+    "schema_version": "of its tables",
+    "sha256": "of the copy",
+    "octets": "of the copy",
+    "rows": "table -> rows",
+}
 _ACTION: Final = {
     "id": "a number that grows",
     "case_id": "such as 2026-1118-07",
@@ -153,6 +161,18 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
             "hosts": "list of {host, state, agent_id, run_id, heard_ns, complete_ns, tier, version, clock_offset_ns, account, "
             "residue, hours, unseen, troubles, stores, maintained, no_agent, waiting_octets}; hours: the last 24 as {from_ns, covered_s, "
             "lost, reasons}, or null; unseen: {from_ns, to_ns, reason, octets}; lost and octets null: nothing bounds them",
+        },
+    ),
+    "ledger backup": Document("one document", _COPY),
+    "ledger restore": Document("one document", _COPY),
+    "ledger verify": Document(
+        "a line for each check",
+        {
+            "name": "what was looked at, such as days_not_summed",
+            "faults": "how many are not as they must be",
+            "looked_at": "rows that were looked at",
+            "examples": "at most five of the faults",
+            "holds": "whether there are none",
         },
     ),
     "maintenance start": Document("one document", _MAINTENANCE),

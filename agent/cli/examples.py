@@ -77,6 +77,21 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sudo sekisho top --json --every 60s >> minutes.jsonl",
     ),
     "status": ("sekisho status", "sekisho status --host db-1", "sekisho status --json"),
+    "ledger": (
+        "sekisho ledger backup monday.db",
+        "sekisho ledger verify monday.db",
+        "sekisho ledger restore monday.db --overwrite",
+    ),
+    "ledger backup": (
+        "sekisho ledger backup monday.db",
+        "sekisho ledger backup newest.db --overwrite --json",
+    ),
+    "ledger restore": ("sekisho ledger restore monday.db --overwrite",),
+    "ledger verify": (
+        "sekisho ledger verify                # the state itself",
+        "sekisho ledger verify monday.db      # a copy",
+        "sekisho ledger verify --json",
+    ),
     "maintenance": (
         'sekisho maintenance start --reason "new disks" --host db-1 --until 2h --second "Aoi Mori"',
         "sekisho maintenance list",

@@ -29,6 +29,8 @@ from agent.core.finding import (
 MERGED: Final = "merged"
 """Reason of a finding that became part of an older one."""
 
+SUBJECTS_POSSIBLE: Final = "subjects_possible"
+"""Why a finding is but a note: so many persons are possible, and the octets are under the rule's own number."""
 _TIMES_BETWEEN: Final = 2
 
 Key = tuple[str, str, str]
@@ -94,7 +96,8 @@ class Cases:
         if before is None:
             if ruling.what not in ("open", "grow"):  # what goes on growing after a person closed it is news
                 return None, None
-            return self._opened(key, ruling), NoticeKind.OPENED
+            case = self._opened(key, ruling)
+            return case, None if _is_note(case) else NoticeKind.OPENED
         findings = {f.id: f for f in before.findings} | {finding.id: finding}
         if ruling.what == "merge":
             del findings[finding.id]
@@ -145,6 +148,10 @@ class Cases:
     def _kind(self, before: Case, after: Case, finding: Finding) -> NoticeKind | None:
         """Why people are told, if they are."""
         over = (CaseState.STOPPED, CaseState.CLOSED)
+        if _is_note(after):
+            return None
+        if _is_note(before):
+            return NoticeKind.OPENED
         if after.state in over and before.state not in over:
             return NoticeKind.CLOSED
         if before.state in over and after.state not in over:
@@ -215,6 +222,13 @@ class Cases:
             case = Case.model_validate(entry["case"])
             key = (case.tenant, case.store.id, case.destination.entity)
             self.open[key], self._since[key], self._told[key] = case, entry["since"], entry["told"]
+
+
+def _is_note(case: Case) -> bool:
+    """Whether it only notes that so many persons are possible: that pages nobody."""
+    return case.severity is Severity.INFORMATIONAL and all(
+        SUBJECTS_POSSIBLE in f.severity_reasons for f in case.findings
+    )
 
 
 def _state(before: CaseState, severity: Severity, findings: tuple[Finding, ...], what: str) -> CaseState:

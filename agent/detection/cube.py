@@ -10,7 +10,7 @@ provider is known), a detail loses all but its path; both are counted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,11 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.address import NetworkSet
+from agent.core.clock import DAY_NS
 from agent.core.finding import OwnerFact
+from agent.core.grouping import distinct
 from agent.detection.admit import Step
-from agent.detection.keys import NONE, Ints, Keys, Names, grown
+from agent.detection.keys import NONE, Bools, Ints, Keys, Names, grown
 from agent.detection.rules import Hit, PathFact, Rulebook, networks_key
 from agent.detection.spans import Spans
+from agent.detection.windows import PAIR
 
 PATHS: Final = 65_536
 DETAILS: Final = 262_144
@@ -103,6 +106,13 @@ class Cube:
             if destinations.networks and (bit := self._bit(networks_key(destinations))) is not None:
                 self._nets.append((bit, NetworkSet(destinations.networks)))
         self._rule_sets: dict[frozenset[int], frozenset[int]] = {}
+        self.watches = {w.index: w for w in book.watches}
+        self.groups: dict[str, Ints] = {name: np.zeros(len(self.pair_of), np.int64) for name in book.groups}
+        self.ring_reads: dict[str, Bools] = {
+            w.ring: np.zeros(len(self.pair_of), bool) for w in book.watches if w.is_yearly
+        }
+        """By ring that holds but the paths that its rules read, and path."""
+        self._group(range(self.paths.count))
         self.hits = [self._judged(path) for path in range(self.paths.count)]
         self.rule_reads = {w.index: np.zeros(len(self.pair_of), bool) for w in book.watches}
         self.pair_rules: list[frozenset[int]] = [frozenset()] * self.pairs.count
@@ -149,10 +159,19 @@ class Cube:
         codes: Ints = self.paths.columns[_PATH.index("initiator"), paths]
         return codes
 
-    def paths_of(self, pair: int, *, before: int | None = None) -> list[int]:
-        """Paths of a pair; only those with a number under ``before``."""
-        known = self.paths.count if before is None else before
-        return [int(p) for p in np.flatnonzero(self.pair_of[:known] == pair)]
+    def left_on(self, paths: Iterable[int], ports: Sequence[int]) -> bool:
+        """Whether all that is known of some paths left on these local ports, on flows that the other end opened."""
+        wanted = np.zeros(self.paths.count, bool)
+        wanted[list(paths)] = True
+        path, service = self.details.columns[0], self.details.columns[4]
+        mine = wanted[path]
+        by_remote = self.initiators(path[mine]) == self.names.known("remote")
+        on_port = (service[mine] >= 0) & np.isin(service[mine] % SERVICE_PORTS, ports)
+        return bool((by_remote & on_port).all()) and len(distinct(path[mine])) == int(wanted.sum())
+
+    def paths_of(self, pair: int) -> list[int]:
+        """Paths of a pair, in whatever grouping."""
+        return [int(p) for p in np.flatnonzero(self.members(pair))]
 
     def _paths(self, key: list[Ints], ends: Ints) -> Ints:
         known = self.paths.count
@@ -181,28 +200,75 @@ class Cube:
         self.born_ns[known : self.paths.count] = born_ns
         for path in range(known, self.paths.count):
             fact = self.fact(path)
-            owner = self.book.owner(fact)
-            entity = self.book.entity(fact, owner)
+            entity = self.book.entity(fact, self.book.owner(fact))
             codes.append(tuple(map(self.names.code, (fact.tenant, fact.store, entity))))
-            self.hits.append(self.book.hits(fact, owner))
+            self.hits.append(self.book.judged(fact))
         self.pair_of = grown(self.pair_of, self.paths.count)
         self.pair_of[known : self.paths.count] = self.pairs.ids(list(np.array(codes, np.int64).T))
+        self._group(range(known, self.paths.count))
         for path in range(known, self.paths.count):
             self._note_hits(path, self.hits[path])
 
     def _judged(self, path: int) -> Mapping[int, Hit]:
-        fact = self.fact(path)
-        return self.book.hits(fact, self.book.owner(fact))
+        return self.book.judged(self.fact(path))
+
+    def _group(self, paths: range) -> None:
+        """Pairs of some paths in the groupings that rules in force use, beside their own."""
+        for name in self.groups:
+            pairs = self.groups[name] = grown(self.groups[name], self.paths.count)
+            keys = [self.book.group(name, self.fact(path)) for path in paths]
+            codes = np.array([tuple(map(self.names.code, key)) for key in keys], np.int64).reshape(-1, 3)
+            pairs[paths.start : paths.stop] = self.pairs.ids(list(codes.T)) if len(codes) else 0
+
+    def join_first_seen(self) -> None:
+        """After other rules came: pairs of their groupings were first seen when any that they join was."""
+        count = self.paths.count
+        self.first_ns = grown(self.first_ns, self.pairs.count, NEVER_NS)
+        for pairs in self.groups.values():
+            np.minimum.at(self.first_ns, pairs[:count], self.first_ns[self.pair_of[:count]])
+
+    def place_past(self, step: Step) -> Ints:
+        """Paths of the ledger's rows in a step, shape (n,). What the ledger does not hold is unknown of them: the
+        address, and so the destination sets that name networks; how far to trust place and owner; sampling."""
+        n = len(step.arrays["day"])
+        nothing, zero = np.full(n, NONE, np.int64), np.zeros(n, np.int64)
+        columns = {name: zero if name in _NUMBERS else nothing for name in _PATH}
+        columns |= {name: self.names.codes(step.text(name)) for name in step.meta["texts"]}
+        columns["remote_asn"] = step.arrays["remote_asn"]
+        paths = self._paths([columns[name] for name in _PATH], (step.arrays["day"] + 1) * DAY_NS - 1)
+        self.first_ns = grown(self.first_ns, self.pairs.count, NEVER_NS)
+        for pairs in (self.pair_of, *self.groups.values()):
+            np.minimum.at(self.first_ns, pairs[paths], step.arrays["day"] * DAY_NS)
+        return paths
+
+    def pairs_by(self, group: str) -> Ints:
+        """Pairs by path in a grouping."""
+        return self.pair_of if group == PAIR else self.groups[group]
+
+    def members(self, pair: int) -> Bools:
+        """By path: whether it belongs to a pair, in whatever grouping."""
+        count = self.paths.count
+        mask = self.pair_of[:count] == pair
+        for pairs in self.groups.values():
+            mask |= pairs[:count] == pair
+        return np.asarray(mask)
 
     def _note_hits(self, path: int, hits: Mapping[int, Hit]) -> None:
-        pair = int(self.pair_of[path])
-        while len(self.pair_rules) <= pair:
-            self.pair_rules.append(frozenset())
-        rules = self.pair_rules[pair].union(hits)
-        self.pair_rules[pair] = self._rule_sets.setdefault(rules, rules)
+        by_group: dict[str, list[int]] = {}
         for rule in hits:
+            watch = self.watches[rule]
+            by_group.setdefault(watch.group, []).append(rule)
             reads = self.rule_reads[rule] = grown(self.rule_reads[rule], path + 1)
             reads[path] = True
+            if watch.ring in self.ring_reads:
+                of_ring = self.ring_reads[watch.ring] = grown(self.ring_reads[watch.ring], path + 1)
+                of_ring[path] = True
+        for group, indices in by_group.items():
+            pair = int(self.pairs_by(group)[path])
+            while len(self.pair_rules) <= pair:
+                self.pair_rules.append(frozenset())
+            rules = self.pair_rules[pair].union(indices)
+            self.pair_rules[pair] = self._rule_sets.setdefault(rules, rules)
 
     def fact(self, path: int) -> PathFact:
         """What a path stands for. Made anew each time: of most paths nobody asks twice."""

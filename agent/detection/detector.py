@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from agent.core.clock import MINUTE_NS, SECOND_NS
-from agent.core.decision import Decision, LedgerRow
+from agent.core.clock import DAY_NS, MINUTE_NS, SECOND_NS
+from agent.core.decision import Decision, LedgerDay, LedgerRow
 from agent.core.errors import StateError
 from agent.core.finding import HostTold, StoreFact, Traffic
-from agent.core.flow import FlowBatch
+from agent.core.flow import FlowBatch, Text
 from agent.detection.admit import Step, admit, packed, seen_ns, unpacked
 from agent.detection.cases import Cases, Key, Ruling, Told
 from agent.detection.cube import NOWHERE, Cube
@@ -28,6 +28,7 @@ from agent.detection.rules import Rulebook, Watch
 from agent.detection.sources import BEGINNING, Sources
 from agent.detection.stage2 import Stage2
 from agent.detection.sums import WindowSums
+from agent.detection.years import DAYS
 from agent.policy.model import Policy
 from agent.policy.ownership import Ownership
 
@@ -39,6 +40,16 @@ MOST_HOSTS: Final = 8
 """Keys of which hosts told people by themselves, and how often for one key; the newest are remembered."""
 RuleKey = tuple[str, str, str, str]
 """(tenant, rule, store, entity)."""
+_OF_LEDGER: Final = {
+    "tenant": "tenant",
+    "store": "store",
+    "initiator": "initiator",
+    "remote_as_org": "as_org",
+    "remote_provider": "provider",
+    "remote_owner": "owner",
+    "remote_country": "country",
+}
+"""Columns of a row by the ledger's names."""
 GEO_SOURCES: Final = ("country", "network")
 """Names under which a batch's header tells the versions of what says where an address is."""
 
@@ -78,6 +89,10 @@ class Detector:
         self._host_told: dict[RuleKey, list[tuple[HostTold, int]]] = {}
         self._ledger_ns = BEGINNING
         self._newest_ns = BEGINNING
+        self._is_filled = False
+        """The windows of a year hold what the ledger has."""
+        self._filled_to_ns = 0
+        """Until when they hold what came from the ledger."""
 
     @property
     def policy(self) -> Policy:
@@ -111,6 +126,28 @@ class Detector:
         their quiet has passed by then."""
         return self._decided(Step("finish", {"now": now_ns}))
 
+    @property
+    def ledger_since(self) -> int | None:
+        """The first day of the ledger that a rule over a year asks for and that was not given yet (:meth:`fill`); None
+        where none is. Of a replay the data is all there is."""
+        days = self._stage2.rings.get(DAYS.name)
+        if days is None or self._is_filled or self._replay:
+            return None
+        mark = self._sources.watermark
+        return max(0, DAYS.low(DAYS.last_due(mark))) if mark > BEGINNING else 0
+
+    def fill(self, rows: Sequence[LedgerDay]) -> Decision:
+        """Fill the windows of a year from the ledger, which must hold all that this detector ever gave to it."""
+        day = np.array([row.day for row in rows], np.int64)
+        amount = np.array([row.content_octets_out for row in rows], np.int64)
+        asn = np.array([row.asn for row in rows], np.int64)
+        arrays: dict[str, Any] = {"day": day, "amount": amount, "remote_asn": asn}
+        texts = {}
+        for column, name in _OF_LEDGER.items():
+            values = Text.of([getattr(row, name) or None for row in rows])
+            arrays[column], texts[column] = values.codes.astype(np.int64), list(values.values)
+        return self._decided(Step("fill", {"texts": texts}, arrays))
+
     def refresh(self) -> Decision:
         """Bring the amounts of open findings and their cases up to date. Nobody is told; people look by themselves."""
         return self._decided(Step("refresh", {}))
@@ -120,8 +157,10 @@ class Detector:
         rule that is gone are closed."""
         if policy == self.policy and ownership is self._ownership:
             return Decision()
+        owners_changed = ownership is not self._ownership
         self._ownership = ownership
-        return self._decided(Step("policy", {"policy": policy.model_dump(mode="json")}))
+        meta = {"policy": policy.model_dump(mode="json"), "owners_changed": owners_changed}
+        return self._decided(Step("policy", meta))
 
     def case_closed(self, case_id: str) -> None:
         """A person closed a case: the next finding of its key opens another."""
@@ -165,6 +204,8 @@ class Detector:
             rulings = self._take(step)
         elif step.kind == "tick":
             rulings = self._pass_to(self._sources.pass_time(step.meta["now"]))
+        elif step.kind == "fill":
+            rulings = self._fill(step)
         elif step.kind == "finish":
             rulings = self._finish(step.meta["now"])
         elif step.kind == "refresh":
@@ -205,8 +246,23 @@ class Detector:
         self._stage2.take(step, placed, known, step.meta["after"], findings.emit)
         if step.rows:
             np.minimum.at(self._cube.first_ns, placed.pair, seen_ns(step))
+            for pairs in self._cube.groups.values():
+                np.minimum.at(self._cube.first_ns, pairs[placed.path], seen_ns(step))
             self._newest_ns = max(self._newest_ns, int(step.arrays["end_ns"].max()))
         return self._ruled(findings)
+
+    def _fill(self, step: Step) -> list[Ruling]:
+        paths = self._cube.place_past(step)
+        days, waiting, amounts = self._facts.waiting_days()
+        self._stage2.fill(
+            np.concatenate([step.arrays["day"], days]),
+            np.concatenate([paths, waiting]),
+            np.concatenate([step.arrays["amount"], amounts]),
+            self._sources.watermark,
+        )
+        self._is_filled = True
+        self._filled_to_ns = (int(step.arrays["day"].max(initial=-1)) + 1) * DAY_NS
+        return self._ruled(self._findings())
 
     def _pass_to(self, watermark_ns: int) -> list[Ruling]:
         findings = self._findings()
@@ -234,8 +290,12 @@ class Detector:
         for name, rule in policy.rules:
             if before.get((name, rule.id)) != rule:
                 self._rule_since[rule.id] = now_ns
+        read = self._cube.book.yearly
         self._cube.use(Rulebook(policy, self._ownership, self._lateness, self._rule_since))
-        self._stage2.rebuild()
+        self._cube.join_first_seen()
+        if step.meta.get("owners_changed") or any(rule not in read for rule in self._cube.book.yearly):
+            self._is_filled = False  # paths that no such rule had read are in the ledger only
+        self._stage2.rebuild(self._sources.watermark)
         return self._ruled(findings)
 
     def _hear_host(self, told: list[Any]) -> None:
@@ -292,13 +352,21 @@ class Detector:
         if self._ownership is not None:
             versions["ownership"] = self._ownership.version
         rows = nothing if before_ns is None else before_ns
-        return Findings(self._cube, self._store_seen, rows, versions, self._simulated, told=self._host_told)
+        return Findings(
+            self._cube,
+            self._store_seen,
+            rows,
+            versions,
+            self._simulated,
+            told=self._host_told,
+            filled_to_ns=self._filled_to_ns,
+        )
 
     def _ruled(self, findings: Findings) -> list[Ruling]:
         """Findings whose severity has changed join the others; all in the order of events."""
         for track in self._stage2.tracks.values():
             for episode in track.episodes:
-                if findings.severity(track, track.paths)[0] != episode.severity:
+                if findings.severity(track, episode, track.paths)[0] != episode.severity:
                     findings.emit(track, episode, "severity", max(self._sources.watermark, 0), None, None)
         return findings.rulings()
 
@@ -359,6 +427,7 @@ class Detector:
             ],
             "ledger_ns": self._ledger_ns,
             "newest_ns": self._newest_ns,
+            "filled": [self._is_filled, self._filled_to_ns],
         }
         arrays = {f"cube.{name}": array for name, array in cube_arrays.items()}
         arrays |= {f"facts.{name}": array for name, array in fact_arrays.items()}
@@ -404,5 +473,6 @@ class Detector:
             for told in meta.get("host_told", ()):
                 self._hear_host(told)
             self._ledger_ns, self._newest_ns = meta["ledger_ns"], meta["newest_ns"]
+            self._is_filled, self._filled_to_ns = meta.get("filled", (False, 0))
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise StateError(f"the detector's state does not fit together: {error}") from error

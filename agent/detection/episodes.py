@@ -86,8 +86,12 @@ class Feed:
 class Track:
     """One rule, one pair."""
 
-    def __init__(self, watch: Watch, pair: int, due: int | None, series: dict[int, int]) -> None:
+    def __init__(
+        self, watch: Watch, pair: int, due: int | None, series: dict[int, int], over: int | None = None
+    ) -> None:
         self.watch = watch
+        self.over = watch.over if over is None else over
+        """Strictly more than this is an exceedance."""
         self.pair = pair
         self.at = due
         """The last bucket evaluated; None before the first."""
@@ -102,10 +106,15 @@ class Track:
         self.episodes: list[Episode] = []
         self.sum = 0 if due is None else self.window_sum(due)
 
+    def largest(self, first: int, last: int) -> int:
+        """The largest single bucket of the windows of an episode."""
+        low = self.watch.window.low(first)
+        return max((v for b, v in self.series.items() if low <= b <= last), default=0)
+
     def window_sum(self, bucket: int, series: dict[int, int] | None = None) -> int:
         """The sum at a bucket."""
         values = self.series if series is None else series
-        low = bucket - self.watch.window.n
+        low = self.watch.window.low(bucket)
         if len(values) <= self.watch.window.n:
             return sum(v for b, v in values.items() if low <= b <= bucket)
         return sum(values.get(b, 0) for b in range(low, bucket + 1))
@@ -134,10 +143,11 @@ class Track:
         added = _add(self.series, mine.bucket, mine.amount)
         closed = [b for b in added if self.at is not None and b <= self.at]
         if closed and self.at is not None:
-            self.sum += sum(added[b] for b in closed if b >= self.at - self.watch.window.n)
+            low = self.watch.window.low(self.at)
+            self.sum += sum(added[b] for b in closed if b >= low)
             self.raised = min(closed) if self.raised is None else min(self.raised, *closed)
         touched = [b for b in added if (self.at is None or b > self.at) and not self._covers(b)]
-        if any(self.window_sum(b) > self.watch.over for b in touched):
+        if any(self.window_sum(b) > self.over for b in touched):
             self._open_on_arrival(feed, mine, added, (first_before, paths_before), emit)
 
     def _look_at_rows(self, feed: Feed, rows: slice) -> None:
@@ -155,7 +165,7 @@ class Track:
         emit: Emit,
     ) -> None:
         """Find the row that passed the threshold first: add the rows again, one by one."""
-        n, over = self.watch.window.n, self.watch.over
+        window, over = self.watch.window, self.over
         first_ns, paths = before[0], set(before[1])
         if self.watch.is_tested and not self._can_pass_on_arrival(min(added), first_ns):
             return
@@ -169,7 +179,7 @@ class Track:
         ):
             then[bucket] = then.get(bucket, 0) + amount
             for b in sums:
-                if bucket <= b <= bucket + n:
+                if bucket <= b and window.low(b) <= bucket:
                     sums[b] += amount
             while seen < len(whole) and whole[seen] <= row:
                 first_ns = min(first_ns, int(feed.seen_ns[whole[seen]]))
@@ -189,13 +199,14 @@ class Track:
 
     def _reaches(self, bucket: int, series: dict[int, int]) -> bool:
         """Whether an open episode reaches to here through buckets that are not evaluated yet, but exceed already."""
-        grain = self.watch.window.grain_ns
+        window = self.watch.window
+        grain = window.grain_ns
         for episode in self.episodes:
-            points = {b + step for b in series for step in (0, self.watch.window.n + 1)}
+            points = {p for b in series for p in (b, window.gone(b))}
             starts = sorted({p for p in points if episode.last < p < bucket} | {episode.last + 1})
             for j, until in zip(starts, [*(p - 1 for p in starts[1:]), bucket - 1], strict=True):
                 is_near = (j - episode.last) * grain < self.watch.quiet_ns
-                if is_near and j <= until and self.window_sum(j, series) > self.watch.over:
+                if is_near and j <= until and self.window_sum(j, series) > self.over:
                     episode.last = until
         return self._covers(bucket)
 
@@ -207,13 +218,13 @@ class Track:
         """Late rows raised sums that were evaluated: an open episode may have begun earlier or gone higher."""
         if self.raised is None or self.at is None:
             return
-        n, grain = self.watch.window.n, self.watch.window.grain_ns
-        low, self.raised = max(self.raised, self.at - n), None
+        window, grain = self.watch.window, self.watch.window.grain_ns
+        low, self.raised = max(self.raised, window.late_from(self.at)), None
         total = self.window_sum(low)
         for j in range(low, self.at + 1):
             if j > low:
-                total += self.series.get(j, 0) - self.series.get(j - n - 1, 0)
-            if total <= self.watch.over:
+                total += self.series.get(j, 0) - self._dropped(j - 1, j)
+            if total <= self.over:
                 continue
             for episode in self.episodes:
                 if j <= episode.last and (episode.first - j) * grain < self.watch.quiet_ns:
@@ -230,23 +241,33 @@ class Track:
         if to <= self.at:
             return
         self.settle()
+        before = self.at
         for j, until in self._stretches(self.at, to):
-            self.sum += self.series.get(j, 0) - self.series.get(j - self.watch.window.n - 1, 0)
-            if self.sum > self.watch.over:
+            self.sum += self.series.get(j, 0) - self._dropped(before, j)
+            before = j
+            if self.sum > self.over:
                 self._exceed(j, until, emit)
         self.at = to
         self._close(to if over is None else over, emit)
+        kept = self.watch.window.kept_from(to)
         for values in (self.series, self.store_series):
-            for bucket in [b for b in values if b < to - 2 * self.watch.window.n]:
+            for bucket in [b for b in values if b < kept]:
                 del values[bucket]
+
+    def _dropped(self, before: int, j: int) -> int:
+        """What the sum at ``before`` counts and the one at ``j`` does not."""
+        low, high = self.watch.window.low(before), self.watch.window.low(j)
+        if high - low <= _STEP_BY_STEP:
+            return sum(self.series.get(b, 0) for b in range(low, high))
+        return sum(v for b, v in self.series.items() if low <= b < high)
 
     def _stretches(self, at: int, to: int) -> Iterable[tuple[int, int]]:
         """(first, last) of each run of buckets over which neither the sum nor the store's can change."""
         if to - at <= _STEP_BY_STEP:
             return [(j, j) for j in range(at + 1, to + 1)]
-        width = self.watch.window.n + 1
+        gone = self.watch.window.gone
         values = [*self.series, *self.store_series]
-        points = {p for b in values for p in (b, b + width) if at < p <= to} | {at + 1}
+        points = {p for b in values for p in (b, gone(b)) if at < p <= to} | {at + 1}
         starts = sorted(points)
         return zip(starts, [*(s - 1 for s in starts[1:]), to], strict=True)
 

@@ -6,18 +6,25 @@ nothing per row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from agent.core.clock import SECOND_NS
 from agent.core.finding import OwnerFact, Severity
-from agent.detection.windows import WINDOWS, Window
+from agent.detection.estimate import Inputs, inputs_of, over_octets
+from agent.detection.windows import PAIR, WINDOWS, Window
+from agent.detection.years import year_window
 from agent.policy.match import OWNER_LINES, Match, restricts
 from agent.policy.model import DestinationSet, Override, Policy, Rule, Store
 from agent.policy.ownership import Ownership
+from agent.policy.rules import YEARS
 
 _LARGEST_QUIET_NS = 24 * 3600 * SECOND_NS
+ALL = "all"
+"""The destination of a rule that sums all destinations of a store."""
+LEGAL = "legal:"
+"""Before the id of a legal entity, where its stores are summed as one."""
 _REMEMBERED = 4_096
 """Networks whose judgement is kept for the next path there; then they are forgotten, and judged anew when asked for."""
 
@@ -82,6 +89,25 @@ class Watch:
         return self.rule.over
 
     @property
+    def ring(self) -> str:
+        """The ring whose cells it sums."""
+        return self.window.ring or self.window.name
+
+    @property
+    def is_yearly(self) -> bool:
+        """Whether it sums days, over owners as they are on record today."""
+        return self.window.name in YEARS
+
+    @property
+    def group(self) -> str:
+        """What it sums as one: :data:`PAIR`, or a name that :meth:`Rulebook.group` knows."""
+        if self.rule.group_by == "store":
+            return "store"
+        if self.rule.group_by == "legal_entity":
+            return "legal_now" if self.is_yearly else "legal"
+        return "now" if self.is_yearly else PAIR
+
+    @property
     def is_tested(self) -> bool:
         """Whether amount alone is not enough."""
         return self.rule.any_of.first_seen or self.rule.any_of.share_of_store is not None
@@ -107,10 +133,22 @@ class Rulebook:
         self._stores = {s.id: s for s in policy.stores}
         self._sets = {d.id: d for d in policy.destinations}
         self.watches = tuple(
-            Watch(i, pack, rule, WINDOWS[rule.window], _quiet(rule, lateness_ns), (since or {}).get(rule.id))
+            Watch(
+                i,
+                pack,
+                rule,
+                window := self._window(pack, rule),
+                _quiet(rule, window, lateness_ns),
+                (since or {}).get(rule.id),
+            )
             for i, (pack, rule) in enumerate(policy.rules)
             if rule.enabled
         )
+        self.groups = tuple(sorted({w.group for w in self.watches} - {PAIR}))
+        """Groupings that rules in force use, beside the one that is always there."""
+        self._yearly = frozenset(w.index for w in self.watches if w.is_yearly)
+        self.yearly = tuple((w.pack, w.rule) for w in self.watches if w.is_yearly)
+        """Rules over a year, whose paths are kept by day."""
 
         numbers: dict[tuple[object, ...], int] = {}
         self._asks: dict[int, tuple[int, Rule]] = {}
@@ -125,6 +163,61 @@ class Rulebook:
         """By readers, network and whether sampled: shared by all paths that agree in these."""
         self._alike: dict[tuple[tuple[int, Hit], ...], dict[int, Hit]] = {}
         """Equal hits are one object, however many networks have them."""
+
+    def _window(self, pack: str, rule: Rule) -> Window:
+        if rule.window not in YEARS:
+            return WINDOWS[rule.window]
+        of_pack = next((p.zone for p in self.policy.packs if p.pack == pack), None)
+        return year_window(rule.window, rule.zone or of_pack or "UTC")
+
+    def over(self, watch: Watch, store_id: str) -> int:
+        """The octets above which a rule finds something of a store: its own, or those that may hold so many persons."""
+        if watch.rule.subjects is None:
+            return watch.over
+        return over_octets(self.inputs(store_id), watch.rule.subjects.over, watch.over)
+
+    def inputs(self, store_id: str) -> Inputs:
+        """What an estimate of a store's persons can rest on; of several stores together nothing."""
+        return inputs_of(self._stores.get(store_id))
+
+    def group(self, name: str, path: PathFact) -> tuple[str, str, str]:
+        """(tenant, store or legal entity, destination) of what a grouping sums as one."""
+        if name == "store":
+            return path.tenant, path.store, ALL
+        seen = self.now(path) if name.endswith("now") else path
+        store = self._stores.get(path.store)
+        legal = legal_entity_of(store) if store is not None and name.startswith("legal") else ""
+        named = LEGAL + legal if legal else path.store
+        return path.tenant, named, self.entity(seen, self.owner(seen))
+
+    def now(self, path: PathFact) -> PathFact:
+        """The path with the owner that is on record today, where the table knows its network: a corrected owner
+        re-sums the past. What an operator's override said then stands."""
+        if self.ownership is None or path.override:
+            return path
+        table = self.ownership
+        provider = path.provider if table.provider(path.provider) is not None else None
+        row = table.asn(path.asn) if path.asn >= 0 else None
+        if row is None and provider is None:
+            return path
+        fact = table.fact(
+            asn=path.asn if path.asn >= 0 else None,
+            as_org=path.as_org or None,
+            provider=provider,
+            today=datetime.fromtimestamp(path.born_ns // SECOND_NS, UTC).date(),
+        )
+        if (fact.owner_id, fact.owner_country or "") == (path.owner, path.owner_country):
+            return path
+        return replace(path, owner=fact.owner_id, owner_country=fact.owner_country or "")
+
+    def judged(self, path: PathFact) -> dict[int, Hit]:
+        """Rule index -> hit: of rules over days by the owner on record today, of all others by the one of then."""
+        hits = self.hits(path, self.owner(path))
+        if not self._yearly or (seen := self.now(path)) is path:
+            return hits
+        later = self.hits(seen, self.owner(seen))
+        both = {i: hit for i, hit in hits.items() if i not in self._yearly}
+        return both | {i: hit for i, hit in later.items() if i in self._yearly}
 
     def store(self, store_id: str) -> Store | None:
         """The register's entry."""
@@ -267,5 +360,11 @@ def _severity(
     return min([rule.severity, *(cap for _, cap in caps)]), lowered
 
 
-def _quiet(rule: Rule, lateness_ns: int) -> int:
-    return max(rule.quiet or max(WINDOWS[rule.window].span_ns, _LARGEST_QUIET_NS), lateness_ns)
+def legal_entity_of(store: Store) -> str:
+    """The legal entity that holds a store; empty where the register does not say."""
+    return store.entity or ""
+
+
+def _quiet(rule: Rule, window: Window, lateness_ns: int) -> int:
+    least = 0 if window.spreads else 2 * window.grain_ns  # days that follow each other are one episode
+    return max(rule.quiet or max(window.span_ns, _LARGEST_QUIET_NS), lateness_ns, least)

@@ -9,9 +9,18 @@ from pydantic import Field
 from agent.core.finding import Severity
 from agent.policy.registers import Category
 from agent.policy.rule_tests import RuleCase
-from agent.policy.values import DurationNs, Entry, Id, Octets, SeverityName
+from agent.policy.values import DurationNs, Entry, Id, Octets, SeverityName, ZoneName
 
-WindowName = Literal["5m", "1h", "24h", "30d"]
+WindowName = Literal["5m", "1h", "24h", "30d", "12mo", "calendar_year"]
+YEARS = ("12mo", "calendar_year")
+"""Windows that are summed in whole UTC days, over owners as they are on record today."""
+GroupBy = Literal["destination", "store", "legal_entity"]
+
+
+class SubjectTest(Entry):
+    """A number of persons. Traffic never shows it: it is estimated from what the register says of the store."""
+
+    over: int = Field(ge=0, description="Strictly more than this many persons")
 
 
 class RuleTest(Entry):
@@ -39,6 +48,16 @@ class Rule(Entry):
     initiator: Literal["local", "remote", "any"] = "any"
     over: Octets = Field(description="Content octets sent in the window; the finding is for strictly more")
     window: WindowName = "24h"
+    zone: ZoneName | None = Field(None, description="Of `calendar_year`; default the pack's, which is UTC")
+    group_by: GroupBy = Field(
+        "destination",
+        description="What is summed as one: a store and a destination; `store`: all destinations of a store; "
+        "`legal_entity`: all stores of a legal entity and a destination",
+    )
+    subjects: SubjectTest | None = Field(
+        None,
+        description="Finds where so many persons are possible; under the octets of `over` that is noted and pages nobody",
+    )
     any_of: RuleTest = RuleTest()
     quiet: DurationNs | None = Field(
         None, description="Exceedances less than this apart are one episode; default max(window, 24h)"

@@ -256,7 +256,10 @@ def check_version(database: Database, *, upgrade: bool) -> None:
     if found < schema.SCHEMA_VERSION and upgrade:
         with database.write() as connection:
             # Up to now every version only added tables.
+            had_days = sa.inspect(connection).has_table(schema.ledger_days.name)
             schema.metadata.create_all(connection)
+            if not had_days:
+                connection.execute(schema.summed_days())
             connection.execute(sa.update(schema.head).values(schema_version=schema.SCHEMA_VERSION))
 
 

@@ -348,6 +348,31 @@ class CaseView:
             return self._say("why.no_history")
         return self._say("why.first_seen", n=finding.observed_days)
 
+    def estimate(self, finding: Finding) -> str:
+        """Between how many persons, from what; or what the register lacks for it."""
+        told = finding.estimate
+        if told is None:
+            return ""
+        if told.state is None:
+            missing = self._say.join([self._word("estimate_input", name) for name in told.missing])
+            return self._say("why.no_estimate", over=units.exact(told.over), missing=missing)
+        return self._say(
+            "why.estimate",
+            state=self._word("estimate_state", told.state),
+            lowest=units.exact(told.lowest or 0),
+            highest=units.exact(told.highest or 0),
+            over=units.exact(told.over),
+            subjects=units.exact(told.subjects or 0),
+            record=self._between(told.record_octets),
+            records=self._between(told.records_per_subject),
+            wire=self._between(told.wire_per_octet),
+            attested=self._say("why.records_attested" if told.attested else "why.records_not_attested"),
+        )
+
+    @staticmethod
+    def _between(pair: tuple[float, float] | None) -> str:
+        return "-".join(f"{end:g}" for end in pair or ())
+
     def reasons(self, finding: Finding) -> list[str]:
         """Further reasons, and what lowered or raised the severity; an unknown key is printed as it is."""
         told = ("first_seen", "share_of_store")

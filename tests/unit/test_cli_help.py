@@ -43,6 +43,8 @@ CODES = {
     "sekisho db verify --json": {1},
     "sekisho status --host db-1": {1},
     "sekisho maintenance end 1": {1},
+    "sekisho ledger verify monday.db": {0, 1},
+    "sekisho ledger restore monday.db --overwrite": {0, 1},
 }
 """Exit codes of examples that say that something is missing in an empty state."""
 
