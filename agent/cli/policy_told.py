@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 INPUTS: Final = ("subjects", "record_octets", "records_per_subject", "compression")
 """What the owner of a store states, so that octets can be told as an estimate of persons."""
 _TOLD: Final = frozenset(
-    [
+    {
         "id",
         "version",
         "title",
@@ -25,13 +25,8 @@ _TOLD: Final = frozenset(
         "destinations",
         "except_destinations",
         "initiator",
-        "over",
-        "window",
-        "any_of",
-        "quiet",
-        "severity",
-        "tests",
-    ]
+    }
+    | {"over", "window", "any_of", "quiet", "severity", "tests", "subjects", "group_by", "zone"}
 )
 _LONGEST: Final = 120
 
@@ -53,6 +48,12 @@ def rule_lines(pack: Pack, rule: Rule, policy: Policy, say: Phrases, today: date
     yield from _to(rule, policy, say)
     if facts := _further(rule, say):
         yield say("explain.any_of", facts=say.join(facts))
+    if rule.subjects is not None:
+        yield say("explain.subjects", n=f"{rule.subjects.over:,}")
+    if rule.group_by != "destination":
+        yield say(f"explain.by_{rule.group_by}")
+    if rule.zone is not None:
+        yield say("explain.zone", zone=rule.zone)
     for name, value in rule.model_dump(mode="json", exclude_defaults=True).items():
         if name not in _TOLD:
             yield say("explain.also", name=name, value=_short(value, say))
@@ -117,7 +118,8 @@ def _further(rule: Rule, say: Phrases) -> list[str]:
     facts = [say("explain.first_seen")] if rule.any_of.first_seen else []
     if rule.any_of.share_of_store is not None:
         facts.append(say("explain.share", share=share(rule.any_of.share_of_store)))
-    return facts
+    others = rule.any_of.model_dump(mode="json", exclude_defaults=True, exclude={"first_seen", "share_of_store"})
+    return [*facts, *(f"{name} = {_short(value, say)}" for name, value in others.items())]
 
 
 def _numbers(pack: Pack, rule: Rule, say: Phrases) -> Iterator[str]:

@@ -18,7 +18,7 @@ Section = tuple[str, tuple[str, ...]]
 
 def basis(value: Cited | Source, say: Phrases) -> str:
     """``[28 CFR 202.205; mark V, rule text read]``, always with the mark in words."""
-    mark = say(f"mark.{value.mark}")
+    mark = say(f"verified.{value.mark}")
     if value.read:
         return say("basis_read", cite=value.cite, mark=mark, read=value.read)
     return say("basis", cite=value.cite, mark=mark)
@@ -171,9 +171,9 @@ def _window(value: PackWindow, say: Phrases) -> str:
     length = ""
     if value.length:
         length = say(f"length.{value.length[-1]}", n=int(value.length[1:-1]))
-    parts = [say(f"window.{value.kind}", length=length)]
+    parts = [say(f"counted.{value.kind}", length=length)]
     if value.per:
-        parts.append(say("window.per", what=say.join([say(f"window.what.{name}") for name in value.per])))
+        parts.append(say("counted.per", what=say.join([say(f"counted.what.{name}") for name in value.per])))
     if value.says is not None:
         parts.append(value.says.in_language(say.language))
     return f"{'; '.join(parts)} {basis(value, say)}"

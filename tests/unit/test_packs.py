@@ -202,14 +202,18 @@ def test_thresholds_of_us_dsp() -> None:
     }
 
 
-def test_us_dsp_rule_speaks_of_octets_only() -> None:
-    """The pack's one rule is a floor of octets over 30 days at medium severity, and says whose floor it is."""
+def test_rules_of_us_dsp() -> None:
+    """An octet floor over 30 days, and the numbers of 202.205 over twelve months; all at medium, all say whose floor it is."""
     dsp = pack("us-dsp")
-    (rule,), (countries,) = dsp.rules, dsp.destinations
+    floor, *years = dsp.rules
+    (countries,) = dsp.destinations
     assert (dsp.needs_attestation, dsp.valid_from) == (True, date(2025, 4, 8))
-    assert (rule.over, rule.window, rule.severity) == (10**8, "30d", Severity.MEDIUM)
-    assert "operator's octet floor" in rule.title
-    assert set(rule.categories) == {t.category for t in dsp.thresholds}
+    assert (floor.over, floor.window, floor.severity) == (10**8, "30d", Severity.MEDIUM)
+    assert set(floor.categories) == {t.category for t in dsp.thresholds}
+    assert {"operator's octet floor" in rule.title for rule in dsp.rules} == {True}
+    assert {(rule.over, rule.window, rule.severity) for rule in years} == {(10**8, "12mo", Severity.MEDIUM)}
+    asked = {(c, rule.subjects.over) for rule in years if rule.subjects for c in rule.categories}
+    assert asked == {(t.category, t.over) for t in dsp.thresholds if t.over}
     assert (countries.owner_countries, countries.organised_in) == (COUNTRIES, COUNTRIES)
 
 

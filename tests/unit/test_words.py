@@ -17,6 +17,7 @@ from agent.core.clock import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS
 from agent.core.finding import Confidence, Notice, NoticeKind, OwnerFact, Severity, Share
 from agent.policy.model import Category
 from agent.words import LANGUAGES, phrases, regime_phrases, render, shown, span, units
+from agent.words.phrases import _flat, _read
 from tests.tools import notices
 from tests.tools.forbidden import claims
 from tests.tools.notice_strategies import NOTICES
@@ -69,6 +70,16 @@ def test_both_languages_hold_the_same_keys_with_the_same_blanks() -> None:
         for language in LANGUAGES
     }
     assert blanks["en"] == blanks["ja"]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_no_file_of_phrases_speaks_over_another(language: str) -> None:
+    """Files of phrases that are read together share no key: the later one would say another thing everywhere."""
+    files = [f"{prefix}{language}.yaml" for prefix in ("", "screen.", "regimes.")]
+    keys = [set(dict(_flat("", _read(name)))) for name in files]
+    assert [sorted(a & b) for a, b in ((keys[0], keys[1]), (keys[0], keys[2]), (keys[1], keys[2]))] == [
+        []
+    ] * 3
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
