@@ -118,7 +118,9 @@ def _further(rule: Rule, say: Phrases) -> list[str]:
     facts = [say("explain.first_seen")] if rule.any_of.first_seen else []
     if rule.any_of.share_of_store is not None:
         facts.append(say("explain.share", share=share(rule.any_of.share_of_store)))
-    others = rule.any_of.model_dump(mode="json", exclude_defaults=True, exclude={"first_seen", "share_of_store"})
+    others = rule.any_of.model_dump(
+        mode="json", exclude_defaults=True, exclude={"first_seen", "share_of_store"}
+    )
     return [*facts, *(f"{name} = {_short(value, say)}" for name, value in others.items())]
 
 

@@ -174,3 +174,23 @@ def test_faults_of_a_test_have_their_line(tmp_path: Path) -> None:
         "policy.yaml:7: rules[0].tests[0].given[0].sends: expected a size such as 500 MB, 1.5 GB or 2 GiB",
         "policy.yaml:8: rules[0].tests[0].expect: `hgih` is none of the choices (did you mean `high`?)",
     ]
+
+
+def test_an_estimate_alone_is_a_note(tmp_path: Path) -> None:
+    """Under the floor, persons that are possible by what the register states are noted at the lowest severity."""
+    file = tmp_path / "policy.yaml"
+    file.write_text(
+        "stores:\n  - {id: genome, categories: [human_genomic], recognise: {hosts: [db-9]}, subjects: 5000,\n"
+        "     record_octets: [10 kB, 1 GB], records_per_subject: [1, 2], compression: [0.5, 1.1]}\n"
+        "rules:\n  - id: mine\n    subjects: {over: 100}\n    over: 100 MB\n    window: 12mo\n    tests:\n"
+        "      - {name: possible, given: [{store: genome, sends: 5 MB}], expect: informational}\n"
+        "      - {name: fewer, given: [{store: genome, sends: 400 kB}], expect: none}\n"
+        "      - {name: over the floor, given: [{store: genome, sends: 200 MB}], expect: medium}\n"
+    )
+    policy = load([file], today=TODAY, with_tests=True)
+    done = trials([(p, r) for p, r in policy.rules if r.id == "mine"], policy, Ownership.load())
+    assert [(t.case.name, t.passed) for t in done] == [
+        ("possible", True),
+        ("fewer", True),
+        ("over the floor", True),
+    ]
