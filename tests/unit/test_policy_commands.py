@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.cli.documents import DOCUMENTS
 from tests.tools.policy_files import OWN_PACK, git
 from tests.tools.program import sekisho
 
@@ -243,3 +244,19 @@ def test_schema_of_packs(home: Path) -> None:
     """`policy schema --pack` prints that of a pack."""
     made = json.loads(sekisho("policy", "schema", "--pack", home=home).out)
     assert (made["title"], "thresholds" in made["properties"]) == ("sekisho pack", True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("test",),
+        ("explain",),
+        ("explain", "us-dsp"),
+        ("explain", "mine"),
+        ("diff", "policy.yaml", "policy.yaml"),
+    ],
+)
+def test_keys_of_json_are_those_of_the_documentation(arguments: tuple[str, ...], home: Path) -> None:
+    """Not one key more or less than docs/cli.md promises."""
+    told = json.loads(sekisho("policy", *arguments, "--json", home=home).out)
+    assert set(told) == set(DOCUMENTS[f"policy {arguments[0]}"].keys)
