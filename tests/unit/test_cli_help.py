@@ -134,8 +134,8 @@ def test_examples_run(line: str, home: Path, tmp_path: Path) -> None:
         (["cases", "lst"], "No such command 'lst'. Did you mean 'list'?"),
         (
             ["zzz"],
-            "There are: check, db, init, up, agent, detect, archive, republish, top, replay, status, cases, flows, who, policy, "
-            "enrolment, maintenance, kafka, simulate, config, completion.",
+            "There are: check, db, init, up, agent, detect, archive, republish, top, replay, status, cases, flows, who, policy, assets, "
+            "enrolment, ledger, maintenance, kafka, simulate, config, completion.",
         ),
         (["replay", "--sampel"], "--sample"),
         (["flows", "--by", "ownr"], "--by ownr: did you mean owner?"),

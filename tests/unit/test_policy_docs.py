@@ -15,7 +15,8 @@ from agent.policy.model import Category, DestinationSet, Recognition, Rule, Stor
 from agent.policy.ownership import Ownership
 from agent.policy.rule_tests import Given, Receiver
 
-PAGE = (Path(__file__).parents[2] / "docs/policy.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = "".join((DOCS / name).read_text(encoding="utf-8") for name in ("policy.md", "registers.md"))
 TODAY = date(2026, 11, 21)
 BODY = r"((?:(?!```).)*)```\n"
 FAULTY = re.findall(f"```yaml\n{BODY}```text\n{BODY}", PAGE, re.S)
