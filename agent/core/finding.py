@@ -238,8 +238,10 @@ class Finding(_Fact):
     window_to_ns: int
     """True bounds of the window in which the threshold was first passed."""
     content_octets_out: int
-    """Largest sum of a window of the episode."""
+    """Largest sum of a window of the episode, in what ``measure`` counts."""
     threshold_octets: int
+    measure: str = "content"
+    """What both count: ``content`` octets sent, ``flows`` or ``octets_in``."""
     first_bucket_ns: int
     last_bucket_ns: int
     """Start of the first and of the last exceedance bucket."""

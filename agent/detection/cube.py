@@ -23,9 +23,9 @@ from agent.core.finding import OwnerFact
 from agent.core.grouping import distinct
 from agent.detection.admit import Step
 from agent.detection.keys import NONE, Bools, Ints, Keys, Names, grown
-from agent.detection.rules import Hit, PathFact, Rulebook, networks_key
+from agent.detection.rules import Hit, PathFact, Rulebook, networks_key, service_codes, services_key
 from agent.detection.spans import Spans
-from agent.detection.windows import PAIR
+from agent.detection.windows import PAIR, WINDOWS
 
 PATHS: Final = 65_536
 DETAILS: Final = 262_144
@@ -105,11 +105,20 @@ class Cube:
         for destinations in book.policy.destinations:
             if destinations.networks and (bit := self._bit(networks_key(destinations))) is not None:
                 self._nets.append((bit, NetworkSet(destinations.networks)))
+        self._services: list[tuple[int, Ints]] = []
+        """Bit of a path's ``sets``, and the services that set it."""
+        for services in sorted({w.rule.services for w in book.watches if w.rule.services}):
+            if (bit := self._bit(services_key(services))) is not None:
+                codes_of = [number * SERVICE_PORTS + port for number, port in service_codes(services)]
+                self._services.append((bit, np.array(codes_of, np.int64)))
         self._rule_sets: dict[frozenset[int], frozenset[int]] = {}
         self.watches = {w.index: w for w in book.watches}
         self.groups: dict[str, Ints] = {name: np.zeros(len(self.pair_of), np.int64) for name in book.groups}
         self.ring_reads: dict[str, Bools] = {
-            w.ring: np.zeros(len(self.pair_of), bool) for w in book.watches if w.is_yearly
+            ring: np.zeros(len(self.pair_of), bool)
+            for w in book.watches
+            for ring in w.rings
+            if ring not in WINDOWS
         }
         """By ring that holds but the paths that its rules read, and path."""
         self._group(range(self.paths.count))
@@ -129,7 +138,8 @@ class Cube:
         shared = [self.names.code(b) for b in ("same_host", "same_pod")]
         columns["shared"] = np.isin(columns["basis"], shared).astype(np.int64)
         columns["override"] = self._overrides.values(step.arrays["remote"])
-        columns["sets"] = self._sets(step)
+        service = self._service(step, columns["initiator"])
+        columns["sets"] = self._sets(step, service)
         path = self._paths([columns[name] for name in _PATH], step.arrays["end_ns"])
         if self.names.refused:
             self._count("texts_past_limit", self.names.refused)
@@ -141,7 +151,7 @@ class Cube:
             columns["basis"],
             columns["process"],
             columns["vantage"],
-            self._service(step, columns["initiator"]),
+            service,
         ]
         return Placed(path, pair, self._details([path, *detail, local[:, 0], local[:, 1], columns["host"]]))
 
@@ -260,9 +270,10 @@ class Cube:
             by_group.setdefault(watch.group, []).append(rule)
             reads = self.rule_reads[rule] = grown(self.rule_reads[rule], path + 1)
             reads[path] = True
-            if watch.ring in self.ring_reads:
-                of_ring = self.ring_reads[watch.ring] = grown(self.ring_reads[watch.ring], path + 1)
-                of_ring[path] = True
+            for ring in watch.rings:
+                if ring in self.ring_reads:
+                    of_ring = self.ring_reads[ring] = grown(self.ring_reads[ring], path + 1)
+                    of_ring[path] = True
         for group, indices in by_group.items():
             pair = int(self.pairs_by(group)[path])
             while len(self.pair_rules) <= pair:
@@ -310,8 +321,10 @@ class Cube:
         known = (port >= 0) & (by_local | (initiator == self.names.code("remote")))
         return np.where(known, step.arrays["protocol"] * SERVICE_PORTS + port, NONE)
 
-    def _sets(self, step: Step) -> Ints:
+    def _sets(self, step: Step, service: Ints) -> Ints:
         bits = np.zeros(step.rows, np.int64)
+        for bit, codes in self._services:
+            bits |= np.isin(service, codes).astype(np.int64) << bit
         for bit, networks in self._nets:
             bits |= networks.contains(step.arrays["remote"]).astype(np.int64) << bit
         return bits

@@ -14,10 +14,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from agent.core.clock import DAY_NS
 from agent.core.grouping import distinct
 from agent.detection.keys import Bools, Ints
+from agent.detection.kinds import COMPARING, KINDS, Look, asked_of, history
 from agent.detection.rules import Watch
 from agent.detection.windows import Cells
+from agent.detection.years import DAYS
 
 _STEP_BY_STEP: Final = 64
 
@@ -57,6 +60,10 @@ class Opening:
     first_seen: bool
     share: float | None
     paths: frozenset[int]
+    passed: tuple[str, ...] = ()
+    """Kinds of tests that held."""
+    was_cold: bool = False
+    """The days of the past were asked for, and there are too few."""
 
 
 Emit = Callable[["Track", Episode, str, int, int | None, Opening | None], None]
@@ -81,6 +88,7 @@ class Feed:
     """By row: the last bucket that was due just before it."""
     step_rows: Ints
     """By row: its place in the step."""
+    amounts: Ints
 
 
 class Track:
@@ -98,6 +106,9 @@ class Track:
         self.series = series
         self.store_series: dict[int, int] = {}
         """The same for all that left the store; kept only for a rule that asks for a share."""
+        self.days: dict[int, int] = {}
+        """What the rule read, by UTC day; kept only for a rule that compares days."""
+        self.asked = asked_of(watch.rule.any_of)
         self.first_ns = 0
         self.paths: set[int] = set()
         """Paths that the rule read, as far as the rows were fed."""
@@ -139,6 +150,9 @@ class Track:
         part = feed.cells.take(cells)
         if self.watch.rule.any_of.share_of_store is not None:
             _add(self.store_series, part.bucket, part.amount)
+        if self.watch.compares_days:
+            own = np.flatnonzero(feed.own[rows])
+            _add(self.days, feed.ends[rows][own] // DAY_NS, feed.amounts[rows][own])
         mine = part.take(feed.own[part.row])
         added = _add(self.series, mine.bucket, mine.amount)
         closed = [b for b in added if self.at is not None and b <= self.at]
@@ -190,7 +204,7 @@ class Track:
             if (self.at is not None and bucket <= self.at) or self._reaches(bucket, then):
                 continue
             is_first = first_ns >= self.watch.window.bounds(bucket)[0]
-            if self.watch.is_tested and not (self.watch.rule.any_of.first_seen and is_first):
+            if self.asked and not ("first_seen" in self.asked and is_first):
                 continue
             opening = Opening(
                 bucket, sums[bucket], int(feed.ends[row]), True, is_first, None, frozenset(paths)
@@ -246,13 +260,20 @@ class Track:
             self.sum += self.series.get(j, 0) - self._dropped(before, j)
             before = j
             if self.sum > self.over:
-                self._exceed(j, until, emit)
+                # Where the days or buckets are compared, the answer may change while the sum does not.
+                each = self.asked.keys() & COMPARING
+                for first, last in [(k, k) for k in range(j, until + 1)] if each else [(j, until)]:
+                    self._exceed(first, last, emit)
         self.at = to
         self._close(to if over is None else over, emit)
         kept = self.watch.window.kept_from(to)
         for values in (self.series, self.store_series):
             for bucket in [b for b in values if b < kept]:
                 del values[bucket]
+        if self.days:
+            kept = (to + 1) * self.watch.window.grain_ns // DAY_NS - DAYS.n
+            for day in [d for d in self.days if d < kept]:
+                del self.days[day]
 
     def _dropped(self, before: int, j: int) -> int:
         """What the sum at ``before`` counts and the one at ``j`` does not."""
@@ -282,25 +303,23 @@ class Track:
                 self._merge(emit, (j + 1) * grain)
                 self._tell_growth(episode, emit, (j + 1) * grain)
                 return
-        share = self._share(j)
-        is_first = self.first_ns >= self.watch.window.bounds(j)[0]
-        if self.watch.is_tested and not self._passes(share, is_first):
+        look = self._look(j)
+        passed = tuple(name for name, asked in self.asked.items() if KINDS[name].holds(asked, look))
+        if self.asked and not passed:
             return
         due = (j + 1) * grain
-        opening = Opening(j, self.sum, due, False, is_first, share, frozenset(self.paths))
+        is_first = self.first_ns >= self.watch.window.bounds(j)[0]
+        share = self.sum / look.store_amount if look.store_amount else None
+        unusual = self.watch.rule.any_of.unusual
+        was_cold = unusual is not None and len(history(look)) < unusual.least_days
+        paths = frozenset(self.paths)
+        opening = Opening(j, self.sum, due, False, is_first, share, paths, passed, was_cold)
         self._open(j, until, opening, emit, due, None)
 
-    def _passes(self, share: float | None, is_first: bool) -> bool:
-        asked = self.watch.rule.any_of
-        if asked.first_seen and is_first:
-            return True
-        return asked.share_of_store is not None and share is not None and share >= asked.share_of_store
-
-    def _share(self, j: int) -> float | None:
-        if self.watch.rule.any_of.share_of_store is None:
-            return None
-        whole = self.window_sum(j, self.store_series)
-        return self.sum / whole if whole else None
+    def _look(self, j: int) -> Look:
+        asks_share = self.watch.rule.any_of.share_of_store is not None
+        whole = self.window_sum(j, self.store_series) if asks_share else None
+        return Look(self.watch.window, j, self.sum, self.series, whole, self.first_ns, self.days)
 
     def _joins(self, episode: Episode, j: int, until: int) -> bool:
         grain = self.watch.window.grain_ns

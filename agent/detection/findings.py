@@ -134,6 +134,7 @@ class Findings:
             window=watch.window.name,
             content_octets_out=episode.peak,
             threshold_octets=track.over,
+            measure=watch.rule.measure,
             estimate=self._estimate(track, episode),
             first_bucket_ns=episode.first * grain,
             last_bucket_ns=episode.last * grain,
@@ -161,6 +162,9 @@ def _reasons(track: Track, opening: Opening, filled_to_ns: int) -> tuple[str, ..
     asked = watch.rule.any_of.share_of_store
     if asked is not None and opening.share is not None and opening.share >= asked:
         reasons.append("share_of_store")
+    reasons += [name for name in opening.passed if name in ("unusual", "regular")]
+    if opening.was_cold:
+        reasons.append("no_history_to_compare")
     if watch.is_yearly and watch.window.bounds(opening.bucket)[0] < filled_to_ns:
         reasons.append("filled_from_ledger")
     elif watch.since_ns is not None and watch.window.bounds(opening.bucket)[0] < watch.since_ns:

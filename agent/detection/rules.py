@@ -13,14 +13,18 @@ from typing import Any
 from agent.core.clock import SECOND_NS
 from agent.core.finding import OwnerFact, Severity
 from agent.detection.estimate import Inputs, inputs_of, over_octets
+from agent.detection.kinds import asked_of
 from agent.detection.windows import PAIR, WINDOWS, Window
-from agent.detection.years import year_window
+from agent.detection.years import DAYS, year_window
 from agent.policy.match import OWNER_LINES, Match, restricts
 from agent.policy.model import DestinationSet, Override, Policy, Rule, Store
 from agent.policy.ownership import Ownership
-from agent.policy.rules import YEARS
+from agent.policy.rules import CLEARTEXT, YEARS
 
 _LARGEST_QUIET_NS = 24 * 3600 * SECOND_NS
+COLUMNS = {"content": "content_octets_out", "flows": "flows", "octets_in": "octets_in"}
+"""Columns of a row by what a rule counts."""
+_PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
 ALL = "all"
 """The destination of a rule that sums all destinations of a store."""
 LEGAL = "legal:"
@@ -91,7 +95,23 @@ class Watch:
     @property
     def ring(self) -> str:
         """The ring whose cells it sums."""
-        return self.window.ring or self.window.name
+        name = self.window.ring or self.window.name
+        return name if self.rule.measure == "content" else f"{name}.{self.rule.measure}"
+
+    @property
+    def column(self) -> str:
+        """The column that it sums."""
+        return COLUMNS[self.rule.measure]
+
+    @property
+    def rings(self) -> tuple[str, ...]:
+        """All rings that it reads: one that compares days reads these, too."""
+        return (self.ring, DAYS.name) if self.compares_days else (self.ring,)
+
+    @property
+    def compares_days(self) -> bool:
+        """Whether it asks for the days of the past."""
+        return self.rule.any_of.unusual is not None
 
     @property
     def is_yearly(self) -> bool:
@@ -110,12 +130,24 @@ class Watch:
     @property
     def is_tested(self) -> bool:
         """Whether amount alone is not enough."""
-        return self.rule.any_of.first_seen or self.rule.any_of.share_of_store is not None
+        return bool(asked_of(self.rule.any_of))
 
 
 def networks_key(destinations: DestinationSet) -> str:
     """The name of a set's networks: another id when they change."""
     return " ".join([destinations.id, *sorted(map(str, destinations.networks))])
+
+
+def services_key(services: tuple[str, ...]) -> str:
+    """The name of a rule's services, beside those of networks; no set's id holds a slash."""
+    return " ".join(["services", *sorted(set(services))])
+
+
+def service_codes(services: tuple[str, ...]) -> list[tuple[int, int]]:
+    """(protocol number, port) of each."""
+    named = [one for name in services for one in (CLEARTEXT if name == "cleartext" else (name,))]
+    parts = [one.split("/") for one in named]
+    return sorted({(_PROTOCOLS[protocol], int(port)) for protocol, port in parts})
 
 
 class Rulebook:
@@ -147,14 +179,20 @@ class Rulebook:
         self.groups = tuple(sorted({w.group for w in self.watches} - {PAIR}))
         """Groupings that rules in force use, beside the one that is always there."""
         self._yearly = frozenset(w.index for w in self.watches if w.is_yearly)
-        self.yearly = tuple((w.pack, w.rule) for w in self.watches if w.is_yearly)
-        """Rules over a year, whose paths are kept by day."""
+        self.yearly = tuple((w.pack, w.rule) for w in self.watches if DAYS.name in w.rings)
+        """Rules whose paths are kept by day."""
 
         numbers: dict[tuple[object, ...], int] = {}
         self._asks: dict[int, tuple[int, Rule]] = {}
         """By rule index: a number that rules share which ask the same of the other end, at the same severity."""
         for w in self.watches:
-            asked = (w.rule.destinations, w.rule.except_destinations, w.rule.severity)
+            asked = (
+                w.rule.destinations,
+                w.rule.except_destinations,
+                w.rule.services,
+                w.rule.allowed_countries,
+                w.rule.severity,
+            )
             self._asks[w.index] = (numbers.setdefault(asked, len(numbers)), w.rule)
         self._owners: dict[tuple[object, ...], OwnerFact] = {}
         self._matches: dict[tuple[object, ...], dict[str, Match]] = {}
@@ -296,6 +334,10 @@ class Rulebook:
         matched = {name: match for name, match in matched.items() if match.hit}
         if rule.destinations and not matched:
             return None
+        if rule.services and services_key(rule.services) not in path.networks:
+            return None
+        if rule.allowed_countries and not _is_outside(rule, path):
+            return None
         severity, reasons = _severity(rule, path, owner, tuple(matched.values()))
         return Hit(severity, reasons, tuple(matched))
 
@@ -332,6 +374,12 @@ class Rulebook:
             owner.review,
             in_network=bool(destinations.networks) and networks_key(destinations) in path.networks,
         )
+
+
+def _is_outside(rule: Rule, path: PathFact) -> bool:
+    """Whether the place is known well enough, and none of the allowed ones."""
+    is_known = path.country and path.location_confidence in ("medium", "high")
+    return bool(is_known) and path.country not in rule.allowed_countries
 
 
 def _make_room(known: dict[Any, Any]) -> None:

@@ -16,12 +16,14 @@ from agent.detection.admit import Step, seen_ns
 from agent.detection.cube import Cube, Placed
 from agent.detection.episodes import Emit, Episode, Feed, Track
 from agent.detection.keys import Bools, Ints, grown
-from agent.detection.rules import Watch
+from agent.detection.rules import COLUMNS, Watch
 from agent.detection.sources import BEGINNING
 from agent.detection.windows import BASE_NS, PAIR, WINDOWS, Parts, Ring, Window, cells_of, summed
 from agent.detection.years import DAYS
 
 _NEVER: Final = 2**62
+_COLUMNS: Final = {"": "content_octets_out", **COLUMNS}
+"""What a ring sums, by what follows the dot of its name."""
 RULE_GONE: Final = "rule_gone"
 """Reason of a finding that was closed because its rule is no longer there."""
 
@@ -42,8 +44,8 @@ class Stage2:
         """Rings and thresholds for the rules in force; a ring that is new begins at the watermark."""
         self._by_index = {w.index: w for w in self._cube.book.watches}
         windows: dict[str, Window] = dict(WINDOWS)
-        if any(w.is_yearly for w in self._by_index.values()):
-            windows[DAYS.name] = DAYS
+        for watch in self._by_index.values():
+            windows |= {ring: DAYS if ring == DAYS.name else watch.window for ring in watch.rings}
         for name in [n for n in self.rings if n not in windows]:
             del self.rings[name]
         for name, window in windows.items():
@@ -65,7 +67,7 @@ class Stage2:
             grouped = _Grouped(self._cube, placed)
             base = _base_parts(step, placed)
             for name, ring in self.rings.items():
-                parts = self._parts(step, placed, ring, base)
+                parts = self._parts(step, placed, name, base)
                 for group in ring.bounds:
                     pairs = self._cube.pairs_by(group)[parts.paths]
                     ring.add_bound(parts, pairs, self._cube.pairs.count, group)
@@ -92,11 +94,12 @@ class Stage2:
 
     # rings
 
-    def _parts(self, step: Step, placed: Placed, ring: Ring, base: Parts | None) -> Parts:
+    def _parts(self, step: Step, placed: Placed, name: str, base: Parts | None) -> Parts:
         """What a ring takes. Without long or very old rows it is made of the base buckets' sums."""
+        ring = self.rings[name]
         oldest = self._oldest(step, ring)
-        if (reads := self._cube.ring_reads.get(ring.window.name)) is not None:
-            return self._some_parts(step, placed, ring, grown(reads, self._cube.paths.count), oldest)
+        if (reads := self._cube.ring_reads.get(name)) is not None:
+            return self._some_parts(step, placed, name, grown(reads, self._cube.paths.count), oldest)
         if base is not None:
             parts = base.coarser(ring.window.grain_ns // BASE_NS)
             if parts.numbers[0] >= int(oldest.max()):
@@ -107,12 +110,12 @@ class Stage2:
         )
         return Parts.of(cells.bucket, placed.path[cells.row], cells.amount)
 
-    @staticmethod
-    def _some_parts(step: Step, placed: Placed, ring: Ring, reads: Bools, oldest: Ints) -> Parts:
+    def _some_parts(self, step: Step, placed: Placed, name: str, reads: Bools, oldest: Ints) -> Parts:
         """What a ring takes that holds but the paths that its rules read."""
         rows = np.flatnonzero(reads[placed.path])
         starts, ends = step.arrays["start_ns"][rows], step.arrays["end_ns"][rows]
-        cells = cells_of(starts, ends, step.arrays["content_octets_out"][rows], ring.window, oldest[rows])
+        amounts = step.arrays[_COLUMNS[name.partition(".")[2]]][rows]
+        cells = cells_of(starts, ends, amounts, self.rings[name].window, oldest[rows])
         if not len(cells.row):
             return Parts.of(cells.bucket, cells.row, cells.amount)
         return summed(cells.bucket, placed.path[rows][cells.row], cells.amount, int(placed.path.max()) + 1)
@@ -178,6 +181,8 @@ class Stage2:
         if watch.rule.any_of.share_of_store is not None:
             stores = self._stores()
             track.store_series = ring.series(stores[pairs] == stores[pair])
+        if watch.compares_days:
+            track.days = self.rings[DAYS.name].series(own)
         return track
 
     def _stores(self) -> Ints:
@@ -207,7 +212,7 @@ class Stage2:
         due = before // window.grain_ns - 1
         if track.at is not None:
             due = np.maximum(due, track.at)
-        content, paths = step.arrays["content_octets_out"][rows], placed.path[rows]
+        content, paths = step.arrays[track.watch.column][rows], placed.path[rows]
         of_pair = pairs[rows] == track.pair
         return Feed(
             cells=cells_of(
@@ -221,6 +226,7 @@ class Stage2:
             paths=paths,
             due=due,
             step_rows=rows,
+            amounts=content,
         )
 
     # the past

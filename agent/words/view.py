@@ -329,6 +329,17 @@ class CaseView:
         name = (
             finding.rule if finding.rule.startswith(f"{finding.pack}/") else f"{finding.pack}/{finding.rule}"
         )
+        if finding.measure != "content":
+            return self._say(
+                "why.rule_measured",
+                rule=name,
+                version=finding.rule_version.removeprefix("v"),
+                categories=self._say.join(finding.categories or self.store.categories)
+                or self._say("unknown"),
+                n=units.exact(finding.threshold_octets),
+                measure=self._word("measure", finding.measure),
+                window=self._word("window", finding.window),
+            )
         return self._say(
             "why.rule_listed" if finding.destinations else "why.rule",
             rule=name,
@@ -339,6 +350,13 @@ class CaseView:
             exact=units.exact(finding.threshold_octets),
             window=self._word("window", finding.window),
         )
+
+    def largest(self, finding: Finding) -> str:
+        """The largest sum of a window."""
+        exact = units.exact(finding.content_octets_out)
+        if finding.measure != "content":
+            return self._say("why.largest_measured", n=exact, measure=self._word("measure", finding.measure))
+        return self._say("why.largest", size=units.size(finding.content_octets_out), exact=exact)
 
     def first_seen(self, finding: Finding) -> str:
         """That there was no earlier egress, within the days observed and no further."""
