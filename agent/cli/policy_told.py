@@ -187,7 +187,8 @@ def reasons(trial: Trial, say: Phrases) -> Iterator[str]:
             reasons=say.join(why) or say("test.no_reason"),
         )
     if trial.refusal:
-        largest, over = size(trial.largest_octets), size(trial.rule.over)
+        amounts = (trial.largest_octets, trial.rule.over)
+        largest, over = (f"{a:,}" if trial.rule.measure == "flows" else size(a) for a in amounts)
         yield say(f"test.{trial.refusal}", window=window, largest=largest, over=over)
 
 

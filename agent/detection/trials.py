@@ -30,6 +30,9 @@ _MOST_PIECES: Final = 3_000
 """Rows into which one line of a test is cut; agents send a row a minute at most."""
 _ROWS_AT_ONCE: Final = 500
 _HEADERS: Final = 52
+_EPHEMERAL: Final = 40_000
+_PROTOCOLS: Final = {"tcp": 6, "udp": 17, "sctp": 132}
+_MEASURED: Final = {"content": "octets", "flows": "flows", "octets_in": "received"}
 _HOST: Final = "policy-test"
 _INVENTED: Final = "invented-store"
 
@@ -45,7 +48,7 @@ class Trial:
     refusal: str = ""
     """Where nothing was found, words key of why: store_not_read, other_initiator, not_in_sets, below, no_further_fact."""
     largest_octets: int = 0
-    """Largest sum of one store and receiver in the rule's window, about: to a bucket."""
+    """Largest sum of what the rule counts, of one store and receiver in its window, about: to a bucket."""
 
     @property
     def severity(self) -> Severity | None:
@@ -76,6 +79,8 @@ class Sent:
     start_ns: int
     end_ns: int
     octets: int
+    received: int = 0
+    flows: int = 0
 
 
 class _Bench:
@@ -142,13 +147,13 @@ class _Bench:
         data: dict[str, Any] = {
             "local_address": np.repeat(address.parse(["192.0.2.1"]), n, axis=0),
             "remote_address": np.vstack([address.parse([str(self._ends[g.to])]) for g in given]),
-            "local_port": np.full(n, 40_000),
-            "remote_port": np.full(n, 443),
-            "protocol": np.full(n, 6),
-            "flows": np.ones(n, np.int64),
+            "local_port": np.array([_ports(g)[0] for g in given], np.int64),
+            "remote_port": np.array([_ports(g)[1] for g in given], np.int64),
+            "protocol": np.array([_PROTOCOLS[g.service.partition("/")[0]] for g in given], np.int64),
+            "flows": np.array([row.flows for row in rows], np.int64),
             "octets_out": content + _HEADERS,
             "packets_out": np.ones(n, np.int64),
-            "octets_in": np.full(n, _HEADERS),
+            "octets_in": np.array([row.received or _HEADERS for row in rows], np.int64),
             "packets_in": np.ones(n, np.int64),
             "content_octets_out": content,
             "start_ns": np.array([row.start_ns for row in rows], np.int64),
@@ -187,13 +192,13 @@ class _Bench:
         by_pair: dict[tuple[str, Any], list[Sent]] = {}
         for row in rows:
             by_pair.setdefault((self._stores[row.line], self._ends[self._given[row.line].to]), []).append(row)
-        largest = 0
+        largest, measured = 0, _MEASURED[self._rule.measure]
         for of_pair in by_pair.values():
             total, begin = 0, 0
             for row in of_pair:
-                total += row.octets
+                total += getattr(row, measured)
                 while of_pair[begin].end_ns <= row.end_ns - span_ns:
-                    total -= of_pair[begin].octets
+                    total -= getattr(of_pair[begin], measured)
                     begin += 1
                 largest = max(largest, total)
         return largest
@@ -235,8 +240,19 @@ def pieces(line: int, given: Given) -> Iterator[Sent]:
     begin = _BEGINS_NS + given.at
     for i in range(count):
         start, end = (begin + given.lasts * k // count for k in (i, i + 1))
-        octets = given.sends * (i + 1) // count - given.sends * i // count
-        yield Sent(line, start, end, octets)
+        octets, received = (
+            total * (i + 1) // count - total * i // count for total in (given.sends, given.receives)
+        )
+        flows = -(-given.flows * (i + 1) // count) + (
+            -given.flows * i // count
+        )  # one flow begins at the beginning
+        yield Sent(line, start, end, octets, received, flows)
+
+
+def _ports(given: Given) -> tuple[int, int]:
+    """Local and remote port: the service stands at the end that accepted."""
+    port = int(given.service.partition("/")[2])
+    return (_EPHEMERAL, port) if given.initiator == "local" else (port, _EPHEMERAL)
 
 
 def _invented(index: int, given: Given, rule: Rule) -> Store | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, StringConstraints
 
 from agent.policy.registers import Category
 from agent.policy.values import AddressField, Country, DurationNs, Entry, Id, Octets, duration_ns
@@ -54,6 +54,11 @@ class Given(Entry):
     sends: Octets = Field(description="Content octets sent in all")
     at: Moment = 0
     lasts: DurationNs = Field(_MINUTE_NS, description="How long it takes, spread evenly; default 1m")
+    receives: Octets = Field(0, description="Octets received in all")
+    flows: int = Field(1, ge=0, description="Flows that begin")
+    service: Annotated[str, StringConstraints(pattern=r"^(tcp|udp|sctp)/([1-9]\d{0,4})$")] = Field(
+        "tcp/443", description="protocol and port of the end that accepted"
+    )
     initiator: Literal["local", "remote"] = "local"
     basis: Literal["process", "port", "unit", "container", "same_pod", "same_host", "copy_of"] = "process"
     estimated: bool = Field(False, description="Multiplied up from samples")

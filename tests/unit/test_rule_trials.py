@@ -176,6 +176,38 @@ def test_faults_of_a_test_have_their_line(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("rule", "row", "found"),
+    [
+        (", measure: flows, over: 100", {"flows": 150}, True),
+        (", measure: flows, over: 100", {"flows": 100}, False),
+        (", measure: octets_in, over: 1 GB", {"receives": "2 GB"}, True),
+        (", measure: octets_in, over: 1 GB", {"receives": "1 GB"}, False),
+        (", services: [tcp/22], over: 1 MB", {"sends": "2 MB", "service": "tcp/22"}, True),
+        (", services: [tcp/22], over: 1 MB", {"sends": "2 MB", "service": "tcp/23"}, False),
+        (
+            ", services: [tcp/22], over: 1 MB",
+            {"sends": "2 MB", "service": "tcp/22", "initiator": "remote"},
+            True,
+        ),
+    ],
+)
+def test_rows_of_other_measures(rule: str, row: dict[str, Any], found: bool, tmp_path: Path) -> None:
+    """A row states flows, octets received and its service, for rules that count or choose by these."""
+    file = tmp_path / "policy.yaml"
+    file.write_text(f"rules:\n  - {{id: mine, window: 1h{rule}}}\n")
+    mine = next(r for _, r in load([file], today=TODAY).rules if r.id == "mine")
+    case = RuleCase.model_validate(
+        {"name": "x", "given": [{"sends": 0, "lasts": "10m", **row}], "expect": "finding"}
+    )
+    (trial,) = trials(
+        [("operator", mine.model_copy(update={"tests": (case,)}))],
+        load([file], today=TODAY),
+        Ownership.load(),
+    )
+    assert trial.passed is found
+
+
 def test_an_estimate_alone_is_a_note(tmp_path: Path) -> None:
     """Under the floor, persons that are possible by what the register states are noted at the lowest severity."""
     file = tmp_path / "policy.yaml"
