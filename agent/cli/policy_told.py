@@ -26,7 +26,7 @@ _TOLD: Final = frozenset(
         "except_destinations",
         "initiator",
     }
-    | {"over", "window", "any_of", "quiet", "severity", "tests", "subjects", "group_by", "zone"}
+    | {"over", "window", "any_of", "quiet", "severity", "tests", "subjects", "group_by", "zone", "measure"}
 )
 _LONGEST: Final = 120
 
@@ -42,7 +42,8 @@ def rule_lines(pack: Pack, rule: Rule, policy: Policy, say: Phrases, today: date
         yield say("explain.disabled")
     yield regimes.standing(standing(pack, policy.attestations, today), pack, say)
     yield from _watched(rule, policy, say)
-    yield say("explain.finds", over=size(rule.over), window=say.named("window", rule.window))
+    over = f"{rule.over:,}" if rule.measure == "flows" else size(rule.over)
+    yield say(f"explain.finds_{rule.measure}", over=over, window=say.named("window", rule.window))
     if rule.initiator != "any":
         yield say(f"explain.opened_{rule.initiator}")
     yield from _to(rule, policy, say)
