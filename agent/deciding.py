@@ -63,6 +63,7 @@ class LocalDecide:
     """Where in its input the last run stood at its last commit."""
     _commits: int = 0
     _delta_octets: int = 0
+    _has_snapshot: bool = False
     _moved: bool = False
     _refreshed_ns: int = 0
     _action: int = 0
@@ -71,6 +72,7 @@ class LocalDecide:
         """Take up where the last run of this state stopped."""
         restored = self.state.load()
         self.detector.restore(restored.snapshot, restored.deltas)
+        self._has_snapshot = restored.snapshot is not None
         self._action = restored.last_action
         self.position = restored.position
         self.claims.recall(case.destination for case in self.state.cases.list_cases(WAITING))
@@ -208,8 +210,11 @@ class LocalDecide:
         self._commits += 1
         self._delta_octets += len(decision.delta)
         due = snapshot or self._commits % SNAPSHOT_EVERY == 0 or self._delta_octets > SNAPSHOT_OCTETS
+        due = (
+            due or not self._has_snapshot
+        )  # it names the table of owners by which the deltas after it were decided
         if due:
-            self._delta_octets = 0
+            self._delta_octets, self._has_snapshot = 0, True
         work = Commit(
             batches=batches,
             decision=decision,
@@ -220,6 +225,7 @@ class LocalDecide:
             versions=versions or {},
             last_action=self._action,
             intake=intake or Intake(),
+            entity_of=self.detector.recorded_entity if decision.reclassified else None,
         )
         self._until_committed(work)
         if decision.notices or decision.cases:

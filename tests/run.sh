@@ -17,6 +17,7 @@ need clang clang; need llvm-strip llvm; [ -f /usr/include/bpf/bpf_helpers.h ] ||
 need systemd-analyze systemd; need systemd-nspawn systemd-container
 compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || needed+=(postgresql)
 need nginx nginx-light
+need redis-server redis-server; need mariadbd mariadb-server-core; need smbd samba; need storescp dcmtk
 need java default-jre-headless; need mvn maven
 if [ ${#needed[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

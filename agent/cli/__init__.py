@@ -47,6 +47,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "Look after it": {
         "policy": "check, test, explain and compare policy files",
+        "owners": "try files on who owns networks: faults, canaries, what they would change",
         "assets": "propose stores and hosts for the registers, from what is there",
         "enrolment": "tokens for new agents, and the keys that count",
         "ledger": "copy the state while it runs, put a copy back, look whether it is whole",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from agent.cli.common import Group, Options, echo, echo_json, example, json_option, language_of, tell, words
+from agent.cli.common import Group, Options, echo, echo_json, example, json_option, language_of, words
 
 if TYPE_CHECKING:
     from agent.policy.model import Policy
@@ -52,9 +52,9 @@ def suggest(options: Options, everything: bool, as_json: bool) -> None:
     say = words(language_of(options))
     for fact, store in known.items():
         if fact.guess:
-            tell(say("assets.known", port=fact.port, guess=fact.guess, store=store))
+            echo(say("assets.known", port=fact.port, guess=fact.guess, store=store), err=True)
     n = sum(bool(fact.guess) for fact in left)
-    tell(say("assets.next", n=n) if n else say("assets.nothing"))
+    echo(say("assets.next", n=n) if n else say("assets.nothing"), err=True)
 
 
 def _policy(options: Options) -> Policy:
@@ -124,7 +124,8 @@ def hosts(options: Options, cluster: str | None, libvirt: bool, as_json: bool) -
         echo_json({"yaml": expected(new), "hosts": rows}, indent=2)
         return
     echo(expected(new).rstrip("\n"))
-    tell(words(language_of(options))("assets.hosts", n=len(new), known=len(found) - len(new)))
+    told = words(language_of(options))("assets.hosts", n=len(new), known=len(found) - len(new))
+    echo(told, err=True)
 
 
 def _nodes(file: str) -> Sequence[str]:

@@ -276,6 +276,27 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         "one document",
         {"kind": "agent or token", "subject": "its id", "note": "why", "who": "the person"},
     ),
+    "owners check": Document(
+        "one document",
+        {
+            "version": "of the table that the files give",
+            "unmet": "a sentence for each canary with another answer",
+        },
+    ),
+    "owners diff": Document(
+        "one document",
+        {
+            "before": "version of the table in force",
+            "after": "version with the files",
+            "networks": "list of {asn, organisation, before, after}: what is on record of the owner",
+            "pairs": "list of {store, asn, as_org, entity_before, entity_after, country_before, country_after, first_day, "
+            "last_day, content_octets_out}: sums of the ledger that move",
+            "appear": "list of {rule, store, entity, first_day, content_octets_out, threshold_octets}: rules whose amount "
+            "is passed with the files and not without",
+            "vanish": "the same, the other way round",
+            "unmet": "a sentence for each canary with another answer",
+        },
+    ),
     "policy check": Document(
         "one document",
         {

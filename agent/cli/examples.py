@@ -134,7 +134,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sekisho assets suggest --all --json",
     ),
     "assets hosts": (
-        "kubectl get nodes -o json | sekisho assets hosts --kubernetes -",
+        "sekisho assets hosts --kubernetes nodes.json   # kubectl get nodes -o json > nodes.json",
         "sekisho assets hosts --libvirt",
     ),
     "policy": (
@@ -164,6 +164,18 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sekisho policy diff HEAD~1 HEAD --exit-code",
     ),
     "policy schema": ("sekisho policy schema", "sekisho policy schema --pack -o pack.schema.json"),
+    "owners": (
+        "sekisho owners check ownership.yaml",
+        "sekisho owners diff ownership.yaml --canaries canaries.yaml",
+    ),
+    "owners check": (
+        "sekisho owners check ownership.yaml",
+        "sekisho owners check --canaries canaries.yaml --json",
+    ),
+    "owners diff": (
+        "sekisho owners diff ownership.yaml",
+        "sekisho owners diff ownership.yaml --since 90d --json",
+    ),
     "db": (
         "sekisho db install",
         "sekisho db install --country my-country.mmdb --network my-asn.mmdb",

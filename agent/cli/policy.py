@@ -55,8 +55,11 @@ def check(options: Options, files: tuple[Path, ...], overrides: tuple[Path, ...]
     from agent.policy import load as policy_files
 
     if not files:
+        from agent.config import read_ownership
+
         settings = options.load().settings
         files, overrides = settings.policy, overrides or settings.overrides
+        read_ownership(settings)
     policy = policy_files.load(files, overrides=overrides, today=datetime.now(UTC).date())
     if as_json:
         echo_json(_document(policy), indent=2)

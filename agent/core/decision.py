@@ -66,5 +66,7 @@ class Decision:
     ledger: tuple[LedgerRow, ...] = ()
     delta: bytes = b""
     """What the detector's ``restore`` needs to take the same step again without its effects."""
+    reclassified: bool = False
+    """Another table of owners was taken: the ledger's entities follow from it, before the rows of this decision."""
     reasons: dict[str, int] = field(default_factory=dict)
     """Counters, such as ``rows_late`` and ``rows_clock_suspect``."""

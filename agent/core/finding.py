@@ -45,6 +45,35 @@ class Share(_Fact):
     content_octets_out: int = 0
 
 
+class OwnerStep(_Fact):
+    """One stake above the holder of a network: who holds how much of whom, on record."""
+
+    of: str
+    """Id of the company that is held."""
+    of_name: str
+    by: str
+    by_name: str
+    country: str | None = None
+    """Country of the holder's head office."""
+    organised_in: str | None = None
+    state_control: bool = False
+    share: str = ""
+    """Of the capital, such as ``18.4 %``; empty if not on record."""
+    votes: str = ""
+    """Of the votes, where they differ."""
+    decides: bool = False
+    """This holder decides, and nobody disputes it."""
+    since: str = ""
+    until: str = ""
+    """Given up then."""
+    source: str
+    checked: str
+    mark: str
+    disputed: bool = False
+    stale: bool = False
+    note: str = ""
+
+
 class OwnerFact(_Fact):
     """Who owns the network at the other end, as the ownership table has it."""
 
@@ -76,6 +105,8 @@ class OwnerFact(_Fact):
     review: bool = False
     """The row says that the fact alone does not decide: report, never cover."""
     note: str = ""
+    chain: tuple[OwnerStep, ...] = ()
+    """Every stake on record above the holder, nearest first; empty if the owner holds the network itself."""
 
 
 class Witnessed(_Fact):
@@ -259,6 +290,8 @@ class Finding(_Fact):
     """Of rules that ask for persons."""
     provisional: bool = False
     simulated: bool = False
+    approval: str = ""
+    """Id of the approved transfer that it belongs to: recorded, and nobody is told."""
     told_before: tuple[HostTold, ...] = ()
     """Hosts that told people of it before the detector could; where one did, the id is the one it told."""
     versions: dict[str, str] = Field(default_factory=dict)

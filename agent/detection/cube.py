@@ -91,6 +91,8 @@ class Cube:
     """By path: when it was first seen."""
     hits: list[Mapping[int, Hit]] = field(default_factory=list)
     """By path; paths that the same rules read alike share one."""
+    moved_ns: dict[int, int] = field(default_factory=dict)
+    """By pair: when another ownership table gave it traffic that had been another's."""
     reasons: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -127,6 +129,29 @@ class Cube:
         self.pair_rules: list[frozenset[int]] = [frozenset()] * self.pairs.count
         for path, hits in enumerate(self.hits):
             self._note_hits(path, hits)
+
+    def reclassify(self, now_ns: int) -> dict[int, int]:
+        """Give each path to the entity that the rulebook in force names. Old pair -> new pair, of those that moved
+        whole; of a pair that moved in part the rest stays where it is. Call :meth:`use` afterwards."""
+        count = self.paths.count
+        if not count:
+            return {}
+        before, codes = self.pair_of[:count].copy(), []
+        for path in range(count):
+            fact = self.fact(path)
+            entity = self.book.entity(fact, self.book.owner(fact))
+            codes.append(tuple(map(self.names.code, (fact.tenant, fact.store, entity))))
+        after = self.pairs.ids(list(np.array(codes, np.int64).T))
+        self.pair_of[:count] = after
+        self.first_ns = grown(self.first_ns, self.pairs.count, NEVER_NS)
+        moved = np.flatnonzero(after != before)
+        np.minimum.at(self.first_ns, after[moved], self.born_ns[moved])
+        self.moved_ns |= dict.fromkeys(after[moved].tolist(), now_ns)
+        stays = set(before[after == before].tolist())
+        targets: dict[int, set[int]] = {}
+        for old, new in zip(before[moved].tolist(), after[moved].tolist(), strict=True):
+            targets.setdefault(old, set()).add(new)
+        return {old: new.pop() for old, new in targets.items() if len(new) == 1 and old not in stays}
 
     def place(self, step: Step) -> Placed:
         """Paths, pairs and details of a step's rows; gives numbers to new ones."""
@@ -212,7 +237,7 @@ class Cube:
             fact = self.fact(path)
             entity = self.book.entity(fact, self.book.owner(fact))
             codes.append(tuple(map(self.names.code, (fact.tenant, fact.store, entity))))
-            self.hits.append(self.book.judged(fact))
+            self.hits.append(self.book.hits(fact, self.book.owner(fact)))
         self.pair_of = grown(self.pair_of, self.paths.count)
         self.pair_of[known : self.paths.count] = self.pairs.ids(list(np.array(codes, np.int64).T))
         self._group(range(known, self.paths.count))
@@ -220,7 +245,8 @@ class Cube:
             self._note_hits(path, self.hits[path])
 
     def _judged(self, path: int) -> Mapping[int, Hit]:
-        return self.book.judged(self.fact(path))
+        fact = self.fact(path)
+        return self.book.hits(fact, self.book.owner(fact))
 
     def _group(self, paths: range) -> None:
         """Pairs of some paths in the groupings that rules in force use, beside their own."""
@@ -342,7 +368,8 @@ class Cube:
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """All of it as plain values and arrays."""
-        meta = {"names": self.names.values, "sets": self.set_keys}
+        moved = list(self.moved_ns.items())
+        meta = {"names": self.names.values, "sets": self.set_keys, "moved": moved}
         return meta, {
             "pairs": self.pairs.columns,
             "paths": self.paths.columns,
@@ -356,6 +383,7 @@ class Cube:
         """Take back what :meth:`state` gave."""
         self.names = Names(meta["names"])
         self.set_keys = list(meta["sets"])
+        self.moved_ns = dict(meta.get("moved", ()))
         self.pairs = Keys.of(arrays["pairs"], UNBOUNDED)
         self.paths = Keys.of(arrays["paths"], UNBOUNDED)
         details = arrays["details"]

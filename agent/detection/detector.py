@@ -12,12 +12,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from agent.core.clock import DAY_NS, MINUTE_NS, SECOND_NS
+from agent.core.clock import DAY_NS, MINUTE_NS, SECOND_NS, when
 from agent.core.decision import Decision, LedgerDay, LedgerRow
 from agent.core.errors import StateError
-from agent.core.finding import HostTold, StoreFact, Traffic
+from agent.core.finding import Case, HostTold, StoreFact, Traffic
 from agent.core.flow import FlowBatch, Text
 from agent.detection.admit import Step, admit, packed, seen_ns, unpacked
+from agent.detection.approved import Approvals
 from agent.detection.cases import Cases, Key, Ruling, Told
 from agent.detection.cube import NOWHERE, Cube
 from agent.detection.facts import UNKNOWN, CaseBase, Facts
@@ -29,6 +30,7 @@ from agent.detection.sources import BEGINNING, Sources
 from agent.detection.stage2 import Stage2
 from agent.detection.sums import WindowSums
 from agent.detection.years import DAYS
+from agent.policy.entity import Recorded, recorded_entity
 from agent.policy.model import Policy
 from agent.policy.ownership import Ownership
 
@@ -70,6 +72,10 @@ class Detector:
         """``replay``: the data is the clock. No row is ahead of its receipt, no source is silent, time does not pass."""
         self._host, self._lateness, self._simulated, self._replay = host, lateness_ns, simulated, replay
         self._ownership = ownership
+        self._owners_version = ownership.version if ownership is not None else ""
+        """Of the table by which what was sent has its entities."""
+        self._renamed: dict[str, Case] | None = None
+        """Cases that go by another entity since the last decision; None where the table of owners is the same."""
         self._set_up(policy, {})
         self._steps: list[Step] = []
         """Steps that go into the next delta."""
@@ -80,6 +86,7 @@ class Detector:
         self._rule_since = rule_since
         self._sources = Sources(self._lateness, replay=self._replay)
         self._cube = Cube(Rulebook(policy, self._ownership, self._lateness, rule_since))
+        self._approvals = Approvals(self._cube)
         self._facts = Facts(self._cube)
         self._stage2 = Stage2(self._cube)
         self._cases = Cases(self._told_of, self._host, simulated=self._simulated)
@@ -157,10 +164,23 @@ class Detector:
         rule that is gone are closed."""
         if policy == self.policy and ownership is self._ownership:
             return Decision()
-        owners_changed = ownership is not self._ownership
         self._ownership = ownership
-        meta = {"policy": policy.model_dump(mode="json"), "owners_changed": owners_changed}
-        return self._decided(Step("policy", meta))
+        return self._decided(self._policy_step(policy))
+
+    @property
+    def _ownership_version(self) -> str:
+        return self._ownership.version if self._ownership is not None else ""
+
+    def _policy_step(self, policy: Policy) -> Step:
+        meta = {"policy": policy.model_dump(mode="json"), "ownership": self._ownership_version}
+        return Step("policy", meta)
+
+    def recorded_entity(self, facts: Recorded) -> str:
+        """The entity of network facts of the ledger, by the table of owners in force; the one they have where there is
+        none."""
+        if self._ownership is None:
+            return facts.entity
+        return recorded_entity(self._ownership, facts, when(max(self._sources.watermark, 0)).date())
 
     def case_closed(self, case_id: str) -> None:
         """A person closed a case: the next finding of its key opens another."""
@@ -188,6 +208,7 @@ class Detector:
             findings=(*owed.findings, *effects.findings),
             cases=(*owed.cases, *effects.cases),
             notices=(*owed.notices, *effects.notices),
+            reclassified=owed.reclassified or effects.reclassified,
             delta=packed(self._steps),
         )
         self._steps = []
@@ -221,7 +242,10 @@ class Detector:
         else:
             self._person(step)
             return Decision()
+        renamed, reclassified = self._renamed or {}, self._renamed is not None
+        self._renamed = None
         cases, notices = self._cases.rule(rulings)
+        cases = {**renamed, **cases}
         if step.kind == "refresh":
             cases |= self._cases.refreshed()
         self._bases = {key: base for key, base in self._bases.items() if self._cases.has(key)}
@@ -232,6 +256,7 @@ class Detector:
             cases=tuple(cases.values()),
             notices=tuple(notices),
             ledger=self._ledger(step),
+            reclassified=reclassified,
             reasons={name: n for name, n in reasons.items() if n},
         )
 
@@ -291,12 +316,36 @@ class Detector:
             if before.get((name, rule.id)) != rule:
                 self._rule_since[rule.id] = now_ns
         read = self._cube.book.yearly
-        self._cube.use(Rulebook(policy, self._ownership, self._lateness, self._rule_since))
-        self._cube.join_first_seen()
-        if step.meta.get("owners_changed") or any(rule not in read for rule in self._cube.book.yearly):
+        self._cube.book = Rulebook(policy, self._ownership, self._lateness, self._rule_since)
+        version = step.meta.get("ownership", self._owners_version)
+        moved: set[int] = set()
+        if version != self._owners_version or any(rule not in read for rule in self._cube.book.yearly):
             self._is_filled = False  # paths that no such rule had read are in the ledger only
+        if version != self._owners_version:
+            self._owners_version = version
+            moved = self._reclassify(now_ns, findings)
+        self._cube.use(self._cube.book)
+        self._cube.join_first_seen()
+        self._approvals = Approvals(self._cube)
         self._stage2.rebuild(self._sources.watermark)
+        for track in self._stage2.tracks.values():
+            for episode in track.episodes if track.pair in moved else ():
+                findings.emit(track, episode, "update", now_ns, None, None)
         return self._ruled(findings)
+
+    def _reclassify(self, now_ns: int, findings: Findings) -> set[int]:
+        """Another table of owners: what was sent goes to the entities that it names, and open cases go along. Gives the
+        pairs to which others moved whole."""
+        moved = self._cube.reclassify(now_ns)
+        keys = {self._cube.pair(old): self._cube.pair(new) for old, new in moved.items()}
+        taken = frozenset(new for new in moved.values() if self._cases.has(self._cube.pair(new)))
+        self._stage2.move(moved, taken, now_ns, findings.emit)
+        self._facts.move(moved)
+        for old, new in keys.items():
+            if old in self._bases and new not in self._bases:
+                self._bases[new] = self._bases.pop(old)
+        self._renamed = self._cases.rename(keys)
+        return set(moved.values())
 
     def _hear_host(self, told: list[Any]) -> None:
         tenant, rule, store, entity, host, finding, time_ns, first_ns = told
@@ -360,19 +409,25 @@ class Detector:
             self._simulated,
             told=self._host_told,
             filled_to_ns=self._filled_to_ns,
+            approvals=self._approvals,
         )
 
     def _ruled(self, findings: Findings) -> list[Ruling]:
-        """Findings whose severity has changed join the others; all in the order of events."""
+        """Findings whose severity has changed, or that no approval holds back any more, join the others; all in the
+        order of events."""
         for track in self._stage2.tracks.values():
             for episode in track.episodes:
                 if findings.severity(track, episode, track.paths)[0] != episode.severity:
                     findings.emit(track, episode, "severity", max(self._sources.watermark, 0), None, None)
+                elif episode.approval and self._approvals.holding(track, episode) != episode.approval:
+                    findings.emit(track, episode, "approval", max(self._sources.watermark, 0), None, None)
         return findings.rulings()
 
     def _told_of(self, key: Key, since_ns: int) -> Told:
         codes = [np.array([self._cube.names.code(text)], np.int64) for text in key]
         pair = int(self._cube.pairs.ids(codes)[0])
+        if not self._cube.paths_of(pair) and (case := self._cases.open.get(key)) is not None:
+            return case.store, case.destination, case.traffic  # all of it counts for another entity now
         base = self._bases.get(key)
         if base is None or base.since_ns != since_ns:
             base = self._bases[key] = self._facts.base(pair, since_ns)
@@ -419,6 +474,7 @@ class Detector:
             "bases": [[*key, base.state()] for key, base in self._bases.items() if self._cases.has(key)],
             "store_seen": [[*key, ns] for key, ns in self._store_seen.items()],
             "rule_since": self._rule_since,
+            "ownership": self._owners_version,
             "versions": self._versions,
             "host_told": [
                 [*key, one.host, one.id, one.time_ns, first_ns]
@@ -450,9 +506,8 @@ class Detector:
                     self._sources.set_state(step.meta["sources"])
                 self._apply(step)
         self._steps = []
-        if self.policy != policy:
-            step = Step("policy", {"policy": policy.model_dump(mode="json")})
-            self._owed = self._apply(step)
+        if self.policy != policy or self._owners_version != self._ownership_version:
+            self._owed = self._apply(self._policy_step(policy))
 
     def _load(self, snapshot: bytes) -> None:
         meta, arrays = unpack(snapshot)
@@ -470,6 +525,7 @@ class Detector:
             self._bases = {tuple(entry[:3]): CaseBase.of(entry[3]) for entry in meta["bases"]}
             self._store_seen = {(tenant, store): ns for tenant, store, ns in meta["store_seen"]}
             self._versions = meta["versions"]
+            self._owners_version = meta.get("ownership", self._owners_version)
             for told in meta.get("host_told", ()):
                 self._hear_host(told)
             self._ledger_ns, self._newest_ns = meta["ledger_ns"], meta["newest_ns"]

@@ -24,6 +24,9 @@ from agent.detection.years import DAYS
 
 _STEP_BY_STEP: Final = 64
 
+RECLASSIFIED: Final = "reclassified"
+"""Reason of a finding that came, or was closed, because the table of owners changed, and not the traffic."""
+
 
 @dataclass(slots=True)
 class Episode:
@@ -42,6 +45,8 @@ class Episode:
     opened: dict[str, Any] = field(default_factory=dict)
     """What was true when it opened and never changes: window, crossing, tests."""
     provisional: bool = False
+    approval: str = ""
+    """The approval that holds its finding back; empty once people were told."""
 
     @property
     def stands(self) -> tuple[int, int, int]:

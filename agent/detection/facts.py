@@ -7,7 +7,7 @@ the table is full, each pair keeps those that took most.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from agent.detection.keys import Ints, Keys, grown
 from agent.detection.pack import part
 from agent.detection.rules import ALL
 from agent.detection.tally import NEVER_NS, Base, Tally, grouped
+from agent.policy.entity import stated
 from agent.policy.model import Override
 
 MEASURES: Final = (*AMOUNTS, "late_octets", "estimated_octets")
@@ -140,6 +141,18 @@ class Facts:
             self._keys = Keys.of(np.ascontiguousarray(self._keys.columns[:, kept]), ADDRESSES)
             if len(kept) <= ADDRESSES // 2:
                 return
+
+    def move(self, pairs: Mapping[int, int]) -> None:
+        """Pairs go by other numbers (old -> new): their addresses go along, where the new one has none yet."""
+        column = self._keys.columns[0].copy()
+        has = set(np.unique(column).tolist())
+        self._distinct = grown(self._distinct, self._cube.pairs.count)
+        for old, new in pairs.items():
+            if old in has and new not in has:
+                column[column == old] = new
+                self._distinct[new] = self._distinct[old]
+                has.add(new)
+        self._keys = Keys.of(np.vstack([column[None], self._keys.columns[1:]]), ADDRESSES)
 
     # cases
 
@@ -305,7 +318,10 @@ class Facts:
         fact = self._cube.fact(path)
         tenant, store, entity = self._cube.pair(int(self._cube.pair_of[path]))
         categories = ",".join(self._cube.book.categories(store))
-        network = (entity, max(fact.asn, -1), fact.as_org, fact.provider, fact.owner, fact.country)
+        override = Override.model_validate_json(fact.override) if fact.override else None
+        provider = stated(fact.provider, override.provider if override else None)
+        owner = stated(fact.owner, override.owner if override else None)
+        network = (entity, max(fact.asn, -1), fact.as_org, provider, owner, fact.country)
         return (tenant, store, categories, *network, self._cube.names.text(process), fact.initiator)
 
     # state

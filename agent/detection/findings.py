@@ -10,9 +10,10 @@ import numpy as np
 
 from agent.core.clock import DAY_NS
 from agent.core.finding import Estimate, Finding, FindingState, HostTold, Severity, finding_id
+from agent.detection.approved import Approvals
 from agent.detection.cases import MERGED, SUBJECTS_POSSIBLE, Ruling
 from agent.detection.cube import Cube
-from agent.detection.episodes import Episode, Opening, Track
+from agent.detection.episodes import RECLASSIFIED, Episode, Opening, Track
 from agent.detection.estimate import estimate
 from agent.detection.keys import Ints
 from agent.detection.rules import Hit
@@ -34,6 +35,7 @@ class Findings:
     """By (tenant, rule, store, entity): what hosts told people by themselves, and the first bucket's start."""
     filled_to_ns: int = 0
     """Until when windows of a year hold what came from the ledger."""
+    approvals: Approvals | None = None
     changes: list[tuple[Order, Ruling]] = field(default_factory=list)
 
     def emit(
@@ -48,6 +50,8 @@ class Findings:
         """Take one change of one episode; its finding gets the next revision."""
         if opening is not None:
             self._open(track, episode, opening)
+        if self.approvals is not None and (episode.revision == 0 or episode.approval):
+            episode.approval = self.approvals.holding(track, episode)
         episode.revision += 1
         finding = self._finding(track, episode, what)
         episode.severity, episode.told_as = int(finding.severity), episode.stands
@@ -104,7 +108,7 @@ class Findings:
             "first_seen": opening.first_seen,
             "share_of_store": opening.share,
             "observed_days": max(0, opening.crossed_ns - seen) // DAY_NS,
-            "reasons": _reasons(track, opening, self.filled_to_ns),
+            "reasons": _reasons(track, opening, self.filled_to_ns, self.cube.moved_ns.get(track.pair)),
             "paths": sorted(opening.paths),
         }
 
@@ -142,6 +146,7 @@ class Findings:
             provisional=episode.provisional,
             told_before=self._told_before(track, episode),
             simulated=self.simulated,
+            approval=episode.approval,
             versions=self.versions,
             **opened,
         )
@@ -154,7 +159,7 @@ class Findings:
         return tuple(one for one, bucket_ns in told if low < bucket_ns < high)
 
 
-def _reasons(track: Track, opening: Opening, filled_to_ns: int) -> tuple[str, ...]:
+def _reasons(track: Track, opening: Opening, filled_to_ns: int, moved_ns: int | None) -> tuple[str, ...]:
     watch = track.watch
     reasons = ["over_threshold"]
     if opening.first_seen:
@@ -169,4 +174,6 @@ def _reasons(track: Track, opening: Opening, filled_to_ns: int) -> tuple[str, ..
         reasons.append("filled_from_ledger")
     elif watch.since_ns is not None and watch.window.bounds(opening.bucket)[0] < watch.since_ns:
         reasons.append("rule_newer_than_window")
+    if moved_ns is not None and track.window_sum(moved_ns // watch.window.grain_ns) > track.over:
+        reasons.append(RECLASSIFIED)  # without a single octet since
     return tuple(reasons)

@@ -6,7 +6,7 @@ nothing per row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from agent.detection.estimate import Inputs, inputs_of, over_octets
 from agent.detection.kinds import asked_of
 from agent.detection.windows import PAIR, WINDOWS, Window
 from agent.detection.years import DAYS, year_window
+from agent.policy.entity import entity_of, fact_of
 from agent.policy.match import OWNER_LINES, Match, restricts
 from agent.policy.model import DestinationSet, Override, Policy, Rule, Store
 from agent.policy.ownership import Ownership
@@ -124,8 +125,8 @@ class Watch:
         if self.rule.group_by == "store":
             return "store"
         if self.rule.group_by == "legal_entity":
-            return "legal_now" if self.is_yearly else "legal"
-        return "now" if self.is_yearly else PAIR
+            return "legal"
+        return PAIR
 
     @property
     def is_tested(self) -> bool:
@@ -178,7 +179,6 @@ class Rulebook:
         )
         self.groups = tuple(sorted({w.group for w in self.watches} - {PAIR}))
         """Groupings that rules in force use, beside the one that is always there."""
-        self._yearly = frozenset(w.index for w in self.watches if w.is_yearly)
         self.yearly = tuple((w.pack, w.rule) for w in self.watches if DAYS.name in w.rings)
         """Rules whose paths are kept by day."""
 
@@ -222,40 +222,9 @@ class Rulebook:
         """(tenant, store or legal entity, destination) of what a grouping sums as one."""
         if name == "store":
             return path.tenant, path.store, ALL
-        seen = self.now(path) if name.endswith("now") else path
         store = self._stores.get(path.store)
-        legal = legal_entity_of(store) if store is not None and name.startswith("legal") else ""
-        named = LEGAL + legal if legal else path.store
-        return path.tenant, named, self.entity(seen, self.owner(seen))
-
-    def now(self, path: PathFact) -> PathFact:
-        """The path with the owner that is on record today, where the table knows its network: a corrected owner
-        re-sums the past. What an operator's override said then stands."""
-        if self.ownership is None or path.override:
-            return path
-        table = self.ownership
-        provider = path.provider if table.provider(path.provider) is not None else None
-        row = table.asn(path.asn) if path.asn >= 0 else None
-        if row is None and provider is None:
-            return path
-        fact = table.fact(
-            asn=path.asn if path.asn >= 0 else None,
-            as_org=path.as_org or None,
-            provider=provider,
-            today=datetime.fromtimestamp(path.born_ns // SECOND_NS, UTC).date(),
-        )
-        if (fact.owner_id, fact.owner_country or "") == (path.owner, path.owner_country):
-            return path
-        return replace(path, owner=fact.owner_id, owner_country=fact.owner_country or "")
-
-    def judged(self, path: PathFact) -> dict[int, Hit]:
-        """Rule index -> hit: of rules over days by the owner on record today, of all others by the one of then."""
-        hits = self.hits(path, self.owner(path))
-        if not self._yearly or (seen := self.now(path)) is path:
-            return hits
-        later = self.hits(seen, self.owner(seen))
-        both = {i: hit for i, hit in hits.items() if i not in self._yearly}
-        return both | {i: hit for i, hit in later.items() if i in self._yearly}
+        legal = legal_entity_of(store) if store is not None else ""
+        return path.tenant, LEGAL + legal if legal else path.store, self.entity(path, self.owner(path))
 
     def store(self, store_id: str) -> Store | None:
         """The register's entry."""
@@ -275,7 +244,6 @@ class Rulebook:
         return self._owners[network]
 
     def _ask(self, path: PathFact) -> OwnerFact:
-        asn = path.asn if path.asn >= 0 else None
         if self.ownership is None:
             return OwnerFact(
                 provider=path.provider,
@@ -284,27 +252,31 @@ class Rulebook:
                 owner_id=path.owner,
                 owner_country=path.owner_country or None,
             )
-        fact = self.ownership.fact(
-            asn=asn,
-            as_org=path.as_org or None,
-            provider=path.provider or None,
-            owner=path.owner or None,
+        fact = fact_of(
+            self.ownership,
+            asn=path.asn,
+            as_org=path.as_org,
+            provider=path.provider,
+            owner=path.owner,
             today=datetime.fromtimestamp(path.born_ns // SECOND_NS, UTC).date(),
             override=Override.model_validate_json(path.override) if path.override else None,
         )
-        if fact.owner_country is None and path.owner_country:
+        if (
+            fact.owner_country is None
+            and path.owner_country
+            and fact.owner_id == path.owner
+            and not fact.mark
+        ):
             fact = fact.model_copy(update={"owner_country": path.owner_country})
         return fact
 
     def entity(self, path: PathFact, owner: OwnerFact) -> str:
         """Who is at the other end: the owner if it is beyond doubt, else the provider, else the network."""
-        if path.owner and not owner.disputed and not owner.review:
-            return f"owner:{path.owner}"
-        if path.provider:
-            return f"provider:{path.provider}"
-        if path.asn >= 0:
-            return f"as:{path.asn}"
-        return "unknown" if path.asn == -1 else "other"
+        return entity_of(owner, asn=path.asn, provider=path.provider)
+
+    def is_in(self, set_id: str, path: PathFact, owner: OwnerFact) -> bool:
+        """Whether the path's other end belongs to a destination set."""
+        return self._match(set_id, path, owner).hit
 
     def hits(self, path: PathFact, owner: OwnerFact) -> dict[int, Hit]:
         """Rule index -> hit, for every rule that reads this path."""
@@ -362,6 +334,7 @@ class Rulebook:
         destinations = self._sets.get(set_id)
         if destinations is None:
             return Match(False, (), False)
+        held = self.ownership.held(owner, destinations) if self.ownership and owner.chain else None
         return restricts(
             destinations,
             owner.provider or path.provider,
@@ -373,6 +346,7 @@ class Rulebook:
             owner.disputed,
             owner.review,
             in_network=bool(destinations.networks) and networks_key(destinations) in path.networks,
+            held=held,
         )
 
 
@@ -394,7 +368,7 @@ def _severity(
     by = {line for match in matches for line in match.by} - {"country"}
     caps: list[tuple[str, Severity]] = []
     if by and by <= OWNER_LINES | {"organised_in"}:
-        if owner.mark == "K":
+        if "K" in (owner.mark, *(match.held.mark for match in matches if match.held)):
             caps.append(("owner_mark_k", Severity.MEDIUM))
         if owner.disputed:
             caps.append(("owner_disputed", Severity.LOW))

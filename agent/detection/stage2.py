@@ -6,6 +6,7 @@ passes the least threshold of the rules that read it, and dropped when it cannot
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ import numpy as np
 from agent.core.grouping import distinct
 from agent.detection.admit import Step, seen_ns
 from agent.detection.cube import Cube, Placed
-from agent.detection.episodes import Emit, Episode, Feed, Track
+from agent.detection.episodes import RECLASSIFIED, Emit, Episode, Feed, Track
 from agent.detection.keys import Bools, Ints, grown
 from agent.detection.rules import COLUMNS, Watch
 from agent.detection.sources import BEGINNING
@@ -256,6 +257,23 @@ class Stage2:
                     episode.opened["reasons"] = (*episode.opened["reasons"], RULE_GONE)
                     emit(track, episode, "close", when_ns, None, None)
                 del self.tracks[key]
+
+    def move(self, pairs: Mapping[int, int], taken: frozenset[int], when_ns: int, emit: Emit) -> None:
+        """Paths were given to other pairs: the episodes of a pair that moved whole (old -> new) go with it, and keep
+        their ids. Those whose new pair is ``taken`` by a case are closed; that case goes on. Call :meth:`rebuild` next."""
+        moved: dict[tuple[int, int], Track] = {}
+        for (index, pair), track in self.tracks.items():
+            new = pairs.get(pair, pair)
+            if new != pair and (new in taken or (index, new) in self.tracks or (index, new) in moved):
+                for episode in track.episodes:
+                    episode.opened["reasons"] = (*episode.opened["reasons"], RECLASSIFIED)
+                    emit(track, episode, "close", when_ns, None, None)
+                continue
+            track.pair = new
+            moved[index, new] = track
+        self.tracks = moved
+        for ring in self.rings.values():
+            ring.rebound(self._cube.pair_of, self._cube.pairs.count)
 
     def rebuild(self, watermark_ns: int = BEGINNING) -> None:
         """After another rulebook or a restore: thresholds and tracks anew from the rings; episodes are kept."""

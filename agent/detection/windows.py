@@ -311,10 +311,14 @@ class Ring:
         """Bounds of these groupings (pairs by path) anew from the cells, beside the one that is always there."""
         self.bounds = {PAIR: grown(self.bound, pair_count)}
         for group, pairs in groups.items():
-            bound = self.bounds[group] = np.zeros(max(pair_count, 1024), np.int64)
-            for number in self._counted:
-                for paths, amounts in self._buckets[number].pieces():
-                    np.add.at(bound, pairs[paths], amounts)
+            self.rebound(pairs, pair_count, group)
+
+    def rebound(self, pairs: Ints, pair_count: int, group: str = PAIR) -> None:
+        """Make the bounds of a grouping anew, after paths were given to other pairs."""
+        bound = self.bounds[group] = np.zeros(max(pair_count, 1024), np.int64)
+        for number in self._counted:
+            for paths, amounts in self._buckets[number].pieces():
+                np.add.at(bound, pairs[paths], amounts)
 
     def series(self, wanted: Bools) -> dict[int, int]:
         """Bucket -> sum over the wanted paths (a mask by path), where there is any."""

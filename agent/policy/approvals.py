@@ -5,14 +5,20 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
+from agent.policy.destinations import DestinationSet
 from agent.policy.networks import NetworkField
-from agent.policy.rules import WindowName
+from agent.policy.rules import Rule, WindowName
 from agent.policy.values import Entry, Id, Octets
 
 Relation = Literal["provision", "vendor", "analysis"]
 """Given to a third party; to one who works for us; to one who analyses for us."""
+
+CAP: Final = "over-approval."
+"""Begins the id of a rule that watches an approval's cap."""
+MOST_ID: Final = 40
+"""Longest id of an approval: those made from it are ids too."""
 
 PROVISIONAL_DAYS: Final = 30
 """Longest that a provisional approval may stand."""
@@ -38,11 +44,22 @@ class ApprovedEnd(Entry):
             raise wrong("names no other end", "name an entity, owners, providers, asns or networks")
         return self
 
+    def as_set(self, set_id: str) -> DestinationSet:
+        """The same as a destination set. A disputed owner never belongs to it, nor one whose row says `review`."""
+        kind, _, name = (self.entity or "").partition(":")
+        return DestinationSet(
+            id=set_id,
+            owners=(*self.owners, *((name,) if kind == "owner" else ())),
+            providers=(*self.providers, *((name,) if kind == "provider" else ())),
+            asns=(*self.asns, *((int(name),) if kind == "as" else ())),
+            networks=self.networks,
+        )
+
 
 class Approval(Entry):
     """A transfer that is agreed to: it is recorded as any other, and tells nobody while it keeps to its limits."""
 
-    id: Id
+    id: Annotated[Id, StringConstraints(max_length=MOST_ID)]
     title: str = ""
     stores: tuple[Id, ...] = Field(min_length=1, description="Stores or groups of stores that may send")
     destination: ApprovedEnd
@@ -80,6 +97,28 @@ class Approval(Entry):
             said = f"is provisional for {(self.valid_to - self.valid_from).days} days"
             raise wrong(said, f"a provisional approval stands for {PROVISIONAL_DAYS} days at most")
         return self
+
+    @property
+    def set_id(self) -> str:
+        """Id of the destination set that stands for its other end."""
+        return f"approved.{self.id}"
+
+    @property
+    def cap_id(self) -> str:
+        """Id of the rule that finds what goes over its cap."""
+        return f"{CAP}{self.id}"
+
+    def cap_rule(self) -> Rule:
+        """The rule that finds what goes over its cap; no approval holds that one back."""
+        return Rule(
+            id=self.cap_id,
+            title=f"More than approval {self.id} allows",
+            stores=self.stores,
+            destinations=(self.set_id,),
+            initiator=self.initiator,
+            over=self.cap,
+            window=self.window,
+        )
 
     def holds_on(self, day: date) -> bool:
         """Whether that UTC day lies within its dates."""

@@ -248,6 +248,8 @@ def _destinations(written: _Written, packs: Sequence[Pack], awake: set[str]) -> 
     """Those of the packs awake; the operator's own win."""
     sets = {d.id: d for pack in packs if pack.pack in awake for d in pack.destinations}
     sets.update((p.id, p.value) for p in written.destinations if p.value)
+    approvals = [p.value for p in written.approvals if p.value]
+    sets.update((a.set_id, a.destination.as_set(a.set_id)) for a in approvals)
     return tuple(sets.values())
 
 
@@ -259,6 +261,7 @@ def _rules(
     rules = [(pack.pack, rule) for pack in packs if pack.pack in awake for rule in pack.rules]
     own = [p.value for p in written.rules if p.value and p.id not in shipped]
     rules += [(OWN_PACK, rule if with_tests else untested(rule)) for rule in own]
+    rules += [(OWN_PACK, p.value.cap_rule()) for p in written.approvals if p.value]
     return tuple((pack, rule) for pack, rule in rules if rule.enabled)
 
 

@@ -3,7 +3,7 @@
 That is so when they may be in one place (a common host name, overlapping addresses, a common pod, or no place named by
 either), and
 
-* both name the same port, process, executable, unit, container or container label there, or
+* both name the same port, process, executable, unit or container there, or
 * neither names any of these, so that both claim all that leaves the place.
 
 Stores in one place that are told apart by such a name do not overlap. They are found by keys, so that 100,000 stores
@@ -24,7 +24,7 @@ from agent.policy.registers import Store
 
 _EQUAL: Final = (("ports", "port"), ("processes", "process"))
 _PATTERNS: Final = (("executables", "executable"), ("units", "unit"))
-SELECTORS: Final = ("ports", "processes", "executables", "units", "containers", "container_labels")
+SELECTORS: Final = ("ports", "processes", "executables", "units", "containers")
 """Lines of a recognition that tell stores of one place apart."""
 
 
@@ -62,17 +62,7 @@ def common_claim(a: Recognition, b: Recognition) -> str:
         for other in b.containers:
             if one.startswith(other) or other.startswith(one):
                 return f"container {max(one, other, key=len)}"
-    for one in a.container_labels:
-        for other in b.container_labels:
-            if _begin_alike(one, other):
-                return f"container label {max(one, other, key=len)}"
     return ""
-
-
-def _begin_alike(one: str, other: str) -> bool:
-    return one == other or any(
-        a.endswith("*") and b.removesuffix("*").startswith(a[:-1]) for a, b in ((one, other), (other, one))
-    )
 
 
 class _Index:
@@ -94,15 +84,10 @@ class _Index:
                 for text in getattr(place, name):
                     kept = self._patterns if _is_pattern(text) else self._plain
                     kept.setdefault((key, name), {}).setdefault(text, number)
-            for name, cut in (("containers", ""), ("container_labels", "*")):
-                for text in getattr(place, name):
-                    self._add_beginnings(key, name, text, cut, number)
-
-    def _add_beginnings(self, key: PlaceKey, name: str, text: str, cut: str, number: int) -> None:
-        """So that a shorter one that comes later finds it."""
-        whole = text.removesuffix(cut) if cut else text
-        for length in range(len(whole) + 1):
-            self._first.setdefault((key, name + " within", whole[:length]), number)
+            for text in place.containers:
+                # So that a shorter one that comes later finds it.
+                for length in range(len(text) + 1):
+                    self._first.setdefault((key, "containers within", text[:length]), number)
 
     def claimed(self, place: Recognition) -> list[int]:
         """Earlier stores that overlap this one, at least the first for each claim; in order."""
@@ -130,11 +115,6 @@ class _Index:
     def _beginning_alike(self, key: PlaceKey, place: Recognition) -> Iterator[int]:
         asked = [("containers within", text) for text in place.containers]
         asked += [("containers", text[:n]) for text in place.containers for n in range(len(text) + 1)]
-        for label in place.container_labels:
-            whole = label.removesuffix("*")
-            asked += [("container_labels", whole[:n] + "*") for n in range(len(whole) + 1)]
-            if label.endswith("*"):
-                asked.append(("container_labels within", whole))
         for kind, text in asked:
             if (number := self._first.get((key, kind, text))) is not None:
                 yield number
@@ -144,7 +124,7 @@ def _claims(place: Recognition) -> Iterator[tuple[str, Any]]:
     """What a store claims of its place, as keys that are compared whole."""
     if not any(getattr(place, name) for name in SELECTORS):
         yield "all", None
-    for name in ("ports", "processes", "containers", "container_labels"):
+    for name in ("ports", "processes", "containers"):
         yield from ((name, value) for value in getattr(place, name))
 
 

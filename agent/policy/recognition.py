@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from agent.policy.networks import NetworkField
-from agent.policy.values import Entry, ExecutableField, LabelField, PortField, UnitField
+from agent.policy.values import Entry, ExecutableField, PortField, UnitField
 
 THIS_HOST = "this"
 """Stands for the reporting host in ``hosts``."""
@@ -32,9 +32,6 @@ class Recognition(Entry):
     units: tuple[UnitField, ...] = Field((), description="systemd units; * for any part")
     containers: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = Field(
         (), description="Container ids or their beginnings"
-    )
-    container_labels: tuple[LabelField, ...] = Field(
-        (), description="Labels of containers, key=value; * at the end of the value matches any ending"
     )
     pods: tuple[str, ...] = Field(
         (), description="Kubernetes pods, namespace/name; * at the end matches any ending"

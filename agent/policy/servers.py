@@ -37,6 +37,7 @@ _PROCESSES: Final[Mapping[str, str]] = {
     "mariadbd": "MariaDB",
     "mongod": "MongoDB",
     "redis-server": "Redis",
+    "redis-check-rdb": "Redis",  # what Debian's /usr/bin/redis-server is a link to
     "valkey-server": "Valkey",
     "keydb-server": "KeyDB",
     "memcached": "memcached",

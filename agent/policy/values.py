@@ -115,11 +115,6 @@ UnitField = Annotated[
     StringConstraints(pattern=r"^[^/\s]+\.(service|scope)$"),
     Field(description="a unit such as postgresql.service or postgresql@*.service"),
 ]
-LabelField = Annotated[
-    str,
-    StringConstraints(pattern=r"^[^=\s]+=[^\n]*$"),
-    Field(description="a container's label such as com.example.app=ehr"),
-]
 
 
 def _ordered(value: Any) -> Any:

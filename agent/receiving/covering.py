@@ -267,7 +267,7 @@ class Covering:
         for known in self.agents.values():
             if store in self.stores_on(known):
                 by_host.setdefault(known.host.lower(), []).append(known)
-        entry = next((s for s in self.policy().stores if s.id == store), None)
+        entry = self.policy().store(store)
         for place in entry.recognise.places if entry else ():
             if place != "this" and not any(same_host(place, host) for host in by_host):
                 by_host[place] = []

@@ -131,11 +131,7 @@ def _parts(left: Amounts) -> tuple[Amounts, Amounts]:
 
 def stores_on(policy: Policy, known: Known) -> set[str]:
     """Stores that may be on a host: by this policy, by the agent's, and by the rows that came."""
-    named = {
-        store.id
-        for store in policy.stores
-        if any(same_host(place, known.host.lower()) for place in store.recognise.places)
-    }
+    named = {store.id for store in policy.index.on_host(known.host)}
     return named | set(known.stores) | set(known.rows_of)
 
 
@@ -173,7 +169,7 @@ def _host(
     working = next((m.reason for m in maintained if m.holds(host, now_ns - 1, now_ns)), "")
     if not members:
         hole = Hole(0, OPEN, "no_agent" if no_agent else "never_heard")
-        stores = tuple(sorted(s.id for s in policy.stores if s.recognise.is_on(host) and _named(s, host)))
+        stores = tuple(sorted(s.id for s in policy.index.on_host(host) if _named(s, host)))
         return HostStanding(
             host, hole.reason, hours=_hours([hole], now_ns), unseen=_unseen([hole], now_ns), stores=stores,
             maintained=working, no_agent=no_agent,

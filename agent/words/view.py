@@ -25,6 +25,7 @@ from agent.core.finding import (
 )
 from agent.words import units
 from agent.words.escape import shown, shown_in
+from agent.words.owners import stakes
 from agent.words.phrases import Phrases
 
 UNKNOWN = "?"
@@ -226,6 +227,18 @@ class CaseView:
         )
 
     @property
+    def doubts(self) -> str:
+        """The four doubts by name, never one product: amount, link, location, owner."""
+        say = self._say
+        return say(
+            "inferred.doubts",
+            amount=say("inferred.amount_estimated" if self.traffic.estimated else "inferred.amount_measured"),
+            link=say("inferred.link_direct"),
+            location=self._confidence(self.to.location_confidence),
+            owner=self._confidence(self.to.owner_confidence),
+        )
+
+    @property
     def names(self) -> str:
         """The host names that were claimed for the addresses, each once."""
         names = list(dict.fromkeys(named.name for named in self.to.names))
@@ -270,6 +283,11 @@ class CaseView:
             checked=owner.checked,
             confidence=self._confidence(self.to.owner_confidence),
         )
+
+    @property
+    def stakes(self) -> list[str]:
+        """Who holds how much of whom above the network's holder, as recorded; the nearest ones."""
+        return stakes(self.to.owner.chain[:TOP], self._say)
 
     @property
     def owner_on_record(self) -> bool:

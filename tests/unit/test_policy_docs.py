@@ -1,4 +1,4 @@
-"""docs/policy.md shows what really happens."""
+"""docs/policy.md and docs/registers.md show what really happens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,20 @@ import pytest
 from agent.core.errors import PolicyError
 from agent.detection.trials import trials
 from agent.policy.load import load
-from agent.policy.model import Category, DestinationSet, Recognition, Rule, Store
+from agent.policy.model import (
+    Approval,
+    ApprovedEnd,
+    Category,
+    DestinationSet,
+    EntityRole,
+    Forwarder,
+    ForwarderRole,
+    LegalEntity,
+    Recognition,
+    Rule,
+    Site,
+    Store,
+)
 from agent.policy.ownership import Ownership
 from agent.policy.rule_tests import Given, Receiver
 
@@ -71,8 +84,13 @@ def test_faults_look_as_shown(text: str, said: str, tmp_path: Path, monkeypatch:
 
 
 def test_page_is_whole() -> None:
-    """The page shows examples and faults, and names every key and category."""
-    assert len(EXAMPLES) >= 6
-    assert len(FAULTY) >= 10
-    keys = {k for m in (Store, Recognition, DestinationSet, Rule, Given, Receiver) for k in m.model_fields}
-    assert {k for k in keys | set(Category) if f"`{k}`" not in PAGE} == set()
+    """The pages show examples and faults, and name every key, category and role."""
+    assert len(EXAMPLES) >= 12
+    assert len(FAULTY) >= 12
+    registers = (Approval, ApprovedEnd, Forwarder, LegalEntity, Site)
+    keys = {
+        k
+        for m in (Store, Recognition, DestinationSet, Rule, Given, Receiver, *registers)
+        for k in m.model_fields
+    }
+    assert {k for k in keys | {*Category, *EntityRole, *ForwarderRole} if f"`{k}`" not in PAGE} == set()

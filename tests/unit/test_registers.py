@@ -213,7 +213,6 @@ HOSTS = st.sampled_from(["this", "db", "db.a.example", "db.b.example", "DB", "we
 NETWORKS = st.sampled_from(["192.0.2.0/24", "192.0.2.128/25", "192.0.2.129", "0.0.0.0/0", "2001:db8::/32", "2001:db8::1", "::/0"])  # fmt: skip
 PODS = st.sampled_from(["shop/db", "shop/db-0", "shop/db*", "shop/*", "*", "shop", "other/x*"])
 EXECUTABLES = st.sampled_from(["/a/b", "/a/*", "/a/c", "/?/b"])
-LABELS = st.sampled_from(["app=db", "app=db*", "app=d*", "app=web", "tier=*"])
 
 
 def few(of: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
@@ -227,7 +226,6 @@ PLACES = st.fixed_dictionaries(
         "processes": few(st.sampled_from(["a", "b"])),
         "executables": few(EXECUTABLES),
         "containers": few(st.sampled_from(["ab", "abc", "b"])),
-        "container_labels": few(LABELS),
     },
 ).map(Recognition.model_validate)
 
