@@ -46,7 +46,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
         "who": "every fact about an address, with source and date",
     },
     "Look after it": {
-        "policy": "check policy files; print their JSON Schema",
+        "policy": "check, test, explain and compare policy files",
         "owners": "try files on who owns networks: faults, canaries, what they would change",
         "assets": "propose stores and hosts for the registers, from what is there",
         "enrolment": "tokens for new agents, and the keys that count",

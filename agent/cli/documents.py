@@ -313,6 +313,32 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
             "asleep": "packs not in force",
         },
     ),
+    "policy test": Document(
+        "one document",
+        {
+            "tests": "list of {pack, rule, name, passed, expected, found, why, largest_octets}",
+            "untested": "pack/rule of every rule that has no test",
+        },
+    ),
+    "policy explain": Document(
+        "one document",
+        {
+            "packs": "list of {awake, why, missing, pack}: the pack as its file has it, with every fact's section and mark; "
+            "missing holds, by store, what an estimate of persons lacks",
+            "rule": "the rule that was asked for, or null",
+        },
+    ),
+    "policy diff": Document(
+        "one document",
+        {
+            "old": "version of the one policy",
+            "new": "version of the other",
+            "differences": "list of {kind, id, what, fields}; what is added, removed or changed, fields a list of "
+            "{name, old, new}",
+            "wakes": "packs that wake",
+            "falls_asleep": "packs that fall asleep",
+        },
+    ),
     "config show": Document(
         "one document", {"(setting)": "its value; with --origin {value, origin}. Secrets are (hidden)"}
     ),

@@ -137,13 +137,33 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sekisho assets hosts --kubernetes nodes.json   # kubectl get nodes -o json > nodes.json",
         "sekisho assets hosts --libvirt",
     ),
-    "policy": ("sekisho policy check policy.yaml", "sekisho policy schema -o policy.schema.json"),
+    "policy": (
+        "sekisho policy check policy.yaml",
+        "sekisho policy test",
+        "sekisho policy explain bulk-external",
+        "sekisho policy diff HEAD~1",
+    ),
     "policy check": (
         "sekisho policy check",
         "sekisho policy check policy.yaml --overrides overrides.yaml",
         "sekisho policy check --json policy.yaml",
     ),
-    "policy schema": ("sekisho policy schema", "sekisho policy schema -o policy.schema.json"),
+    "policy test": (
+        "sekisho policy test",
+        "sekisho policy test policy.yaml packs/ --strict",
+        "sekisho policy test --rule bulk-external --json",
+    ),
+    "policy explain": (
+        "sekisho policy explain",
+        "sekisho policy explain us-dsp",
+        "sekisho policy explain operator/bulk-external --language ja",
+    ),
+    "policy diff": (
+        "sekisho policy diff HEAD~1",
+        "sekisho policy diff old/ new/ --json",
+        "sekisho policy diff HEAD~1 HEAD --exit-code",
+    ),
+    "policy schema": ("sekisho policy schema", "sekisho policy schema --pack -o pack.schema.json"),
     "owners": (
         "sekisho owners check ownership.yaml",
         "sekisho owners diff ownership.yaml --canaries canaries.yaml",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
 from agent.core.finding import Severity
 from agent.policy.registers import Category
+from agent.policy.rule_tests import RuleCase
 from agent.policy.values import Country, DurationNs, Entry, Id, Octets, SeverityName, ZoneName
 
 WindowName = Literal["5m", "1h", "24h", "30d", "12mo", "calendar_year"]
@@ -100,7 +101,7 @@ class Rule(Entry):
         None, description="Exceedances less than this apart are one episode; default max(window, 24h)"
     )
     severity: SeverityName = Severity.MEDIUM
-    tests: tuple[dict[str, Any], ...] = ()
+    tests: tuple[RuleCase, ...] = Field((), description="What `sekisho policy test` tries")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -15,7 +15,7 @@ from agent.core.decision import LedgerDay
 from agent.core.finding import Finding
 from agent.detection.detector import Detector
 from agent.detection.years import year_window
-from agent.policy.model import DestinationSet, Pack, PackState, Policy, Rule
+from agent.policy.model import DestinationSet, Pack, PackState, Policy, Rule, Source
 from agent.policy.ownership import Ownership
 from tests.tools import recount
 from tests.tools.recount import Sent
@@ -136,7 +136,14 @@ def test_the_zone_of_a_calendar_year_is_the_packs_unless_the_rule_has_one():
     rule = Rule(id="year", over=60 * MB, window="calendar_year")
 
     def found(of_pack: str, **more) -> int:
-        pack = Pack(pack="jp", version="1", title="", state=PackState.IN_FORCE, zone=of_pack)
+        pack = Pack(
+            pack="jp",
+            version="1",
+            title={"en": "jp", "ja": "jp"},
+            state=PackState.IN_FORCE,
+            zone=of_pack,
+            sources=(Source(cite="a text", mark="V"),),
+        )
         asks = policy(("jp", rule.model_copy(update=more))).model_copy(update={"packs": (pack,)})
         return len(run(asks, rows).findings)
 
