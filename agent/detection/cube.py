@@ -64,6 +64,8 @@ class Placed:
     detail: Ints
 
 
+_Reading = tuple[tuple[tuple[str, frozenset[int]], ...], tuple[str, ...]]
+"""Rules by their grouping, and rings that hold but what their rules read."""
 NOWHERE: Final = Placed(*(np.zeros(0, np.int64) for _ in range(3)))
 """No rows."""
 
@@ -114,6 +116,7 @@ class Cube:
                 codes_of = [number * SERVICE_PORTS + port for number, port in service_codes(services)]
                 self._services.append((bit, np.array(codes_of, np.int64)))
         self._rule_sets: dict[frozenset[int], frozenset[int]] = {}
+        self._read_by: dict[tuple[int, ...], _Reading] = {}
         self.watches = {w.index: w for w in book.watches}
         self.groups: dict[str, Ints] = {name: np.zeros(len(self.pair_of), np.int64) for name in book.groups}
         self.ring_reads: dict[str, Bools] = {
@@ -290,22 +293,29 @@ class Cube:
         return np.asarray(mask)
 
     def _note_hits(self, path: int, hits: Mapping[int, Hit]) -> None:
-        by_group: dict[str, list[int]] = {}
-        for rule in hits:
-            watch = self.watches[rule]
-            by_group.setdefault(watch.group, []).append(rule)
+        known = tuple(hits)
+        for rule in known:
             reads = self.rule_reads[rule] = grown(self.rule_reads[rule], path + 1)
             reads[path] = True
-            for ring in watch.rings:
-                if ring in self.ring_reads:
-                    of_ring = self.ring_reads[ring] = grown(self.ring_reads[ring], path + 1)
-                    of_ring[path] = True
-        for group, indices in by_group.items():
+        if known not in self._read_by:
+            self._read_by[known] = self._reading(known)
+        by_group, rings = self._read_by[known]
+        for ring in rings:
+            of_ring = self.ring_reads[ring] = grown(self.ring_reads[ring], path + 1)
+            of_ring[path] = True
+        for group, rules in by_group:
             pair = int(self.pairs_by(group)[path])
             while len(self.pair_rules) <= pair:
                 self.pair_rules.append(frozenset())
-            rules = self.pair_rules[pair].union(indices)
-            self.pair_rules[pair] = self._rule_sets.setdefault(rules, rules)
+            joined = self.pair_rules[pair] | rules
+            self.pair_rules[pair] = self._rule_sets.setdefault(joined, joined)
+
+    def _reading(self, rules: tuple[int, ...]) -> _Reading:
+        """What some rules read: most paths are read by the same ones as others are."""
+        watches = [self.watches[rule] for rule in rules]
+        groups = sorted({w.group for w in watches})
+        by_group = tuple((g, frozenset(w.index for w in watches if w.group == g)) for g in groups)
+        return by_group, tuple(sorted({r for w in watches for r in w.rings if r in self.ring_reads}))
 
     def fact(self, path: int) -> PathFact:
         """What a path stands for. Made anew each time: of most paths nobody asks twice."""

@@ -44,6 +44,9 @@ class Stage2:
     def _use_watches(self, watermark_ns: int) -> None:
         """Rings and thresholds for the rules in force; a ring that is new begins at the watermark."""
         self._by_index = {w.index: w for w in self._cube.book.watches}
+        self._by_persons = [w for w in self._cube.book.watches if w.rule.subjects is not None]
+        """Rules whose threshold follows from what their store holds."""
+        self._lowest: dict[tuple[int, ...], dict[tuple[str, str], int]] = {}
         windows: dict[str, Window] = dict(WINDOWS)
         for watch in self._by_index.values():
             windows |= {ring: DAYS if ring == DAYS.name else watch.window for ring in watch.rings}
@@ -142,11 +145,26 @@ class Stage2:
         for key in self._least:
             self._least[key] = grown(self._least[key], self._cube.pairs.count, _NEVER)
         for path in paths:
-            for index in self._cube.hits[path]:
-                watch = self._by_index[index]
-                pair = int(self._cube.pairs_by(watch.group)[path])
-                least = self._least[watch.ring, watch.group]
-                least[pair] = min(int(least[pair]), self._over(watch, pair))
+            rules = tuple(self._cube.hits[path])
+            if rules not in self._lowest:
+                self._lowest[rules] = self._lowest_of(rules)
+            for key, over in self._lowest[rules].items():
+                pair = self._cube.pairs_by(key[1])[path]
+                self._least[key][pair] = min(self._least[key][pair], over)
+            for watch in self._by_persons:
+                if watch.index in rules:
+                    pair = int(self._cube.pairs_by(watch.group)[path])
+                    least = self._least[watch.ring, watch.group]
+                    least[pair] = min(int(least[pair]), self._over(watch, pair))
+
+    def _lowest_of(self, rules: tuple[int, ...]) -> dict[tuple[str, str], int]:
+        """By ring and grouping: the lowest threshold of some rules. Most paths are read by the same rules as others."""
+        lowest: dict[tuple[str, str], int] = {}
+        for watch in (self._by_index[rule] for rule in rules):
+            if watch.rule.subjects is None:
+                key = (watch.ring, watch.group)
+                lowest[key] = min(lowest.get(key, watch.over), watch.over)
+        return lowest
 
     def _over(self, watch: Watch, pair: int) -> int:
         if watch.rule.subjects is None:
