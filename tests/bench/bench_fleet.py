@@ -270,5 +270,8 @@ def _said(runs: Sequence[dict[str, Any]]) -> str:
     start_s = statistics.median(run["start_s"] for run in runs)
     version = f"{runs[0]['version']}; " if "version" in runs[0] else ""
     first = [run["first_s"] for run in runs if "first_s" in run]
-    and_first = f" and a first reading of {statistics.median(first):.1f} s" if first else ""
-    return f"{version}{most:.0f} MiB at most; start {start_s:.1f} s CPU{and_first}, not counted"
+    apart = f"start {start_s:.1f} s CPU"
+    if first:
+        alone_s = statistics.median(run["alone_s"] for run in runs)
+        apart += f", a first reading of {statistics.median(first):.1f} s, {alone_s:.1f} s of a query over a dozen rows"
+    return f"{version}{most:.0f} MiB at most; {apart}, not counted"
