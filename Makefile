@@ -51,6 +51,16 @@ bench-capture: $(READY_DEV) ## what live capture counts and costs, written into 
 	@$(SUDO) $(CURDIR)/$(BIN)/python -m tests.bench.bench_overhead
 	@$(SUDO) $(CURDIR)/$(BIN)/python -m tests.bench.bench_whole
 
+KAFKA_PORT ?= 9092
+kafka-up: $(READY) ## Apache Kafka on loopback for a trial, topics made (needs Java and Maven); KAFKA_PORT=9092
+	@$(BIN)/python -m tests.tools.trial_kafka up --port $(KAFKA_PORT)
+
+kafka-down: $(READY) ## stop it and remove its data
+	@$(BIN)/python -m tests.tools.trial_kafka down
+
+soak: $(READY_DEV) ## an agent's memory over half an hour with an outage of Kafka, written into docs/scaling.md (root, a real Kafka)
+	@$(SUDO) $(CURDIR)/$(BIN)/python -m tests.bench soak
+
 fault: $(READY_DEV) ## every fault test in its long form; writes docs/reliability.md (root, a real Kafka, about an hour)
 	@$(SUDO) env TESTS_FAULTS=all $(CURDIR)/$(BIN)/python -m pytest tests/faults
 
@@ -72,4 +82,4 @@ wheel: $(READY_DEV) ## build the wheel into dist/
 tidy: ## remove what was made here
 	@rm -rf $(VENV) build dist collectors/bpf/lib .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup run test check demo bench bench-peers bench-capture fault docs lock bpf libbpf wheel tidy
+.PHONY: help setup run test check demo bench bench-peers bench-capture soak kafka-up kafka-down fault docs lock bpf libbpf wheel tidy

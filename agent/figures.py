@@ -33,6 +33,8 @@ SPOOL_REASONS: Final = (
     "refused_by_broker",
 )
 """What the spool may let go for: counted from zero on."""
+UNEXPLAINED: Final = 0.01
+"""A larger share of a host's octets in no row is worth a look."""
 _DIRECTIONS: Final = ("out", "in")
 
 
@@ -88,6 +90,12 @@ def _put_account(reading: Reading, account: Account) -> None:
         _put_octets(reading, "capture_pending_octets", amounts, place)
     for line, amounts in (("captured", account.residue), ("sealed", account.sealed_residue)):
         _put_octets(reading, "account_residue_octets", amounts, line)
+    if account.reconciled is not None:
+        beside = account.reconciled
+        if (share := beside.unexplained_share_out) is not None:
+            reading.put("capture_unexplained_share", share)
+        amounts = Amounts(0, beside.unexplained_out, beside.unexplained_in)
+        _put_octets(reading, "capture_unexplained_octets", amounts)
     reading.put("spool_delivered_flows", account.acked.flows)
     _put_octets(reading, "spool_delivered_octets", account.acked)
     reading.put("spool_waiting_flows", account.spooled.flows)
@@ -143,7 +151,32 @@ class DetectorFigures:
         reading.put("detect_derived_rows", counts.derived)
         for column in ("store", "remote_country", "remote_owner"):
             reading.put("detect_differing_rows", counts.differing.get(column, 0), column)
+        if run.stream.agents is not None:
+            known = list(run.stream.agents.covering.agents.values())
+            _put_unexplained(reading, [one.newest_account for one in known if one.state != "never"])
         return reading
+
+
+def _put_unexplained(reading: Reading, accounts: Iterable[Mapping[str, object]]) -> None:
+    """What agents say of octets that left their hosts and are in no row."""
+    pairs = [pair for account in accounts if (pair := _unexplained(account)) is not None]
+    left = sum(interfaces for _, interfaces in pairs)
+    if not left:
+        return
+    shares = [min(octets / interfaces, 1.0) for octets, interfaces in pairs if interfaces]
+    reading.put("detect_unexplained_share", min(sum(octets for octets, _ in pairs) / left, 1.0))
+    reading.put("detect_unexplained_share_most", max(shares))
+    reading.put("detect_unexplained_agents", sum(share > UNEXPLAINED for share in shares))
+
+
+def _unexplained(account: Mapping[str, object]) -> tuple[int, int] | None:
+    """Octets in no row, and octets of the interfaces; None where the agent tells of neither, or of what is no number."""
+    told = account.get("reconciled")
+    found = [told.get(n) for n in ("unexplained_out", "interfaces_out")] if isinstance(told, Mapping) else []
+    octets, interfaces = found if len(found) == 2 else (None, None)
+    if not isinstance(octets, int) or not isinstance(interfaces, int) or octets < 0 or interfaces < 0:
+        return None
+    return octets, interfaces
 
 
 def of_copier(role: type[CopyRuntime], run: CopyRuntime | None) -> Reading:

@@ -62,6 +62,8 @@ METRICS: Final[tuple[Metric, ...]] = (
     _m("send_connected", "gauge", "agent", "1 while Kafka is reached."),
     _m("send_last_acknowledged_timestamp_seconds", "gauge", "agent", "When Kafka last acknowledged a batch; missing before the first."),
     _m("account_residue_octets", "gauge", "agent", "What the account cannot explain; must be 0.", "line", "direction"),
+    _m("capture_unexplained_share", "gauge", "agent", "Of the octets that left by the host's interfaces, the share, 0 to 1, that is in no row; missing where no collector compares them."),
+    _m("capture_unexplained_octets", "gauge", "agent", "These octets, of this run.", "direction"),
     # the detector
     _m("detect_leader", "gauge", "detector", "1 while this one leads, 0 while it stands by."),
     _m("detect_lag_messages", "gauge", "detector", "Messages that wait at the brokers; missing while that is not known."),
@@ -73,6 +75,9 @@ METRICS: Final[tuple[Metric, ...]] = (
     _m("detect_dead_messages", "counter", "detector", "Messages sent to the topic of dead letters.", "reason"),
     _m("detect_dead_unsent_messages", "counter", "detector", "Of these, those that their topic did not take."),
     _m("detect_missing_batches", "gauge", "detector", "Batches that agents sent and nobody has seen."),
+    _m("detect_unexplained_share", "gauge", "detector", "Of what left by the interfaces of all hosts, the share, 0 to 1, that is in no row, by the agents' word; missing where no agent compares."),
+    _m("detect_unexplained_share_most", "gauge", "detector", "The largest of any one agent."),
+    _m("detect_unexplained_agents", "gauge", "detector", "Agents of which it is over 0.01."),
     _m("detect_derived_rows", "counter", "detector", "Rows whose facts were derived anew."),
     _m("detect_differing_rows", "counter", "detector", "Of these, those of which the agent had said something else.", "column"),
     _m("detect_alert_delay_seconds", "histogram", "detector", "From the end of the row that passed a threshold to the commit of the notice."),

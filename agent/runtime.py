@@ -35,6 +35,7 @@ from agent.detection.detector import Detector
 from agent.pipeline import Pipeline
 from agent.policy import load as policy_files
 from agent.policy.ownership import Ownership
+from agent.policy.repository import marks
 from agent.seal import Sealer
 from agent.service import Attendant
 from agent.signals import Signals
@@ -359,7 +360,7 @@ class Runtime:
         self.stamps = stamps
         try:
             policy = read_policy(self.settings, self._today())
-            changed = policy.version != self.policy.version
+            changed = (policy.version, policy.commit) != (self.policy.version, self.policy.commit)
             if changed:
                 self.pipeline.enrichers = self._build_enrichers(replace(self._context(), policy=policy))
         except SekishoError as error:
@@ -372,7 +373,12 @@ class Runtime:
         if changed:
             self.policy = policy
             self.decide.change_policy(lambda detector: detector.set_policy(policy, self.ownership))
-        self.decide.announce(Event(name="policy_reloaded", detail={"version": policy.version}))
+        self.decide.announce(
+            Event(
+                name="policy_reloaded",
+                detail={"version": policy.version, **({"commit": policy.commit} if policy.commit else {})},
+            )
+        )
         return changed
 
     def _tell_troubles(self) -> None:
@@ -444,6 +450,10 @@ class Runtime:
                 for file in policy_files.files_of(path):
                     stat = file.stat()
                     found[str(file)] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        for mark in marks((*self.settings.policy, *self.settings.overrides)):
+            with contextlib.suppress(OSError):
+                stat = mark.stat()
+                found[str(mark)] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
         return found
 
     def _today(self) -> date:

@@ -16,7 +16,6 @@ from typing import ClassVar, Final, Self
 
 from pydantic import Field
 
-from agent.core.clock import SECOND_NS
 from agent.core.errors import CaptureError
 from agent.core.flow import FlowBatch
 from agent.core.log import Log
@@ -141,7 +140,7 @@ class Ebpf(Kept):
             )
             if os.geteuid():
                 _LOG.info("rights_given_up", kept=sorted(rights.keep_only(_KEPT_RIGHTS)))
-            how = How(settings.interval * SECOND_NS, settings.keep_on_stop)
+            how = How(settings.interval_ns(self._context), settings.keep_on_stop)
             counting = AtSockets(
                 self, how, self._context, root, back_filled, watch, diary, loopback=settings.loopback
             )

@@ -18,7 +18,7 @@ from typing import Annotated, ClassVar, Final, Literal, Self, cast
 
 from pydantic import AfterValidator, Field
 
-from agent.core.clock import SECOND_NS, when
+from agent.core.clock import when
 from agent.core.errors import CaptureError, ConfigError, Fault
 from agent.core.flow import FlowBatch
 from agent.core.log import Log
@@ -234,7 +234,7 @@ class Tc(Kept):
                 pinned=pins is not None,
                 scope=json.loads(settings.scope()),
             )
-            how = How(settings.interval * SECOND_NS, reader=f"tc/{settings.instance}", look_s=_TICK_S)
+            how = How(settings.interval_ns(self._context), reader=f"tc/{settings.instance}", look_s=_TICK_S)
             counting = AtGuests(self, how, self._context, programs, way, watch, diary, settings.chosen)
             try:
                 return (yield from counting.run(stop, programs, older, self._position))

@@ -21,6 +21,7 @@ from agent.core.address import SPECIAL_SCOPES, V4_PREFIX, Addresses, Network, Ne
 from agent.core.finding import Event
 from agent.core.flow import FlowBatch, Mark, Text
 from agent.core.stages import Context, EnricherSettings
+from agent.policy.meeting import PlaceKey, host_keys
 from agent.policy.model import THIS_HOST, Policy, Recognition, Store, same_host
 
 BASES: Final = ("process", "port", "unit", "container", "same_pod", "same_host", "copy_of")
@@ -28,6 +29,9 @@ BASES: Final = ("process", "port", "unit", "container", "same_pod", "same_host",
 
 COMM_LENGTH: Final = 15
 """Longest process name that Linux reports (TASK_COMM_LEN less its end mark)."""
+
+MOST_HOSTS: Final = 10_000
+"""Hosts whose stores are remembered."""
 
 Rows = NDArray[np.bool_]
 
@@ -67,11 +71,12 @@ class Asset:
         self._host = host
         self._scopes = Scopes([network for site in policy.sites for network in site.networks])
         origins = [_origin(policy, store) for store in policy.stores]
-        self._ids = tuple(dict.fromkeys(origins))
-        self._stores = tuple(
-            _Watched.of(store, self._ids.index(origin))
-            for store, origin in zip(policy.stores, origins, strict=True)
-        )
+        codes = {name: code for code, name in enumerate(dict.fromkeys(origins))}
+        self._ids = tuple(codes)
+        self._index = policy.index
+        self._codes = {s.id: codes[origin] for s, origin in zip(policy.stores, origins, strict=True)}
+        self._watched: dict[str, _Watched] = {}
+        self._on_host: dict[str, frozenset[int]] = {}
 
     def enrich(self, batch: FlowBatch) -> FlowBatch:
         """The same rows with store, basis, tenant and remote_scope."""
@@ -103,11 +108,33 @@ class Asset:
         # A row in transit has no local end, so it left no store.
         best[(batch["marks"] & np.uint16(Mark.TRANSIT)) != 0] = -1
         host = (batch.header.host or self._host).lower()
-        for watched in self._stores:
+        for near in self._near(batch, host):
+            watched = self._watched.get(near.id)
+            if watched is None:
+                watched = self._watched[near.id] = _Watched.of(near, self._codes[near.id])
             for rank, rows in watched.claims(batch, host, self._host.lower()):
                 better = rows & (rank < best)
                 store[better], basis[better], best[better] = watched.code, rank, rank
         return store, basis
+
+    def _near(self, batch: FlowBatch, host: str) -> Iterator[Store]:
+        """Stores that some row may be in the place of, in the policy's order: of 100,000 a batch meets a few."""
+        found = self._on_host.get(host)
+        if found is None:
+            keys = [*host_keys(host)]
+            if same_host(self._host.lower(), host):
+                keys += host_keys(THIS_HOST)
+            if len(self._on_host) >= MOST_HOSTS:
+                self._on_host.clear()
+            found = self._on_host[host] = frozenset(self._index.numbers(keys))
+        places = self._index.places
+        elsewhere: set[PlaceKey] = set()
+        if places.networks:
+            for high, low in np.unique(batch["local_address"], axis=0).tolist():
+                elsewhere.update(places.at_address(high << 64 | low))
+        for pod in batch.text("pod").values:
+            elsewhere.update(places.at_pod(pod))
+        return (self._index.stores[n] for n in sorted(found | self._index.numbers(elsewhere)))
 
 
 @dataclass(frozen=True, slots=True)

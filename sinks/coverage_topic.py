@@ -11,11 +11,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from agent.core.kafka import Connection, in_words, quiet, refuse_slow_checksums
+from agent.core.kafka import Connection, in_words, let_go, quiet, refuse_slow_checksums
 
 ID_KEY: Final = "sekisho-receipt"
 """Name of the header with id and ``made``."""
 _WAIT_S: Final = 20.0
+_CLOSE_S: Final = 1.0
 
 
 class CoverageTopic:
@@ -52,7 +53,7 @@ class CoverageTopic:
         """Let go of the connection."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            producer.close(timeout=1.0)
+            let_go(producer, _CLOSE_S)
 
     def _connected(self) -> Any:
         if self._producer is None:

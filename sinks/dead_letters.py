@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from agent.core.kafka import Connection, in_words, quiet, refuse_slow_checksums
+from agent.core.kafka import Connection, in_words, let_go, quiet, refuse_slow_checksums
 
 REASON_KEY: Final = "sekisho-reason"
 DETAIL_KEY: Final = "sekisho-detail"
 ORIGIN_KEY: Final = "sekisho-origin"
 """Names of the headers: why in one word, why in a sentence, and topic/partition/offset."""
 _WAIT_S: Final = 10.0
+_CLOSE_S: Final = 1.0
 
 
 class DeadLetters:
@@ -59,7 +60,7 @@ class DeadLetters:
         """Let go of the connection."""
         producer, self._producer, self._sent = self._producer, None, []
         if producer is not None:
-            producer.close(timeout=1.0)
+            let_go(producer, _CLOSE_S)
 
     def _connected(self) -> Any:
         if self._producer is None:

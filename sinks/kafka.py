@@ -18,7 +18,7 @@ from pydantic import Field
 from agent.core.errors import SinkError
 from agent.core.finding import Notice
 from agent.core.flow import FlowBatch
-from agent.core.kafka import Connection, in_words, made_by
+from agent.core.kafka import Connection, in_words, let_go, made_by
 from agent.core.message import HEADER_KEY, LARGEST_VALUE, SIGNATURE_KEY, Message
 from agent.core.stages import Context, SinkSettings
 from sinks.ocsf_events.findings import Rendering, finding_event
@@ -28,7 +28,6 @@ Done = Callable[[SinkError | None], None]
 _BATCH_OCTETS: Final = 768 * 2**10
 """Several messages that wait are compressed together; below the 1 MiB that a broker takes unless told otherwise."""
 _WAIT_FOR_TOPIC_S: Final = 5.0
-_CLOSE_S: Final = 2.0
 
 
 class Settings(SinkSettings):
@@ -163,15 +162,8 @@ class Producer:
     def disconnect(self) -> None:
         """Let go; what was not answered is given up."""
         client, self._client = self._client, None
-        if client is None:
-            return
-        from kafka.errors import KafkaError
-
-        try:
-            client.close(timeout=0)
-            client._sender.join(_CLOSE_S)
-        except (KafkaError, OSError):
-            pass
+        if client is not None:
+            let_go(client)
 
 
 class KafkaCarrier:

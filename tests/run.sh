@@ -16,7 +16,8 @@ need cc gcc; [ -f /usr/include/stdio.h ] || needed+=(libc6-dev)
 need clang clang; need llvm-strip llvm; [ -f /usr/include/bpf/bpf_helpers.h ] || needed+=(libbpf-dev)
 need systemd-analyze systemd; need systemd-nspawn systemd-container
 compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null || needed+=(postgresql)
-need nginx nginx-light
+need nginx nginx-light; need mkfs.ext4 e2fsprogs
+need redis-server redis-server; need mariadbd mariadb-server-core; need smbd samba; need storescp dcmtk
 need java default-jre-headless; need mvn maven
 if [ ${#needed[@]} -gt 0 ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

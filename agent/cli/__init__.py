@@ -47,6 +47,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "Look after it": {
         "policy": "check policy files; print their JSON Schema",
+        "assets": "propose stores and hosts for the registers, from what is there",
         "enrolment": "tokens for new agents, and the keys that count",
         "maintenance": "say when people work on hosts, so that nobody is paged for it",
         "kafka": "say whether Kafka can be reached and how its topics stand; make them",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -24,12 +23,11 @@ from agent.cli.common import (
     table,
     words,
 )
+from agent.cli.opened import state_of
 
 if TYPE_CHECKING:
-    from agent.config import Settings
     from agent.core.finding import Case, Notice
     from agent.store.cases import Action
-    from agent.store.state import State
 
 VERDICTS: Final = ("expected", "unexpected", "mistaken", "exercise", "unknown")
 """Those of :class:`agent.store.cases.Verdict`."""
@@ -73,7 +71,7 @@ def list_cases(
     settings = options.load().settings
     since_ns = SystemClock().now_ns() - span_ns(since, "--since") if since else None
     states = WAITING if open_only else ()
-    with _state(settings) as state:
+    with state_of(settings) as state:
         found = state.cases.list_cases(states, store=store, since_ns=since_ns, limit=limit)
     if as_json:
         for case in found:
@@ -123,7 +121,7 @@ def show(options: Options, case_id: str, as_json: bool, language: str | None) ->
     from agent.words.alert import render
 
     settings = options.load().settings
-    with _state(settings) as state:
+    with state_of(settings) as state:
         case = state.cases.get_case(case_id)
         actions = state.cases.actions_of(case.id)
         deliveries = state.deliveries.of_case(case.id)
@@ -151,8 +149,8 @@ def show(options: Options, case_id: str, as_json: bool, language: str | None) ->
         echo(say(key, time=time, action=done, who=action.who, note=action.note))
     for delivery in deliveries:
         key = "cases.sent_error" if delivery.error else "cases.sent"
-        state_of = say.named("delivery", str(delivery.state))
-        echo(say(key, sink=delivery.sink, state=state_of, error=delivery.error))
+        said = say.named("delivery", str(delivery.state))
+        echo(say(key, sink=delivery.sink, state=said, error=delivery.error))
 
 
 @command.command(epilog=example("cases ack"))
@@ -164,7 +162,7 @@ def show(options: Options, case_id: str, as_json: bool, language: str | None) ->
 def ack(options: Options, case_id: str, note: str, who: str, as_json: bool) -> None:
     """Acknowledge a case: a person has it."""
     settings = options.load().settings
-    with _state(settings, acting=True) as state:
+    with state_of(settings, acting=True) as state:
         action = state.cases.acknowledge(case_id, who, note)
     if as_json:
         echo_json(_document(action), indent=2)
@@ -184,7 +182,7 @@ def close(options: Options, case_id: str, verdict: str, note: str, who: str, as_
     from agent.store.cases import Verdict
 
     settings = options.load().settings
-    with _state(settings, acting=True) as state:
+    with state_of(settings, acting=True) as state:
         action = state.cases.close(case_id, who, note, Verdict(verdict))
     if as_json:
         echo_json(_document(action), indent=2)
@@ -197,15 +195,6 @@ def _document(action: Action) -> dict[str, Any]:
     from dataclasses import asdict
 
     return asdict(action)
-
-
-def _state(settings: Settings, *, acting: bool = False) -> AbstractContextManager[State]:
-    """The state beside a program that may be running; ``acting``: a person does something about a case."""
-    from agent.core.clock import SystemClock
-    from agent.store.state import State
-
-    path = settings.state_dir / "state.db"
-    return closing(State.open(path, clock=SystemClock(), people=acting, read_only=not acting))
 
 
 def _as_notice(case: Case) -> Notice:

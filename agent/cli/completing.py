@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
@@ -17,14 +16,12 @@ def case_ids(ctx: click.Context, _parameter: click.Parameter, begun: str) -> lis
     """Ids of cases, newest first, each with what it is about."""
     from click.shell_completion import CompletionItem
 
-    from agent.core.clock import SystemClock
+    from agent.cli.opened import state_of
     from agent.core.errors import SekishoError
-    from agent.store.state import State
     from agent.words import shown
 
     try:
-        path = _options(ctx).load().settings.state_dir / "state.db"
-        with closing(State.open(path, clock=SystemClock(), read_only=True)) as state:
+        with state_of(_options(ctx).load().settings) as state:
             found = state.cases.list_cases(limit=200)
     except (SekishoError, OSError, click.ClickException):
         return []

@@ -82,7 +82,22 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         {
             "files": "list of paths written; empty with --print",
             "policy": "the text of the policy",
-            "listening": "list of {port, process, executable, unit, guess}; unknown is empty",
+            "listening": "list of {port, process, executable, unit, guess, container, pod, by}; unknown is empty",
+        },
+    ),
+    "assets suggest": Document(
+        "one document",
+        {
+            "host": "this host",
+            "yaml": "the text to paste",
+            "listening": "list as of `init`, each with `store`: the store that it is of already, or empty",
+        },
+    ),
+    "assets hosts": Document(
+        "one document",
+        {
+            "yaml": "the text to paste",
+            "hosts": "list of {host, source, expected}; source is kubernetes or libvirt",
         },
     ),
     "db verify": Document(
@@ -245,7 +260,13 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         "one document",
         {
             "policy": "version",
+            "commit": "git commit of the files; +changed behind it if they differ; empty outside of git",
             "stores": "list of the register's entries",
+            "forwarders": "the same of forwarders",
+            "sites": "the same of own sites",
+            "entities": "the same of legal entities",
+            "approvals": "the same of approved transfers",
+            "expected_hosts": "the same of hosts that are to be heard",
             "rules": "list of rules that are awake, each with its pack",
             "awake": "packs in force",
             "asleep": "packs not in force",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,11 +21,11 @@ from agent.cli.common import (
     tell,
     words,
 )
+from agent.cli.opened import state_of
 
 if TYPE_CHECKING:
     from agent.config import Settings
     from agent.store.enrolments import IdentityRow, TokenRow
-    from agent.store.state import State
     from agent.words import Phrases
 
 
@@ -66,7 +65,7 @@ def token(options: Options, valid: str, uses: int, agent_id: str, note: str, who
     expires_ns = now_ns + span_ns(valid, "--valid")
     row = TokenRow(made.id, made.public, agent_id, note[:500], who, now_ns, expires_ns, uses)
     settings = options.load().settings
-    with _state(settings, acting=True) as state:
+    with state_of(settings, acting=True) as state:
         state.enrolments.add_token(row)
     if as_json:
         echo_json(
@@ -93,7 +92,7 @@ def token(options: Options, valid: str, uses: int, agent_id: str, note: str, who
 def list_all(options: Options, tokens_only: bool, as_json: bool) -> None:
     """List pinned identities and tokens."""
     settings = options.load().settings
-    with _state(settings) as state:
+    with state_of(settings) as state:
         identities = [] if tokens_only else state.enrolments.identities()
         tokens = state.enrolments.tokens()
     if as_json:
@@ -124,7 +123,7 @@ def revoke(options: Options, subject: str, note: str, who: str, as_json: bool) -
 
     now_ns = SystemClock().now_ns()
     settings = options.load().settings
-    with _state(settings, acting=True) as state:
+    with state_of(settings, acting=True) as state:
         kind = "token" if state.enrolments.token(subject) is not None else "agent"
         end = state.enrolments.revoke_token if kind == "token" else state.enrolments.revoke_agent
         end(subject, who, note[:500], now_ns)
@@ -240,23 +239,3 @@ def _token(row: TokenRow) -> dict[str, Any]:
         "made_ns": row.made_ns,
         "note": row.note or None,
     }
-
-
-def _state(settings: Settings, *, acting: bool = False) -> AbstractContextManager[State]:
-    """The detector's state, beside the one that may be running."""
-    from agent.core.clock import SystemClock
-    from agent.store.postgres import a_holder, open_postgres
-    from agent.store.state import BUSY_TIMEOUT_S, State
-
-    clock = SystemClock()
-    if settings.detect.database is None:
-        path = settings.state_dir / "state.db"
-        return closing(State.open(path, clock=clock, people=acting, read_only=not acting))
-    database = open_postgres(
-        settings.detect.database,
-        holder=a_holder(),
-        create=False,
-        now_ns=clock.now_ns(),
-        busy_timeout_s=BUSY_TIMEOUT_S,
-    )
-    return closing(State.beside(database, clock=clock, read_only=not acting))

@@ -112,6 +112,16 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "cases close": (
         'sekisho cases close 2026-1118-07 --verdict expected --note "restore test, ticket 4412"',
     ),
+    "assets": ("sekisho assets suggest", "sekisho assets hosts --libvirt"),
+    "assets suggest": (
+        "sudo sekisho assets suggest",
+        "sudo sekisho assets suggest >> assets.yaml   # then say what stands as TODO",
+        "sekisho assets suggest --all --json",
+    ),
+    "assets hosts": (
+        "sekisho assets hosts --kubernetes nodes.json   # kubectl get nodes -o json > nodes.json",
+        "sekisho assets hosts --libvirt",
+    ),
     "policy": ("sekisho policy check policy.yaml", "sekisho policy schema -o policy.schema.json"),
     "policy check": (
         "sekisho policy check",

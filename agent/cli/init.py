@@ -13,7 +13,7 @@ from agent.cli.writing import written
 from agent.core.errors import ConfigError, Fault
 
 if TYPE_CHECKING:
-    from agent.policy.starter import Listening
+    from agent.policy.servers import Listening
 
 SETTINGS = """\
 # Settings of sekisho on this host. Every value shown is the default unless it stands without `#`.

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from agent.cli.common import Group, Options, echo_json, example, json_option, many, tell
+from agent.cli.common import Group, Options, echo_json, example, json_option, many, tell, words
+from agent.cli.topicfaults import DAY_MS as _DAY_MS
+from agent.cli.topicfaults import State, Topic, faults
 
 if TYPE_CHECKING:
     from agent.config import Settings
     from agent.core.kafka import Connection
+    from agent.words import Phrases
 
-State = Literal["ok", "poor", "missing"]
 _MARKS: Final[Mapping[State, str]] = {"ok": "ok      ", "poor": "poor    ", "missing": "missing "}
-_DAY_MS: Final = 86_400_000
 _BROKERS_TIME: Final = {"message.timestamp.type": "LogAppendTime"}
 """Silence and clocks are measured by the broker's time."""
 CONFIGS: Final[Mapping[str, Mapping[str, str]]] = {
@@ -34,7 +35,6 @@ SPREAD: Final = ("flows", "flows_ocsf", "flows_json")
 """Topics of rows, which have as many partitions as are asked for."""
 NEEDED: Final = ("flows", "agents")
 """Topics that an agent writes to."""
-LARGEST_SEALED: Final = 512 * 2**10
 _OUR_OWN: Final = 3
 _UNKNOWN, _REFUSED, _EXISTS = 3, 29, 36
 """Of Kafka's error codes."""
@@ -66,7 +66,7 @@ def check(options: Options, as_json: bool) -> None:
     lines: list[Line] = []
     try:
         with _Admin(settings) as admin:
-            lines += admin.look()
+            lines += admin.look(words("en" if as_json else settings.language))
     except SinkError as error:
         lines.append(Line("brokers", "missing", str(error)))
     _show(lines, as_json)
@@ -145,7 +145,7 @@ class _Admin:
     def __exit__(self, *_: object) -> None:
         self._client.close()
 
-    def look(self) -> Iterator[Line]:
+    def look(self, say: Phrases) -> Iterator[Line]:
         """How brokers and topics stand."""
         brokers = self._ask(lambda: self._client.describe_cluster()["brokers"])
         yield Line("brokers", "ok", f"reached {many(len(brokers), 'broker')} {_way(self._connection)}")
@@ -153,7 +153,8 @@ class _Admin:
         found = self._ask(lambda: self._client.describe_topics(list(named)))
         configs = self._configs([t["name"] for t in found if t["error_code"] == 0])
         for topic in found:
-            yield self._topic(named[topic["name"]], topic, len(brokers), configs.get(topic["name"], {}))
+            config = configs.get(topic["name"], {})
+            yield from self._topic(named[topic["name"]], topic, len(brokers), config, say)
 
     def create(self, partitions: int, replication: int | None) -> Iterator[Line]:
         """Make what is missing."""
@@ -182,7 +183,25 @@ class _Admin:
                 mend = "this user needs an ACL with CREATE" if code in (_REFUSED, 31) else ""
                 yield Line(f"topic {name}", "missing", f"not made: {why}", mend)
 
-    def _topic(self, role: str, topic: dict[str, Any], brokers: int, config: Mapping[str, str]) -> Line:
+    def _topic(
+        self, role: str, topic: dict[str, Any], brokers: int, config: Mapping[str, str], say: Phrases
+    ) -> Iterator[Line]:
+        unfit = self._unfit(role, topic)
+        if unfit is not None:
+            yield unfit
+            return
+        parts = topic["partitions"]
+        copies = min(len(part["replica_nodes"]) for part in parts)
+        what, detail = f"topic {topic['name']}", f"{many(len(parts), 'partition')}, {_copies(copies)}"
+        one = Topic(role, topic["name"], parts, copies, config)
+        found = list(faults(one, brokers, self._connection.servers[0], say))
+        for fault in found:
+            yield Line(what, fault.state, f"{detail}: {fault.said}", fault.mend)
+        if not found:
+            yield Line(what, "ok", detail)
+
+    def _unfit(self, role: str, topic: dict[str, Any]) -> Line | None:
+        """Why it cannot be written to."""
         what = f"topic {topic['name']}"
         if topic["error_code"] == _REFUSED:
             return Line(
@@ -194,12 +213,9 @@ class _Admin:
         allowed = topic.get("authorized_operations") or ["WRITE"]
         if "WRITE" not in allowed and role in NEEDED:
             return Line(what, "missing", "this user may not write to it", "it needs an ACL with WRITE")
-        parts = topic["partitions"]
-        if any(part["leader_id"] < 0 for part in parts):
+        if any(part["leader_id"] < 0 for part in topic["partitions"]):
             return Line(what, "missing", "a partition has no leader", "start the brokers that are down")
-        copies = min(len(part["replica_nodes"]) for part in parts)
-        detail = f"{many(len(parts), 'partition')}, {_copies(copies)}"
-        return Line(what, *_poor(role, parts, copies, brokers, config, detail))
+        return None
 
     def _configs(self, names: list[str]) -> dict[str, dict[str, str]]:
         """Settings of topics; none where this user may not read them."""
@@ -225,37 +241,6 @@ class _Admin:
             return question()
         except KafkaError as error:
             raise in_words(error, self._connection) from error
-
-
-def _poor(
-    role: str, parts: list[dict[str, Any]], copies: int, brokers: int, config: Mapping[str, str], detail: str
-) -> tuple[State, str, str]:
-    """State, detail and mend of a topic that can be written to."""
-    largest = int(config.get("max.message.bytes", LARGEST_SEALED))
-    if role == "flows" and largest < LARGEST_SEALED:
-        return (
-            "missing",
-            f"{detail}, takes messages of {largest:,} octets",
-            (f"set its max.message.bytes to at least {LARGEST_SEALED:,}"),
-        )
-    insync = int(config.get("min.insync.replicas", 1))
-    if min(len(part["isr_nodes"]) for part in parts) < insync:
-        return (
-            "missing",
-            f"{detail}, fewer in sync than min.insync.replicas {insync}",
-            ("start the brokers that are down"),
-        )
-    if role == "agents" and "compact" not in config.get("cleanup.policy", "compact"):
-        return "poor", f"{detail}, not compacted", "set its cleanup.policy to compact"
-    if copies == 1 and brokers > 1:
-        return "poor", detail, "the loss of one broker loses rows: raise its replication factor"
-    if copies > 1 and insync == 1:
-        return (
-            "poor",
-            f"{detail}, min.insync.replicas 1",
-            "a record may stand on one broker alone: set it to 2",
-        )
-    return "ok", detail, ""
 
 
 def _named(settings: Settings) -> dict[str, str]:

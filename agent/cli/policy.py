@@ -62,6 +62,8 @@ def check(options: Options, files: tuple[Path, ...], overrides: tuple[Path, ...]
 
 
 def _print(policy: Policy, say: Phrases) -> None:
+    from datetime import UTC, datetime
+
     from agent.cli.screen import Column
 
     out = console()
@@ -100,12 +102,25 @@ def _print(policy: Policy, say: Phrases) -> None:
     names = {"awake": say.join(policy.awake), "asleep": say.join(asleep) or say("policy.none_asleep")}
     out.print()
     tell(say("policy.in_force", version=policy.version, **names))
+    kinds = ("forwarders", "sites", "entities", "approvals", "expected_hosts")
+    counted = [say(f"policy.{kind}", n=len(getattr(policy, kind))) for kind in kinds if getattr(policy, kind)]
+    if counted:
+        tell(say("policy.registers", kinds=say.join(counted)))
+    tell(say("policy.commit", commit=policy.commit) if policy.commit else say("policy.no_commit"))
+    ended = [a.id for a in policy.approvals if a.valid_to < datetime.now(UTC).date()]
+    if ended:
+        tell(say("policy.approvals_ended", n=len(ended), ids=say.join(ended)))
 
 
 def _document(policy: Policy) -> dict[str, Any]:
     return {
         "policy": policy.version,
+        "commit": policy.commit,
         "stores": [store.model_dump(mode="json") for store in policy.stores],
+        **{
+            kind: [entry.model_dump(mode="json") for entry in getattr(policy, kind)]
+            for kind in ("forwarders", "sites", "entities", "approvals", "expected_hosts")
+        },
         "rules": [{"pack": pack, **rule.model_dump(mode="json")} for pack, rule in policy.rules],
         "awake": list(policy.awake),
         "asleep": [pack.pack for pack in policy.packs if pack.pack not in policy.awake],

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from agent.cli.bars import Bar
-from agent.cli.common import Group, Options, echo_json, example, json_option, point_ns, size, tell
+from agent.cli.common import (
+    Group,
+    Options,
+    echo_json,
+    example,
+    json_option,
+    language_of,
+    point_ns,
+    size,
+    tell,
+    words,
+)
 from agent.cli.writing import written
 from agent.words.escape import json_text
 
@@ -19,6 +30,7 @@ if TYPE_CHECKING:
     from agent.simulation.agents import Fleet
     from agent.simulation.outputs import Output
     from agent.simulation.plan import Plan
+    from agent.words import Phrases
 
 _NOTE = "simulated by sekisho: these hosts, stores and transfers do not exist"
 
@@ -119,13 +131,14 @@ def fleet(options: Options, /, **given: Any) -> None:
         if request.write_policy:
             stack.enter_context(written(request.write_policy)).write(policy)
         out = request.output()
-        told = _made(plan, version, out, real_time=request.real_time)
+        say = words(language_of(options))
+        told = _made(plan, version, out, say, real_time=request.real_time)
         if request.truth:
             stack.enter_context(written(request.truth)).write(json_text(_truth(plan), indent=2) + "\n")
     if request.as_json:
         echo_json({**told, "truth": _truth(plan)}, indent=2)
     else:
-        _tell(plan, told, request)
+        _tell(told, request, say)
 
 
 @dataclass(frozen=True)
@@ -241,7 +254,7 @@ def _networks(path: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _made(plan: Plan, version: str, out: Output, *, real_time: bool) -> dict[str, Any]:
+def _made(plan: Plan, version: str, out: Output, say: Phrases, *, real_time: bool) -> dict[str, Any]:
     """Make and hand over every message; what came of it."""
     from agent.simulation.agents import Fleet
 
@@ -249,7 +262,7 @@ def _made(plan: Plan, version: str, out: Output, *, real_time: bool) -> dict[str
     begun_s, cpu_s = time.monotonic(), time.process_time()
     messages = rows = 0
     total = plan.asked.seconds * 10**9
-    with Bar(f"simulating {plan.asked.hosts:,} hosts") as bar:
+    with Bar(say("simulate.working", n=plan.asked.hosts, hosts=f"{plan.asked.hosts:,}")) as bar:
         for sent in fleet.messages():
             if isinstance(sent, int):
                 bar.step(sent - plan.asked.begin_ns, total)
@@ -289,13 +302,18 @@ def _truth(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _tell(plan: Plan, told: dict[str, Any], request: _Request) -> None:
-    tell(
-        f"{told['messages']:,} messages, {told['rows']:,} rows ({told['rows_handed_over']:,} before alike ones were "
-        f"joined), {size(told['octets'])}, of {told['hosts']:,} simulated hosts in {told['seconds']:,} s of event time"
-    )
-    if plan.asked.incidents:
-        where = str(request.truth) if request.truth else "use --truth FILE to have them listed"
-        tell(f"{plan.asked.incidents:,} incidents are hidden in it: {where}")
+def _tell(told: dict[str, Any], request: _Request, say: Phrases) -> None:
+    counts = {
+        "messages": told["messages"],
+        "rows": told["rows"],
+        "handed": told["rows_handed_over"],
+        "hosts": told["hosts"],
+        "seconds": told["seconds"],
+    }
+    figures = {name: f"{number:,}" for name, number in counts.items()}
+    tell(say("simulate.made", size=size(told["octets"]), **figures))
+    if request.incidents:
+        where = str(request.truth) if request.truth else say("simulate.listed")
+        tell(say("simulate.hidden", n=request.incidents, count=f"{request.incidents:,}", where=where))
     if request.dry_run:
-        tell("nothing was sent")
+        tell(say("simulate.not_sent"))

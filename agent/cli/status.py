@@ -94,6 +94,7 @@ def _found(settings: Settings) -> tuple[list[HostStanding], str, int]:
     from agent.core.errors import StateError
     from agent.detection.fleet import Known
     from agent.receiving import standing
+    from agent.receiving.refused import by_run
     from agent.sending import telling
 
     now_ns = SystemClock().now_ns()
@@ -105,7 +106,9 @@ def _found(settings: Settings) -> tuple[list[HostStanding], str, int]:
                 agents = [Known.of(body) for body in state.coverage.agents().values()]
                 maintained = state.coverage.maintenance(now_ns)
                 policy = _policy(settings)
-                found = standing.of_agents(agents, state.coverage.taken(), policy, maintained, now_ns)
+                taken = state.coverage.taken()
+                dead = by_run(state.inputs.dead(), state.inputs.pins(), state.enrolments.ended_keys())
+                found = standing.of_agents(agents, taken, policy, maintained, now_ns, dead)
             return found, "detector", now_ns
         except StateError:
             if local is None or role == "detector":

@@ -220,6 +220,8 @@ class Finding(_Fact):
     """Part of the store's whole egress in the same window."""
     provisional: bool = False
     simulated: bool = False
+    approval: str = ""
+    """Id of the approved transfer that it belongs to: recorded, and nobody is told."""
     told_before: tuple[HostTold, ...] = ()
     """Hosts that told people of it before the detector could; where one did, the id is the one it told."""
     versions: dict[str, str] = Field(default_factory=dict)

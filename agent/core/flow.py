@@ -445,16 +445,20 @@ def _zeros(column: Column) -> ColumnData:
 
 
 def _null(column: Column, n: int) -> ColumnData:
-    """A column of nulls. Those of ordinary batches are made once and shared, and so cannot be written to."""
-    return _shared_null(column.name, n) if n <= _SHARED_ROWS else _new_null(column, n)
+    """A column of nulls. Those of ordinary batches are parts of one that is made once, and so cannot be written to."""
+    if n > _SHARED_ROWS:
+        return _new_null(column, n)
+    # Not one for each length: in a program that runs for months these lay between all else that comes and goes.
+    whole = _shared_null(column.name)
+    return whole.take(slice(0, n)) if isinstance(whole, Text) else whole[:n]
 
 
 _SHARED_ROWS: Final = 1_000
 
 
-@functools.lru_cache(maxsize=1_024)
-def _shared_null(name: str, n: int) -> ColumnData:
-    data = _new_null(BY_NAME[name], n)
+@functools.cache
+def _shared_null(name: str) -> ColumnData:
+    data = _new_null(BY_NAME[name], _SHARED_ROWS)
     (data.codes if isinstance(data, Text) else data).flags.writeable = False
     return data
 

@@ -21,6 +21,8 @@ from agent.core.errors import SinkError
 
 _Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
 _PEM: Final = "PEM"
+_END_S: Final = 2.0
+"""How long the thread of a producer may take to end once it was told to."""
 
 
 class _Part(BaseModel):
@@ -248,6 +250,25 @@ def made_by(connection: Connection, client_id: str) -> Iterator[dict[str, Any]]:
                 # A broker answers a wrong password and closes; the client may see the end before the answer.
                 cause = SaslAuthenticationFailedError()
             raise in_words(cause, connection) from error
+
+
+def let_go(producer: Any, wait_s: float = 0.0) -> None:
+    """End a producer of kafka-python; what is not answered after ``wait_s`` is given up, and told to who waits for it.
+
+    Its own ``close`` waits first and raises where something stays unanswered, before it has ended anything: the thread
+    goes on, sends what was given up, and the collector of garbage tries the same again and prints a traceback.
+    """
+    from kafka.errors import KafkaError
+
+    if wait_s:
+        with contextlib.suppress(KafkaError):
+            producer.flush(wait_s)
+    thread = producer._sender
+    thread.force_close()
+    thread.join(_END_S)
+    with contextlib.suppress(KafkaError, OSError):
+        producer.close(timeout=0)
+    producer._closed = True  # a thread that is still busy ends by itself; there is nothing left to try
 
 
 def in_words(error: BaseException, connection: Connection, topic: str = "") -> SinkError:

@@ -91,8 +91,14 @@ class Cases:
         finding = ruling.finding
         key = (finding.tenant, finding.store, finding.entity)
         before = self.open.get(key)
+        if finding.approval and (before is None or all(f.id != finding.id for f in before.findings)):
+            return None, None  # recorded; nobody is told
         if before is None:
-            if ruling.what not in ("open", "grow"):  # what goes on growing after a person closed it is news
+            if ruling.what not in (
+                "open",
+                "grow",
+                "approval",
+            ):  # what goes on growing after a person closed it is news
                 return None, None
             return self._opened(key, ruling), NoticeKind.OPENED
         findings = {f.id: f for f in before.findings} | {finding.id: finding}

@@ -18,6 +18,7 @@ from agent.core.errors import StateError
 from agent.core.finding import HostTold, StoreFact, Traffic
 from agent.core.flow import FlowBatch
 from agent.detection.admit import Step, admit, packed, seen_ns, unpacked
+from agent.detection.approved import Approvals
 from agent.detection.cases import Cases, Key, Ruling, Told
 from agent.detection.cube import NOWHERE, Cube
 from agent.detection.facts import UNKNOWN, CaseBase, Facts
@@ -69,6 +70,7 @@ class Detector:
         self._rule_since = rule_since
         self._sources = Sources(self._lateness, replay=self._replay)
         self._cube = Cube(Rulebook(policy, self._ownership, self._lateness, rule_since))
+        self._approvals = Approvals(self._cube)
         self._facts = Facts(self._cube)
         self._stage2 = Stage2(self._cube)
         self._cases = Cases(self._told_of, self._host, simulated=self._simulated)
@@ -235,6 +237,7 @@ class Detector:
             if before.get((name, rule.id)) != rule:
                 self._rule_since[rule.id] = now_ns
         self._cube.use(Rulebook(policy, self._ownership, self._lateness, self._rule_since))
+        self._approvals = Approvals(self._cube)
         self._stage2.rebuild()
         return self._ruled(findings)
 
@@ -287,17 +290,30 @@ class Detector:
     def _findings(self, before_ns: Ints | None = None) -> Findings:
         nothing = np.zeros(0, np.int64)
         versions = {**self._versions, "policy": self.policy.version}
+        if self.policy.commit:
+            versions["policy_commit"] = self.policy.commit
         if self._ownership is not None:
             versions["ownership"] = self._ownership.version
         rows = nothing if before_ns is None else before_ns
-        return Findings(self._cube, self._store_seen, rows, versions, self._simulated, told=self._host_told)
+        return Findings(
+            self._cube,
+            self._store_seen,
+            rows,
+            versions,
+            self._simulated,
+            told=self._host_told,
+            approvals=self._approvals,
+        )
 
     def _ruled(self, findings: Findings) -> list[Ruling]:
-        """Findings whose severity has changed join the others; all in the order of events."""
+        """Findings whose severity has changed, or that no approval holds back any more, join the others; all in the
+        order of events."""
         for track in self._stage2.tracks.values():
             for episode in track.episodes:
                 if findings.severity(track, track.paths)[0] != episode.severity:
                     findings.emit(track, episode, "severity", max(self._sources.watermark, 0), None, None)
+                elif episode.approval and self._approvals.holding(track, episode) != episode.approval:
+                    findings.emit(track, episode, "approval", max(self._sources.watermark, 0), None, None)
         return findings.rulings()
 
     def _told_of(self, key: Key, since_ns: int) -> Told:

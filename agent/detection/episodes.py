@@ -39,6 +39,8 @@ class Episode:
     opened: dict[str, Any] = field(default_factory=dict)
     """What was true when it opened and never changes: window, crossing, tests."""
     provisional: bool = False
+    approval: str = ""
+    """The approval that holds its finding back; empty once people were told."""
 
     @property
     def stands(self) -> tuple[int, int, int]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from agent.core.clock import DAY_NS
 from agent.core.finding import Finding, FindingState, HostTold, Severity, finding_id
+from agent.detection.approved import Approvals
 from agent.detection.cases import MERGED, Ruling
 from agent.detection.cube import Cube
 from agent.detection.episodes import Episode, Opening, Track
@@ -31,6 +32,7 @@ class Findings:
     simulated: bool
     told: Mapping[tuple[str, str, str, str], Sequence[tuple[HostTold, int]]] = field(default_factory=dict)
     """By (tenant, rule, store, entity): what hosts told people by themselves, and the first bucket's start."""
+    approvals: Approvals | None = None
     changes: list[tuple[Order, Ruling]] = field(default_factory=list)
 
     def emit(
@@ -45,6 +47,8 @@ class Findings:
         """Take one change of one episode; its finding gets the next revision."""
         if opening is not None:
             self._open(track, episode, opening)
+        if self.approvals is not None and (episode.revision == 0 or episode.approval):
+            episode.approval = self.approvals.holding(track, episode)
         episode.revision += 1
         finding = self._finding(track, episode, what)
         episode.severity, episode.told_as = int(finding.severity), episode.stands
@@ -121,6 +125,7 @@ class Findings:
             provisional=episode.provisional,
             told_before=self._told_before(track, episode),
             simulated=self.simulated,
+            approval=episode.approval,
             versions=self.versions,
             **opened,
         )

@@ -241,8 +241,13 @@ class Known:
 
     # what has come
 
-    def settle(self, taken: Taken, low_water: Mapping[int, int], read_to_ns: int) -> None:
-        """Move on as far as batches have come. ``read_to_ns``: up to which append time the topic of rows was read."""
+    def settle(
+        self, taken: Taken, low_water: Mapping[int, int], read_to_ns: int, came: Taken | None = None
+    ) -> None:
+        """Move on as far as batches have come. ``read_to_ns``: up to which append time the topic of rows was read.
+
+        ``came``: as ``taken``, but true of what came and was refused too.
+        """
         while self.pending is not None and self.mark is not None:
             spans = {
                 lane: (self.mark.next.get(lane, 0), upto - 1)
@@ -252,7 +257,10 @@ class Known:
             missing = {lane: span for lane, span in spans.items() if not taken(self.run_id, lane, *span)}
             if missing and not self._gone(missing, low_water, read_to_ns):
                 break
-            self._complete(missing)
+            refused = came is not None and all(
+                came(self.run_id, lane, *span) for lane, span in missing.items()
+            )
+            self._complete(missing, "refused" if refused else "gap")
         self._fill(taken, read_to_ns)
 
     def _gone(self, missing: Mapping[int, tuple[int, int]], low: Mapping[int, int], read_to_ns: int) -> bool:
@@ -265,14 +273,14 @@ class Known:
             self.through_ns = (self.latest or self.pending).heard_ns
         return read_to_ns >= self.through_ns + PATIENCE_NS
 
-    def _complete(self, missing: Mapping[int, tuple[int, int]]) -> None:
+    def _complete(self, missing: Mapping[int, tuple[int, int]], reason: str) -> None:
         assert self.pending is not None and self.mark is not None
         begin, end = self.mark, self.pending
         came = max(end.sealed - begin.sealed, 0)
         let_go = max(end.spool_dropped - begin.spool_dropped, 0)
         from_ns = max(begin.time_ns - MEMORY_NS, self.started_ns)
         if missing:
-            self._add(Stored(from_ns, end.time_ns, "gap", came, run=self.run_id, waits=dict(missing)))
+            self._add(Stored(from_ns, end.time_ns, reason, came, run=self.run_id, waits=dict(missing)))
         if let_go:
             self._add(Stored(from_ns, end.time_ns, "spool_dropped", let_go))
         self.touched.append((begin.time_ns, end.time_ns, came))

@@ -175,6 +175,10 @@ class Rulebook:
             return f"as:{path.asn}"
         return "unknown" if path.asn == -1 else "other"
 
+    def is_in(self, set_id: str, path: PathFact, owner: OwnerFact) -> bool:
+        """Whether the path's other end belongs to a destination set."""
+        return self._match(set_id, path, owner).hit
+
     def hits(self, path: PathFact, owner: OwnerFact) -> dict[int, Hit]:
         """Rule index -> hit, for every rule that reads this path."""
         who = (path.store, path.shared, path.initiator)

@@ -1,26 +1,19 @@
-"""What must hold between the entries of policy files, whichever file they stand in.
-
-Two stores *overlap* when some row could belong to both and nothing tells which. That is so when they may be in one
-place (a common host name, overlapping addresses, a common pod, or no place named by either), and
-
-* both name the same port, process, executable, unit or container there, or
-* neither names any of these, so that both claim all that leaves the place.
-
-Stores in one place that are told apart by such a name do not overlap.
-"""
+"""What must hold between the entries of policy files, whichever file they stand in."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
-from itertools import combinations
 
 from agent.core.errors import Fault
+from agent.policy.destinations import DestinationSet
 from agent.policy.faults import nearest
-from agent.policy.model import DestinationSet, ExpectedHost, Recognition, Rule, Site, Store
+from agent.policy.overlaps import overlaps
 from agent.policy.placed import Placed, repeated
+from agent.policy.registers import ExpectedHost, Site, Store
+from agent.policy.rules import Rule
 
-_SELECTORS = ("ports", "processes", "executables", "units", "containers")
+MOST_SHOWN = 8
+"""Stores of a circle that a fault names."""
 
 
 def across(
@@ -43,11 +36,13 @@ def across(
     yield from repeated("rule", rules)
     yield from _recognition(stores)
     yield from _copies(stores)
-    yield from _overlaps(stores)
+    yield from overlaps(stores)
     yield from _own_networks(sites, destinations)
     sets = {*shipped_sets, *(d.id for d in destinations)}
+    by_id = {s.id: s for s in stores}
+    groups = {group for s in stores if s.value for group in s.value.groups}
     for rule in rules:
-        yield from _rule_names(rule, stores, sets, asleep_sets, home.get(rule.id))
+        yield from _rule_names(rule, by_id, groups, sets, asleep_sets, home.get(rule.id))
 
 
 def _recognition(stores: Sequence[Placed[Store]]) -> Iterator[Fault]:
@@ -60,6 +55,7 @@ def _recognition(stores: Sequence[Placed[Store]]) -> Iterator[Fault]:
 def _copies(stores: Sequence[Placed[Store]]) -> Iterator[Fault]:
     origin = {s.id: s.value.copy_of for s in stores if s.value}
     known = {s.id for s in stores}
+    circles = dict(_circles(origin))
     for store in stores:
         of = store.value.copy_of if store.value else None
         if of is None:
@@ -67,44 +63,26 @@ def _copies(stores: Sequence[Placed[Store]]) -> Iterator[Fault]:
         if of not in known:
             advice = nearest(of, sorted(known))
             yield store.fault(f"`{store.id}` is a copy of `{of}`, which is no store", advice, ("copy_of",))
-            continue
-        chain = [store.id]
-        while (following := origin.get(chain[-1])) is not None and following not in chain:
-            chain.append(following)
-        if following == store.id:
-            circle = " -> ".join([*chain, following])
-            yield store.fault(f"is a copy of itself: {circle}", "name the original", ("copy_of",))
+        elif circle := circles.get(store.id):
+            begins = circle.index(store.id)
+            turned = [*circle[begins:], *circle[:begins], store.id]
+            shown = turned if len(turned) <= MOST_SHOWN else [*turned[: MOST_SHOWN - 1], "…", turned[-1]]
+            yield store.fault(f"is a copy of itself: {' -> '.join(shown)}", "name the original", ("copy_of",))
 
 
-def _overlaps(stores: Sequence[Placed[Store]]) -> Iterator[Fault]:
-    for first, second in combinations(stores, 2):
-        if first.value is None or second.value is None or first.id == second.id:
-            continue
-        a, b = first.value.recognise, second.value.recognise
-        if a.is_empty() or b.is_empty() or not a.meets(b):
-            continue
-        if common := _common(a, b):
-            message = f"stores `{second.id}` and `{first.id}` ({first.where}) both claim {common}"
-            advice = "take it out of one, name other hosts or ports, or make them one store"
-            yield second.fault(message, advice, ("recognise",))
-
-
-def _common(a: Recognition, b: Recognition) -> str:
-    if not any(getattr(r, name) for r in (a, b) for name in _SELECTORS):
-        return "everything that leaves the same place"
-    for name in _SELECTORS[:-1]:
-        if both := sorted(set(getattr(a, name)) & set(getattr(b, name))):
-            return f"{name[:-2] if name == 'processes' else name[:-1]} {both[0]}"
-    for name in ("executables", "units"):
-        for one in getattr(a, name):
-            for other in getattr(b, name):
-                if fnmatchcase(one, other) or fnmatchcase(other, one):
-                    return f"{name[:-1]} {max(one, other, key=len)}"
-    for one in a.containers:
-        for other in b.containers:
-            if one.startswith(other) or other.startswith(one):
-                return f"container {max(one, other, key=len)}"
-    return ""
+def _circles(origin: Mapping[str, str | None]) -> Iterator[tuple[str, list[str]]]:
+    """(member, its circle) for all stores that are copies of themselves; each store is walked over once."""
+    done: set[str] = set()
+    for start in origin:
+        chain: dict[str, int] = {}
+        at: str | None = start
+        while at is not None and at not in done and at not in chain:
+            chain[at] = len(chain)
+            at = origin.get(at)
+        if at is not None and at in chain:
+            circle = list(chain)[chain[at] :]
+            yield from ((member, circle) for member in circle)
+        done.update(chain)
 
 
 def _own_networks(
@@ -124,15 +102,17 @@ def _own_networks(
 
 def _rule_names(
     rule: Placed[Rule],
-    stores: Sequence[Placed[Store]],
+    by_id: Mapping[str, Placed[Store]],
+    groups: Collection[str],
     sets: Collection[str],
     asleep_sets: Mapping[str, str],
     home: str | None,
 ) -> Iterator[Fault]:
     if rule.value is None:
         return
-    by_id = {s.id: s for s in stores}
     for index, name in enumerate(rule.value.stores):
+        if name in groups:
+            continue
         if name not in by_id:
             yield rule.fault(
                 f"rule `{rule.id}` names store `{name}`, which is not there",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
+from itertools import islice
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -20,6 +21,9 @@ from agent.policy.document import Document
 
 FEW = 6
 """As many choices are shown whole, more give way to the nearest one."""
+
+MANY = 500
+"""More words than this are not compared one by one, nor listed."""
 
 _TEXT = "put it in quotes"
 _EXPECTED: Mapping[str, tuple[str, str]] = {
@@ -126,11 +130,21 @@ def _words(detail: ErrorDetails, model: type[BaseModel], loc: tuple[str | int, .
 
 
 def nearest(word: str, known: Sequence[str], verb: str = "known here") -> str:
-    """Advice that names the nearest known word, or all of them."""
-    near = difflib.get_close_matches(word.lower(), known, 1, 0.6)
+    """Advice that names the nearest known word, or all of them if they are not many."""
+    near = difflib.get_close_matches(word.lower(), _alike(word.lower(), known), 1, 0.6)
     if near:
         return f"did you mean `{near[0]}`?"
+    if len(known) > MANY:
+        return f"{len(known)} are known, none of them like it"
     return f"{verb}: {', '.join(known)}" if known else ""
+
+
+def _alike(word: str, known: Sequence[str]) -> Sequence[str]:
+    """Where thousands are known, those that begin or end alike: looking at each takes a second."""
+    if len(known) <= MANY:
+        return known
+    alike = (k for k in known if k[:2] == word[:2] or k[-4:] == word[-4:])
+    return list(islice(alike, MANY))
 
 
 def _show(value: Any) -> str:

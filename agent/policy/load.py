@@ -6,6 +6,8 @@ that could be read: this module only raises.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,13 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from agent.core.errors import Fault, PolicyError
+from agent.policy import registered
 from agent.policy.checks import across, expected_twice
 from agent.policy.document import Document
 from agent.policy.faults import nearest
 from agent.policy.model import (
+    Approval,
     Attestation,
     DestinationSet,
     ExpectedHost,
+    Forwarder,
+    LegalEntity,
     Override,
     Pack,
     PackState,
@@ -33,8 +39,10 @@ from agent.policy.model import (
     Store,
 )
 from agent.policy.overrides import read_overrides, repeated_networks
-from agent.policy.placed import Placed, entries
-from agent.policy.starter import Listening, starter
+from agent.policy.placed import Placed, entries, inner, repeated
+from agent.policy.repository import commit_of
+from agent.policy.servers import Listening
+from agent.policy.starter import starter
 from agent.policy.yamlfile import read, validate
 
 __all__ = ["Listening", "load", "schema", "shipped_packs", "starter"]
@@ -50,16 +58,35 @@ def load(paths: Sequence[Path], *, overrides: Sequence[Path] = (), today: date) 
     ``overrides`` are YAML or CSV files of what is known better about some networks. ``today`` decides which packs
     are within their dates. Raises :class:`PolicyError` with every fault found.
     """
+    with _without_collection():
+        return _loaded(paths, overrides, today)
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """A register of 100,000 stores is millions of objects that all stay: looking for rubbish among them again and again
+    takes two thirds of the time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _loaded(paths: Sequence[Path], overrides: Sequence[Path], today: date) -> Policy:
     faults: list[Fault] = []
     documents = [_patched(d) for d in _documents(paths, faults)]
-    known = _known_networks(documents, overrides, faults)
-    written = _Written(documents)
+    whole, known = _whole(documents, overrides, faults)
+    written = _Written(documents, whole)
     packs, awake = _packs(written, today)
     faults.extend(_tenants(documents))
     faults.extend(repeated_networks(known))
     faults.extend(_attestation_faults(written.attestations, today))
     faults.extend(expected_twice(written.expected_hosts))
     faults.extend(_faults_across(written, packs, awake))
+    faults.extend(_register_faults(written, today))
     if faults:
         raise PolicyError(sorted(dict.fromkeys(faults), key=lambda f: (f.file, f.line)))
     return Policy(
@@ -72,6 +99,11 @@ def load(paths: Sequence[Path], *, overrides: Sequence[Path] = (), today: date) 
         packs=packs,
         awake=tuple(sorted(awake)),
         expected_hosts=tuple(p.value for p in written.expected_hosts if p.value),
+        forwarders=tuple(p.value for p in written.forwarders if p.value),
+        entities=tuple(p.value for p in written.entities if p.value),
+        approvals=tuple(p.value for p in written.approvals if p.value),
+        attestations=tuple(p.value for p in written.attestations if p.value),
+        commit=commit_of([*paths, *overrides], [Path(d.name) for d in documents]),
         version=_version([*documents, *(d for d, _ in known if d not in documents)]),
     )
 
@@ -101,13 +133,24 @@ def shipped_packs() -> tuple[tuple[Document, Pack], ...]:
 class _Written:
     """What the operator's own files hold, entry by entry."""
 
-    def __init__(self, documents: Sequence[Document]) -> None:
-        self.sites = entries(documents, "sites", Site)
-        self.stores = entries(documents, "stores", Store)
-        self.destinations = entries(documents, "destinations", DestinationSet)
-        self.rules = entries(documents, "rules", Rule)
-        self.attestations = entries(documents, "attestations", Attestation)
-        self.expected_hosts = entries(documents, "expected_hosts", ExpectedHost)
+    def __init__(self, documents: Sequence[Document], whole: Mapping[str, PolicyFile]) -> None:
+        self.sites = entries(documents, "sites", Site, whole)
+        self.stores = entries(documents, "stores", Store, whole)
+        self.destinations = entries(documents, "destinations", DestinationSet, whole)
+        self.rules = entries(documents, "rules", Rule, whole)
+        self.forwarders = entries(documents, "forwarders", Forwarder, whole)
+        self.entities = entries(documents, "entities", LegalEntity, whole)
+        self.approvals = entries(documents, "approvals", Approval, whole)
+        self.expected_hosts = entries(documents, "expected_hosts", ExpectedHost, whole)
+        self.attestations = [
+            *entries(documents, "attestations", Attestation, whole),
+            *inner(self.entities, "regimes", _attested),
+        ]
+
+
+def _attested(entity: LegalEntity) -> list[Attestation]:
+    """What an entity's own entry says of the regimes that bind it."""
+    return [Attestation(pack=b.pack, entity=entity.id, by=b.by, on=b.on) for b in entity.regimes]
 
 
 def files_of(path: Path) -> list[Path]:
@@ -146,14 +189,16 @@ def _documents(paths: Sequence[Path], faults: list[Fault]) -> list[Document]:
     return documents
 
 
-def _known_networks(
+def _whole(
     documents: Sequence[Document], overrides: Sequence[Path], faults: list[Fault]
-) -> list[tuple[Document, tuple[Override, ...]]]:
-    """What is known better about some networks, by the file that says so: policy files first."""
-    known = []
+) -> tuple[dict[str, PolicyFile], list[tuple[Document, tuple[Override, ...]]]]:
+    """The files that can be read as they are, by name; and what is known better about some networks, by the file that
+    says so: policy files first."""
+    whole, known = {}, []
     for document in documents:
         try:
-            known.append((document, validate(PolicyFile, document, kind=PolicyError).overrides))
+            whole[document.name] = validate(PolicyFile, document, kind=PolicyError)
+            known.append((document, whole[document.name].overrides))
         except PolicyError as error:
             faults.extend(error.faults)
     for path in overrides:
@@ -161,7 +206,7 @@ def _known_networks(
             known.append(read_overrides(path))
         except PolicyError as error:
             faults.extend(error.faults)
-    return known
+    return whole, known
 
 
 def _faults_across(written: _Written, packs: Sequence[Pack], awake: set[str]) -> Iterable[Fault]:
@@ -176,10 +221,26 @@ def _faults_across(written: _Written, packs: Sequence[Pack], awake: set[str]) ->
     )
 
 
+def _register_faults(written: _Written, today: date) -> Iterator[Fault]:
+    yield from repeated("forwarder", written.forwarders)
+    yield from repeated("legal entity", written.entities)
+    yield from repeated("approval", written.approvals)
+    yield from registered.entities(written.entities, written.attestations)
+    yield from registered.answering(written.stores, written.entities)
+    yield from registered.answering(written.forwarders, written.entities)
+    yield from registered.answering(written.sites, written.entities)
+    yield from registered.stores(written.stores, today)
+    yield from registered.forwarders(written.forwarders)
+    yield from registered.sites(written.sites)
+    yield from registered.approvals(written.approvals, written.stores, today)
+
+
 def _destinations(written: _Written, packs: Sequence[Pack], awake: set[str]) -> tuple[DestinationSet, ...]:
     """Those of the packs awake; the operator's own win."""
     sets = {d.id: d for pack in packs if pack.pack in awake for d in pack.destinations}
     sets.update((p.id, p.value) for p in written.destinations if p.value)
+    approvals = [p.value for p in written.approvals if p.value]
+    sets.update((a.set_id, a.destination.as_set(a.set_id)) for a in approvals)
     return tuple(sets.values())
 
 
@@ -188,6 +249,7 @@ def _rules(written: _Written, packs: Sequence[Pack], awake: set[str]) -> tuple[t
     shipped = {rule.id for pack in packs for rule in pack.rules}
     rules = [(pack.pack, rule) for pack in packs if pack.pack in awake for rule in pack.rules]
     rules += [(OWN_PACK, p.value) for p in written.rules if p.value and p.id not in shipped]
+    rules += [(OWN_PACK, p.value.cap_rule()) for p in written.approvals if p.value]
     return tuple((pack, rule) for pack, rule in rules if rule.enabled)
 
 

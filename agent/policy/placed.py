@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -12,6 +12,7 @@ from agent.core.errors import Fault
 from agent.policy.document import Document, KeyPath
 
 Entry = TypeVar("Entry", bound=BaseModel)
+Outer = TypeVar("Outer", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,42 @@ class Placed(Generic[Entry]):
         return self.document.fault((*self.keys, *at), message, advice)
 
 
-def entries(documents: Sequence[Document], key: str, model: type[Entry]) -> list[Placed[Entry]]:
-    """Every entry under the top-level ``key``, readable or not, in the order read."""
-    return [placed for document in documents for placed in _entries(document, key, model)]
+def entries(
+    documents: Sequence[Document], key: str, model: type[Entry], whole: Mapping[str, BaseModel] | None = None
+) -> list[Placed[Entry]]:
+    """Every entry under the top-level ``key``, readable or not, in the order read.
+
+    ``whole``: documents that could be read as a whole, by name, so that nothing is read a second time.
+    """
+    return [placed for document in documents for placed in _entries(document, key, model, whole or {})]
 
 
-def _entries(document: Document, key: str, model: type[Entry]) -> Iterator[Placed[Entry]]:
+def _entries(
+    document: Document, key: str, model: type[Entry], whole: Mapping[str, BaseModel]
+) -> Iterator[Placed[Entry]]:
     items = document.data.get(key) if isinstance(document.data, dict) else None
+    values = getattr(whole[document.name], key) if document.name in whole else None
     for index, item in enumerate(items if isinstance(items, list) else ()):
         name = str(item.get("id", "")) if isinstance(item, dict) else ""
+        if values is not None:
+            yield Placed(name, values[index], document, (key, index))
+            continue
         try:
             yield Placed(name, model.model_validate(item), document, (key, index))
         except ValidationError:
             yield Placed(name, None, document, (key, index))
+
+
+def inner(
+    placed: Sequence[Placed[Outer]], key: str, values: Callable[[Outer], Sequence[Entry]]
+) -> list[Placed[Entry]]:
+    """What stands in a list inside of readable entries, each with its own place."""
+    return [
+        Placed("", value, outer.document, (*outer.keys, key, index))
+        for outer in placed
+        if outer.value is not None
+        for index, value in enumerate(values(outer.value))
+    ]
 
 
 def repeated(kind: str, placed: Sequence[Placed[Entry]]) -> Iterator[Fault]:

@@ -3,62 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import chain, count
 
-STORE_PORTS: Mapping[int, str] = {
-    445: "SMB file server",
-    1433: "SQL Server",
-    1521: "Oracle Database",
-    2049: "NFS file server",
-    3306: "MySQL or MariaDB",
-    5432: "PostgreSQL",
-    5984: "CouchDB",
-    6379: "Redis",
-    9042: "Cassandra",
-    9200: "Elasticsearch or OpenSearch",
-    11112: "DICOM archive",
-    27017: "MongoDB",
-    50000: "Db2",
-}
-"""Ports on which data stores commonly listen (IANA service names, and makers' documentation)."""
-
-_PROCESSES: Mapping[str, str] = {
-    "postgres": "PostgreSQL",
-    "mysqld": "MySQL",
-    "mariadbd": "MariaDB",
-    "mongod": "MongoDB",
-    "redis-server": "Redis",
-    "smbd": "SMB file server",
-    "minio": "MinIO",
-    "clickhouse-serv": "ClickHouse",
-    "sqlservr": "SQL Server",
-    "Orthanc": "DICOM archive",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Listening:
-    """A port on which something of this host accepts connections. Empty text: not known."""
-
-    port: int
-    process: str = ""
-    executable: str = ""
-    unit: str = ""
-    guess: str = ""
-    """What kind of data store it may be, such as ``PostgreSQL``; empty: probably none."""
-
+from agent.policy.servers import Listening
 
 _RUNS_OTHERS = re.compile(
     r"/(?:java|python[\d.]*|node|ruby|perl|php[\d.]*|dotnet|mono|beam\.smp|docker-proxy|systemd)$"
 )
 """Executables that say nothing of what they run."""
-
-
-def guess(port: int, process: str = "", executable: str = "") -> str:
-    """What kind of data store listens there, by its process name or executable, else by its port; empty if none."""
-    by_name = _PROCESSES.get(process) or _PROCESSES.get(executable.rpartition("/")[2][:15])
-    return by_name or STORE_PORTS.get(port, "")
 
 
 _HEAD = """\
@@ -87,35 +40,62 @@ _TAIL = """
 
 def starter(facts: Sequence[Listening]) -> str:
     """Commented YAML of a policy for this host. What looks like a data store is active, the rest is a comment."""
-    stores: dict[str, list[Listening]] = {}
-    others: dict[int, Listening] = {}
-    for fact in sorted(set(facts), key=lambda f: (f.port, f.process)):
-        if fact.guess:
-            group = stores.setdefault(f"{fact.guess}\0{fact.unit or fact.process}", [])
-            if fact.port not in {f.port for each in stores.values() for f in each}:
-                group.append(fact)
-        else:
-            others.setdefault(fact.port, fact)
+    found, others = grouped(facts)
     out = [_HEAD]
-    found = [group for group in stores.values() if group]
     out.append("stores:\n" if found else "stores: []\n")
     ids: set[str] = set()
-    for group in found:
-        shared = {
-            n
-            for other in found
-            if other is not group
-            for f in other
-            for n in (f.process, f.unit, f.executable)
-        }
-        out.append(_store(group, ids, shared))
+    out.extend(_store(group, found, ids) for group in found)
     if not found:
         out.append(_EXAMPLE)
-    if others:
-        out.append("\n# Also listening, and not taken for a data store:\n")
-        out.extend(f"#   port {f.port}{_by(f)}\n" for f in others.values())
+    out.extend(_rest(others))
     out.append(_TAIL)
     return "".join(out)
+
+
+def suggestion(facts: Sequence[Listening], host: str, taken: Collection[str] = ()) -> str:
+    """YAML of stores for the register, to be pasted there: ``TODO`` stands where a person must say something, and
+    `sekisho policy check` refuses it until somebody has. ``taken``: ids that are in use."""
+    found, others = grouped(facts)
+    out = [
+        f"# Proposed by `sekisho assets suggest` on {_plain(host)}, from what listens there. Say what each holds.\n"
+    ]
+    out.append("stores:\n" if found else "stores: []\n")
+    ids = set(taken)
+    out.extend(_store(group, found, ids, host=host) for group in found)
+    out.extend(_rest(others))
+    return "".join(out)
+
+
+def expected(hosts: Mapping[str, str]) -> str:
+    """YAML of hosts that are to be heard: name -> where it is known from (kubernetes, libvirt)."""
+    if not hosts:
+        return "expected_hosts: []\n"
+    lines = [f"  - {{host: {_quoted(host)}, source: {source}}}\n" for host, source in hosts.items()]
+    head = '# Proposed by `sekisho assets hosts`. To one that has no agent add why: no_agent: "appliance"\n'
+    return "".join([head, "expected_hosts:\n", *lines])
+
+
+def grouped(facts: Sequence[Listening]) -> tuple[list[list[Listening]], list[Listening]]:
+    """What looks like a data store, one list per store; and the rest, by port."""
+    stores: dict[str, list[Listening]] = {}
+    others: dict[int, Listening] = {}
+    seen: set[tuple[int, str]] = set()
+    for fact in sorted(set(facts), key=lambda f: (f.port, f.process)):
+        place = fact.container or fact.pod
+        if not fact.guess:
+            others.setdefault(fact.port, fact)
+        else:
+            group = stores.setdefault(f"{fact.guess}\0{fact.unit or fact.process}\0{place}", [])
+            if (fact.port, place) not in seen:
+                seen.add((fact.port, place))
+                group.append(fact)
+    return [group for group in stores.values() if group], list(others.values())
+
+
+def _rest(others: Sequence[Listening]) -> Iterator[str]:
+    if others:
+        yield "\n# Also listening, and not taken for a data store:\n"
+        yield from (f"#   port {f.port}{_by(f)}\n" for f in others)
 
 
 _EXAMPLE = """\
@@ -129,31 +109,67 @@ _EXAMPLE = """\
 """
 
 
-def _store(group: Sequence[Listening], ids: set[str], shared: set[str]) -> str:
+def _store(
+    group: Sequence[Listening], groups: Sequence[Sequence[Listening]], ids: set[str], host: str = ""
+) -> str:
+    """One store's entry. With ``host`` it is for the register of all hosts, and says ``TODO``; else for this host."""
     first = group[0]
     slug = re.sub(r"[^a-z0-9]+", "-", first.guess.lower()).strip("-")[:40] or "store"
-    name = slug if slug not in ids else f"{slug}-{first.port}"
+    if host:
+        slug = f"{slug}-{re.sub(r'[^a-z0-9]+', '-', host.partition('.')[0].lower()).strip('-')[:20]}".strip(
+            "-"
+        )
+    names = chain((slug, f"{slug}-{first.port}"), (f"{slug}-{number}" for number in count(2)))
+    name = next(n for n in names if n not in ids)
     ids.add(name)
-    recognise = ["      hosts: [this]", f"      ports: [{', '.join(str(f.port) for f in group)}]"]
+    recognise = "\n".join(f"      {key}: [{values}]" for key, values in _recognised(group, groups, host))
+    title = _quoted(f"{first.guess}{f' on {host}' if host else ''}")
+    if not host:
+        what = (
+            "    # What it holds: personal_health, personal_financial, human_genomic, biometric, covered_identifiers,\n"
+            "    # precise_geolocation, trade_secret, controlled_technology, ci_operational, ... (docs/policy.md)\n"
+            "    categories: [business_critical]\n"
+        )
+        return f"  - id: {name}\n    name: {title}\n{what}    recognise:\n{recognise}\n    # contact: whom to ring\n"
+    rests = f"told by its {first.by}" if first.by else "told by nothing but its port"
+    lines = (
+        f"  # {_plain(first.guess)}, {rests}{', which many other programs use' if first.by == 'port' else ''}",
+        f"  - id: {name}",
+        f"    name: {title}",
+        "    categories: [TODO]   # what it holds: personal_health, trade_secret, ... (docs/policy.md)",
+        "    contact: TODO        # whom to ring",
+        "    # entity: TODO       # the legal entity that answers for it, an id of `entities`",
+        "    # subjects: TODO     # persons whose data it holds, with `subjects_by` and `subjects_on`",
+        "    # copy_of: TODO      # where it is a backup, a replica or a test clone: the original's id",
+        "    recognise:",
+        recognise,
+        "",
+    )
+    return "\n".join(lines)
+
+
+def _recognised(
+    group: Sequence[Listening], groups: Sequence[Sequence[Listening]], host: str
+) -> Iterator[tuple[str, str]]:
+    """Lines that tell the store; what other stores found here have too tells nothing."""
+    first = group[0]
+    if first.pod:
+        yield "pods", _quoted(first.pod)
+    else:
+        yield "hosts", _quoted(host) if host else "this"
+    yield "ports", ", ".join(str(f.port) for f in group)
+    others = [f for other in groups if other is not group for f in other]
     for key, attribute in (("processes", "process"), ("executables", "executable"), ("units", "unit")):
+        shared = {getattr(f, attribute) for f in others}
         values = sorted({getattr(f, attribute) for f in group} - shared - {""})
         if key == "executables":
             values = [v for v in values if v.startswith("/") and not _RUNS_OTHERS.search(v)]
+        if key == "units":
+            values = [v for v in values if v.endswith((".service", ".scope")) and not re.search(r"[/\s]", v)]
         if values:
-            recognise.append(f"      {key}: [{', '.join(map(_quoted, values))}]")
-    return "\n".join(
-        [
-            f"  - id: {name}",
-            f"    name: {_quoted(first.guess)}",
-            "    # What it holds: personal_health, personal_financial, human_genomic, biometric, covered_identifiers,",
-            "    # precise_geolocation, trade_secret, controlled_technology, ci_operational, ... (docs/policy.md)",
-            "    categories: [business_critical]",
-            "    recognise:",
-            *recognise,
-            "    # contact: whom to ring",
-            "",
-        ]
-    )
+            yield key, ", ".join(map(_quoted, values))
+    if first.container and not first.pod:
+        yield "containers", _quoted(first.container)
 
 
 def _by(fact: Listening) -> str:

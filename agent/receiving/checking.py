@@ -7,12 +7,13 @@ later commit fail.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from agent.core.accounts import Amounts
 from agent.core.errors import DecodeError
 from agent.core.flow import COLUMNS, SCHEMA_VERSION, FlowBatch, Kind
 from agent.core.heartbeat import Beat, Signed
@@ -68,6 +69,11 @@ class Refused:
     detail: str
     agent_id: str = ""
     """Whom it names, where that is an id at all. Nobody has shown that it is from there."""
+    header: Header | None = None
+    key: bytes = b""
+    """The public key that did sign it, which may be anybody's; empty: none that is known."""
+    amounts: Amounts | None = None
+    """Of its rows; None where nobody could read them."""
 
 
 @dataclass
@@ -95,11 +101,12 @@ class Checker:
             return Refused("bad_header", str(error))
         refused = self._unsigned(header, message)
         if refused is not None:
-            return refused
+            return self._attributed(refused, header, message)
+        key = self.key_of(header.agent_id)
         try:
             batch = message.batch(header, _LONGEST)
         except TextError as error:
-            return Refused("impossible", str(error), header.agent_id)
+            return Refused("impossible", str(error), header.agent_id, header, key)
         except (DecodeError, MemoryError) as error:
             newer = header.schema_version > SCHEMA_VERSION
             said = (
@@ -107,9 +114,10 @@ class Checker:
                 if newer
                 else str(error)
             )
-            return Refused("newer_schema" if newer else "undecodable", said, header.agent_id)
+            reason: Reason = "newer_schema" if newer else "undecodable"
+            return Refused(reason, said, header.agent_id, header, key)
         if (said := _impossible(header, batch)) != "":
-            return Refused("impossible", said, header.agent_id)
+            return Refused("impossible", said, header.agent_id, header, key)
         return Sealed(header, batch, bytes.fromhex(header.digest))
 
     def check_beat(self, headers: Mapping[str, bytes], value: bytes) -> Beat | Refused:
@@ -155,6 +163,23 @@ class Checker:
         if pin is None:
             self.fresh[agent] = Pin(own, "first")
         return None
+
+    def key_of(self, agent: str) -> bytes:
+        """The key that signs for an agent; empty: none does yet."""
+        pin = self.pins.get(agent) or self.fresh.get(agent)
+        return pin.public_key if pin is not None else b""
+
+    def _attributed(self, refused: Refused, header: Header, message: Message) -> Refused:
+        """With the key that did sign it and its amounts, where it names that key and may yet prove to be the agent's."""
+        key = bytes.fromhex(header.key) or self.key_of(header.agent_id)
+        if refused.reason not in ("unknown_key", "identity_ended") or not self._verifies(key, message):
+            return refused
+        try:
+            batch = message.batch(header, _LONGEST)
+            amounts = None if _impossible(header, batch) else batch.amounts()
+        except (TextError, DecodeError, MemoryError):
+            amounts = None
+        return replace(refused, header=header, key=key, amounts=amounts)
 
     def _verifies(self, public: bytes, message: _Signed) -> bool:
         try:

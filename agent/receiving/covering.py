@@ -62,6 +62,8 @@ class Covering:
     policy: Callable[[], Policy]
     detector: Detector
     lateness_ns: int = 2 * MINUTE_NS
+    dead_of: Callable[[Stream], Intervals] = lambda _stream: Intervals()
+    """Batches of a stream that came and were refused."""
     agents: dict[str, Known] = field(default_factory=dict)
     taken: dict[RunKey, Amounts] = field(default_factory=dict)
     _broker: tuple[int, int] | None = None
@@ -200,7 +202,11 @@ class Covering:
                     sets[key].add_range(a, b)
             return next(sets[key].absent(first, last), None) is None
 
-        known.settle(has, known.low_water, read_to_ns)
+        def came(run: str, lane: int, first: int, last: int) -> bool:
+            dead = self.dead_of((known.agent_id, run, lane))
+            return all(has(run, lane, a, b) for a, b in dead.absent(first, last))
+
+        known.settle(has, known.low_water, read_to_ns, came)
 
     def _expect(self, now_ns: int, mono_ns: int) -> None:
         """Hosts of the inventory of which nothing was ever heard."""
@@ -267,7 +273,7 @@ class Covering:
         for known in self.agents.values():
             if store in self.stores_on(known):
                 by_host.setdefault(known.host.lower(), []).append(known)
-        entry = next((s for s in self.policy().stores if s.id == store), None)
+        entry = self.policy().store(store)
         for place in entry.recognise.places if entry else ():
             if place != "this" and not any(same_host(place, host) for host in by_host):
                 by_host[place] = []

@@ -9,9 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, cast
 
-from agent.core.clock import SECOND_NS
 from agent.core.errors import ConfigError, Fault, SekishoError
 from agent.core.flow import BatchHeader
 from agent.core.kafka import Connection
@@ -24,6 +23,7 @@ from agent.receiving.enrolling import Desk, desk
 from agent.receiving.gaps import Gaps
 from agent.receiving.hearing import Agents
 from agent.receiving.publishing import Publisher
+from agent.receiving.refused import Refusals
 from agent.receiving.stream import MessageStream
 from agent.runtime import Runtime
 from agent.signals import Signals
@@ -32,9 +32,6 @@ from agent.store.state import BUSY_TIMEOUT_S, State
 from collectors.kafka import Place, Reader
 from sinks.coverage_topic import CoverageTopic
 from sinks.dead_letters import DeadLetters
-
-RENEWALS: Final = 6
-"""In the time of one lease."""
 
 
 class NeverLedError(SekishoError):
@@ -55,7 +52,6 @@ class DetectRuntime(Runtime):
     """Called every now and then while another one leads."""
     _leadership: Leadership | None = None
     _publisher: Publisher = field(init=False)
-    _renewed_ns: int = 0
     _desk: Desk | None = None
 
     @property
@@ -93,6 +89,7 @@ class DetectRuntime(Runtime):
                 )
             if self._leadership is None:
                 raise NeverLedError("stopped while another one led")
+            self._leadership.check()
             return State.lead(database, self._leadership, clock=self.clock)
         except BaseException:
             database.close()
@@ -121,6 +118,7 @@ class DetectRuntime(Runtime):
             self.clock,
             self.settings.detect.gather_rows,
             begins=not known,
+            refusals=Refusals(self.state.inputs.dead()),
             renew=self._renew,
             agents=self._agents(connection, client_id, checker),
             started=self._started,
@@ -145,7 +143,12 @@ class DetectRuntime(Runtime):
         self._publisher = Publisher(self.state, CoverageTopic(connection, f"{client_id}-coverage"))
         self._stack.callback(self._publisher.stop)
         covering = Covering(
-            self.state, self.clock, lambda: self.policy, self.decide.detector, self.settings.lateness
+            self.state,
+            self.clock,
+            lambda: self.policy,
+            self.decide.detector,
+            self.settings.lateness,
+            lambda stream: self.stream.dead_of(stream),
         )
         return Agents(reader, checker, covering, self.decide, self.clock)
 
@@ -167,11 +170,8 @@ class DetectRuntime(Runtime):
         return {**super().standing(), "role": "detector", "counters": dict(self.counters)}
 
     def _renew(self) -> None:
-        now_ns = self.clock.monotonic_ns()
-        lease_ns = int(self.settings.detect.lease_s * SECOND_NS)
-        if self._leadership is not None and now_ns - self._renewed_ns >= lease_ns // RENEWALS:
-            self._leadership.renew()
-            self._renewed_ns = now_ns
+        if self._leadership is not None:
+            self._leadership.check()
 
     @property
     def counters(self) -> Mapping[str, int]:

@@ -85,13 +85,19 @@ class HostStanding:
 
 
 def path_of(
-    account: Mapping[str, Any], decided: Amounts | None, *, ended: bool, gap: bool
+    account: Mapping[str, Any],
+    decided: Amounts | None,
+    *,
+    ended: bool,
+    gap: bool,
+    dead: Mapping[str, Amounts | None] | None = None,
 ) -> tuple[dict[str, Amounts], Amounts]:
     """The account of one run from its capture to the decision, and what it leaves unexplained.
 
     ``account`` is the agent's, ``decided`` what the detector committed of the run (None: only the agent is asked).
     While the run goes on, what is sealed and neither let go nor decided is on the way; once it has ended and all was
-    read, that is missing: a gap if batches are known to be, else a residue.
+    read, that is missing: a gap if batches are known to be, else a residue. ``dead``: what was refused, by reason; None
+    where nobody could read how much: then it is what is left over, unless batches are missing besides.
     """
     terms = {
         name: of_account({name: value}, name)
@@ -104,12 +110,18 @@ def path_of(
         return {name: amounts for name, amounts in terms.items() if amounts or name in _ALWAYS}, residue
     kept = {name: amounts for name, amounts in terms.items() if name not in spare}
     let_go = of_account(account, "spool dropped")
-    left = terms.get("sealed", Amounts()) - let_go - decided
     kept["decided"] = decided
+    kept |= {f"dead ({reason})": amounts or Amounts() for reason, amounts in sorted((dead or {}).items())}
+    unread = [reason for reason, amounts in sorted((dead or {}).items()) if amounts is None]
+    refused = sum((amounts for amounts in (dead or {}).values() if amounts), Amounts())
+    left = terms.get("sealed", Amounts()) - let_go - decided - refused
     out, over = _parts(left)
     if ended:
+        explained = out if gap or unread else Amounts()
         kept["gap"] = out if gap else Amounts()
-        residue += (left - kept["gap"]) if gap else left
+        if unread and not gap:
+            kept[f"dead ({unread[0]})"] = out
+        residue += left - explained
     else:
         kept["on the way"] = out
         kept["newer than the heartbeat"] = over
@@ -131,11 +143,7 @@ def _parts(left: Amounts) -> tuple[Amounts, Amounts]:
 
 def stores_on(policy: Policy, known: Known) -> set[str]:
     """Stores that may be on a host: by this policy, by the agent's, and by the rows that came."""
-    named = {
-        store.id
-        for store in policy.stores
-        if any(same_host(place, known.host.lower()) for place in store.recognise.places)
-    }
+    named = {store.id for store in policy.index.on_host(known.host)}
     return named | set(known.stores) | set(known.rows_of)
 
 
@@ -145,8 +153,9 @@ def of_agents(
     policy: Policy,
     maintained: Sequence[Maintained],
     now_ns: int,
+    dead: Mapping[RunKey, Mapping[str, Amounts | None]] | None = None,
 ) -> list[HostStanding]:
-    """Every host that was heard, or is expected, by name."""
+    """Every host that was heard, or is expected, by name; ``dead``: what was refused of each run, by reason."""
     by_host: dict[str, list[Known]] = {}
     for known in agents:
         by_host.setdefault(known.host.lower(), []).append(known)
@@ -155,7 +164,7 @@ def of_agents(
         if not any(same_host(host, heard) for heard in by_host):
             by_host[host] = []
     found = [
-        _host(host, members, taken, policy, maintained, reasons.get(host, ""), now_ns)
+        _host(host, members, taken, dead or {}, policy, maintained, reasons.get(host, ""), now_ns)
         for host, members in by_host.items()
     ]
     return sorted(found, key=lambda one: one.host)
@@ -165,6 +174,7 @@ def _host(
     host: str,
     members: list[Known],
     taken: Mapping[RunKey, Amounts],
+    dead: Mapping[RunKey, Mapping[str, Amounts | None]],
     policy: Policy,
     maintained: Sequence[Maintained],
     no_agent: str,
@@ -173,7 +183,7 @@ def _host(
     working = next((m.reason for m in maintained if m.holds(host, now_ns - 1, now_ns)), "")
     if not members:
         hole = Hole(0, OPEN, "no_agent" if no_agent else "never_heard")
-        stores = tuple(sorted(s.id for s in policy.stores if s.recognise.is_on(host) and _named(s, host)))
+        stores = tuple(sorted(s.id for s in policy.index.on_host(host) if _named(s, host)))
         return HostStanding(
             host, hole.reason, hours=_hours([hole], now_ns), unseen=_unseen([hole], now_ns), stores=stores,
             maintained=working, no_agent=no_agent,
@@ -189,8 +199,9 @@ def _host(
     holes += [tail, Hole(0, min(k.first_ns for k in ordered), "not_heard_before")]
     ended = last.closing and last.pending is None
     gap = any(hole.reason == "gap" for hole in last.holes)
-    decided = taken.get((last.agent_id, last.run_id), Amounts())
-    account, residue = path_of(last.newest_account, decided, ended=ended, gap=gap)
+    run = (last.agent_id, last.run_id)
+    decided = taken.get(run, Amounts())
+    account, residue = path_of(last.newest_account, decided, ended=ended, gap=gap, dead=dead.get(run))
     return HostStanding(
         last.host,
         state,

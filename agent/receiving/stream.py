@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
@@ -29,8 +29,9 @@ from agent.receiving.checking import Checker, Refused, Sealed, unfit
 from agent.receiving.conflicts import Twins
 from agent.receiving.gaps import Gaps
 from agent.receiving.hearing import Agents
+from agent.receiving.refused import Refusals
 from agent.store.coverage import Covered
-from agent.store.inputs import Intake, Offset, Partition
+from agent.store.inputs import Dead, DeadKey, Intake, Offset, Partition
 from agent.store.sequences import Intervals, Stream
 from collectors.kafka import Reader, Record
 from sinks.dead_letters import DeadLetters
@@ -89,6 +90,7 @@ class MessageStream:
     gather_rows: int
     begins: bool
     """Nothing of this topic was ever read: what came before is not missing."""
+    refusals: Refusals = field(default_factory=lambda: Refusals({}))
     renew: Callable[[], None] = lambda: None
     """Says that this one still leads. Raises where it does not."""
     observe: Observe = lambda batches: None
@@ -165,6 +167,7 @@ class MessageStream:
         taken: dict[tuple[str, str, int, int], bytes] = {}
         fresh: list[tuple[Sealed, int]] = []
         headers: list[Header] = []
+        refused: list[Refused] = []
         for record in records:
             place = (self.reader.topic, record.partition)
             at = max(record.offset + 1, offsets[place].next_offset if place in offsets else 0)
@@ -181,9 +184,15 @@ class MessageStream:
                     self._look_for_twins(found, record.append_ns)
             if isinstance(found, Refused):
                 self._bury(record, found)
+                refused.append(found)
         self._send_letters()
         batches = [sealed.batch for sealed, _ in fresh]
-        self._commit(batches, fresh, headers, offsets)
+        dead = self.refusals.hear(
+            refused,
+            [sealed for sealed, _ in fresh],
+            {one.agent_id: self._trusted(one.agent_id) for one in refused},
+        )
+        self._commit(batches, fresh, headers, Intake(offsets, dead=dead))
 
     def _new(
         self, sealed: Sealed, taken: dict[tuple[str, str, int, int], bytes], headers: list[Header]
@@ -250,7 +259,9 @@ class MessageStream:
         if batch is sealed.batch:
             return sealed
         if (batch["store"] >= 0).any() and (said := unfit(batch)):
-            return Refused("impossible", said, sealed.header.agent_id)
+            header, key = sealed.header, self.checker.key_of(sealed.header.agent_id)
+            amounts = sealed.batch.amounts()
+            return Refused("impossible", said, header.agent_id, header, key, amounts)
         return replace(sealed, batch=batch)
 
     def _derived(self, batch: FlowBatch) -> FlowBatch:
@@ -281,23 +292,25 @@ class MessageStream:
         batches: Sequence[FlowBatch],
         fresh: Sequence[tuple[Sealed, int]],
         headers: Sequence[Header],
-        offsets: dict[Partition, Offset],
+        intake: Intake,
     ) -> None:
+        """``intake``: what is known besides these batches, and what they add to it."""
         amounts = sum((batch.amounts() for batch in batches), Amounts())
         self.accounts.capture(amounts)
         self.accounts.seal(amounts)
         self.accounts.wait(amounts)
-        said = self.gaps.hear(headers, self._taken_with(headers, fresh), begins=self.begins)
+        said = self.gaps.hear(headers, self._came(headers, fresh, intake.dead), begins=self.begins)
         pins = dict(self.checker.fresh)
         told = [sealed.header.account for sealed, _ in fresh]
         covered = self.agents.covering.count(batches, told) if self.agents else Covered()
-        intake = Intake(offsets, pins, said, covered=covered)
+        intake = replace(intake, pins=pins, said=said, covered=covered)
         for sealed, _ in fresh:
             self.counts.alerted_wrongly += self.decide.hear_hosts(sealed.header)
         received = [append_ns for _, append_ns in fresh]
         self.decide.take_sealed(batches, received, [sealed.digest for sealed, _ in fresh], intake)
         self.checker.kept(pins)
         self.gaps.put(said)
+        self.refusals.put(intake.dead)
         if self.agents:
             self.agents.covering.counted(covered)
         self.accounts.decide(amounts)
@@ -306,15 +319,30 @@ class MessageStream:
         self.counts.rows += sum(map(len, batches))
         self.observe(batches)
 
-    def _taken_with(
-        self, headers: Sequence[Header], fresh: Sequence[tuple[Sealed, int]]
+    def _trusted(self, agent: str) -> frozenset[bytes]:
+        """Keys that are or were the agent's own."""
+        key = self.checker.key_of(agent)
+        return self.checker.ended.get(agent, frozenset()) | ({key} if key else frozenset())
+
+    def dead_of(self, stream: Stream) -> Intervals:
+        """Batches of a stream that were refused, and are its agent's own for certain."""
+        return self.refusals.of(stream, self._trusted(stream[0]))
+
+    def _came(
+        self,
+        headers: Sequence[Header],
+        fresh: Sequence[tuple[Sealed, int]],
+        dead: Mapping[DeadKey, Dead],
     ) -> dict[Stream, Intervals]:
-        """What will be taken of these streams once this is committed."""
+        """What will have come of these streams once this is committed: taken, or refused."""
         taken = {h.batch_id[:3]: Intervals() for h in headers}
         for stream in taken:
             taken[stream] = self.decide.state.taken_of(stream)
         for sealed, _ in fresh:
             taken[sealed.header.batch_id[:3]].add(sealed.header.sequence)
+        for stream, came in taken.items():
+            for first, last in self.refusals.of(stream, self._trusted(stream[0]), dead):
+                came.add_range(first, last)
         return taken
 
     # time, and who is heard

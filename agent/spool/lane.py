@@ -182,12 +182,21 @@ class Lane:
                 "end": _plain(self._end),
             }
         )
-        temporary = self._folder / f".{_NOTE}"
-        temporary.write_text(text)
-        temporary.replace(self._folder / _NOTE)
+        try:
+            self._write_note(text)
+        except OSError:
+            # The segments that are through may be all that fills the disk; what the note still says of them is sent twice.
+            if not self._forget_done():
+                raise
+            self._write_note(text)
         self._said = say
         faultpoint("spool.after_note")
         self._forget_done()
+
+    def _write_note(self, text: str) -> None:
+        temporary = self._folder / f".{_NOTE}"
+        temporary.write_text(text)
+        temporary.replace(self._folder / _NOTE)
 
     # size
 
@@ -218,16 +227,19 @@ class Lane:
         """The number that the next record gets."""
         return self._end.records
 
-    def drop_oldest(self) -> tuple[int, Tally] | None:
-        """Remove the oldest segment of which nothing was taken yet; gives the number of the first record in it and what
-        was in it, None if there is none.
-        """
+    def drop_oldest(self) -> Segment | None:
+        """Remove the oldest segment of which nothing was taken yet; gives what it was, None if there is none."""
         for at, segment in enumerate(self._segments):
             if segment.number > self._read.segment:
                 segment.path.unlink(missing_ok=True)
                 del self._segments[at]
-                return segment.begin.records, segment.end - segment.begin
+                return segment
         return None
+
+    @property
+    def droppable(self) -> int:
+        """Octets that :meth:`drop_oldest` could free, all in all."""
+        return sum(s.octets for s in self._segments if s.number > self._read.segment)
 
     def close(self) -> None:
         """Note what is acknowledged and let go of every file. Raises ``OSError``."""
@@ -341,11 +353,13 @@ class Lane:
             self._reader.close()
             self._reader = None
 
-    def _forget_done(self) -> None:
-        """Remove the segments that are acknowledged whole."""
-        for segment in [s for s in self._segments if s.number < self._done.segment]:
+    def _forget_done(self) -> bool:
+        """Remove the segments that are acknowledged whole; False if there is none."""
+        done = [s for s in self._segments if s.number < self._done.segment]
+        for segment in done:
             segment.path.unlink(missing_ok=True)
             self._segments.remove(segment)
+        return bool(done)
 
 
 def octets_of(body: bytes) -> int:

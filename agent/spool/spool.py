@@ -12,7 +12,7 @@ import fcntl
 import os
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -32,6 +32,8 @@ SEGMENT_OCTETS: Final = 16 * 2**20
 _SMALLEST_SEGMENT: Final = 64 * 2**10
 _SEGMENTS: Final = 16
 """A lane's share of the spool is at least so many segments, so that dropping one drops little."""
+_LEAST: Final = 4
+"""Where room is short a segment may be smaller, down to this part of its size."""
 
 Policy = Literal["oldest", "newest"]
 
@@ -54,18 +56,22 @@ class Limits:
     most_octets: int
     min_free_octets: int
     policy: Policy = "oldest"
+    volume_octets: int | None = None
+    """What there is for it on a volume with nothing else on it; None is enough."""
 
     @classmethod
     def of(cls, folder: Path, most_octets: int | None = None, policy: Policy = "oldest") -> Limits:
         """What is left out is min(2 GiB, 5 % of the volume), and 10 % of it stays free. Raises ``OSError``."""
         total = shutil.disk_usage(folder).total
         most = min(MOST_OCTETS, int(total * MOST_SHARE)) if most_octets is None else most_octets
-        return cls(most, int(total * MIN_FREE_SHARE), policy)
+        min_free = int(total * MIN_FREE_SHARE)
+        return cls(most, min_free, policy, total - min_free)
 
     @property
     def segment_octets(self) -> int:
-        """The size of a segment."""
-        return max(_SMALLEST_SEGMENT, min(SEGMENT_OCTETS, self.most_octets // _SEGMENTS))
+        """The size of a segment: a share of what the spool can ever take, whatever it may."""
+        most = self.most_octets if self.volume_octets is None else min(self.most_octets, self.volume_octets)
+        return max(_SMALLEST_SEGMENT, min(SEGMENT_OCTETS, most // _SEGMENTS))
 
 
 class Spool:
@@ -198,32 +204,51 @@ class Spool:
             return self._let_go(number, "record_too_large", amounts, f"{len(body)} octets")
         if not lane.fits(body):
             lane.end_segment()
-            octets = max(self._limits.segment_octets, octets_of(body))
-            if lacking := self._make_room(number, octets):
+            octets, lacking = self._make_room(number, octets_of(body))
+            if not octets:
                 return self._let_go(number, lacking, amounts, "")
             lane.begin(octets)
         lane.append(amounts, body)
         return True
 
-    def _make_room(self, number: int, octets: int) -> str:
-        """Drop old segments until ``octets`` may be taken; gives the reason why not, empty if so. Rows of stores may push
-        out others, never the other way about.
+    def _make_room(self, number: int, need: int) -> tuple[int, str]:
+        """How much a new segment may take, old ones dropped for it where they must be; 0 and why where there is no room.
+
+        Rows of stores may push out others, never the other way about. Nothing is dropped in vain.
         """
-        while lacking := self._lacking(octets):
-            victims = [n for n in LANES if n <= number] if self._limits.policy == "oldest" else []
+        want = max(self._limits.segment_octets, need)
+        least = max(need, want // _LEAST)
+        room, lacking = self._room()
+        victims = [n for n in LANES if n <= number] if self._limits.policy == "oldest" else []
+        if room < least and self._room(0, self._droppable(victims))[0] < least:
+            for below in victims[:-1]:
+                self._lanes[below].end_segment()  # what is written now may be dropped only when it is closed
+            room, lacking = self._room()
+            if room < least and self._room(0, self._droppable(victims))[0] < least:
+                return 0, lacking
+        freed = 0
+        while room < least:
             dropped = ((n, self._lanes[n].drop_oldest()) for n in victims)
             victim, gone = next(((n, d) for n, d in dropped if d is not None), (0, None))
             if gone is None:
-                return lacking
-            self._count(victim, lacking, *gone)
-        return ""
+                return 0, lacking
+            freed += gone.octets
+            self._count(victim, lacking, gone.begin.records, gone.end - gone.begin)
+            room, lacking = self._room(freed)
+        return min(want, room), ""
 
-    def _lacking(self, octets: int) -> str:
-        if sum(lane.octets for lane in self._lanes.values()) + octets > self._limits.most_octets:
-            return "spool_full"
-        if shutil.disk_usage(self._folder).free - octets < self._limits.min_free_octets:
-            return "spool_disk_full"
-        return ""
+    def _room(self, freed: int = 0, more: int = 0) -> tuple[int, str]:
+        """How much may be taken and what bounds it, where ``freed`` was dropped for it and ``more`` would be.
+
+        On a volume that others have filled the spool grows no more, but what it drops it may fill again.
+        """
+        most = self._limits.most_octets - sum(lane.octets for lane in self._lanes.values()) + more
+        free = shutil.disk_usage(self._folder).free + more
+        disk = min(free, max(free - self._limits.min_free_octets, freed + more))
+        return (most, "spool_full") if most <= disk else (disk, "spool_disk_full")
+
+    def _droppable(self, lanes: Sequence[int]) -> int:
+        return sum(self._lanes[n].droppable for n in lanes)
 
     def _let_go(self, lane: int, reason: str, amounts: Amounts, detail: str) -> bool:
         if reason not in self._dropped:

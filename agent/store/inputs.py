@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from agent.core.accounts import Amounts
 from agent.store import schema
 from agent.store.coverage import Covered, put_covered
 from agent.store.database import Database
@@ -51,6 +52,25 @@ class Said:
         return Said(self.low_water, self.dropped.copy(), self.missing.copy(), self.told)
 
 
+DeadKey = tuple[str, str, int, bytes, str]
+"""(agent id, run id, lane, public key that signed, reason)."""
+
+
+@dataclass(slots=True)
+class Dead:
+    """Batches of one stream that were refused for one reason, though that key had signed them."""
+
+    sequences: Intervals = field(default_factory=Intervals)
+    unread: Intervals = field(default_factory=Intervals)
+    """Of these, those whose rows nobody could read."""
+    amounts: Amounts = field(default_factory=Amounts)
+    """Of the others."""
+
+    def copy(self) -> Dead:
+        """The same, apart."""
+        return Dead(self.sequences.copy(), self.unread.copy(), self.amounts)
+
+
 @dataclass(frozen=True, slots=True)
 class Intake:
     """What one commit changes here. Written with the rest of the commit or not at all."""
@@ -58,6 +78,7 @@ class Intake:
     offsets: Mapping[Partition, Offset] = field(default_factory=dict)
     pins: Mapping[str, Pin] = field(default_factory=dict)
     said: Mapping[Stream, Said] = field(default_factory=dict)
+    dead: Mapping[DeadKey, Dead] = field(default_factory=dict)
     enrolled: Sequence[Enrolled] = ()
     covered: Covered = field(default_factory=Covered)
     """What is known of agents and of what was observed."""
@@ -93,6 +114,19 @@ class Inputs:
         return {
             (agent, run, lane): Said(low, Intervals.parse(dropped), Intervals.parse(missing), told)
             for agent, run, lane, low, dropped, missing, told in rows
+        }
+
+    def dead(self) -> dict[DeadKey, Dead]:
+        """Every batch that was refused and rightly signed by some key."""
+        t = schema.dead.c
+        names = (t.agent_id, t.run_id, t.lane, t.public_key, t.reason, t.sequences, t.unread)
+        with self._database.read() as connection:
+            rows = connection.execute(sa.select(*names, t.flows, t.octets_out, t.octets_in)).all()
+        return {
+            (agent, run, lane, bytes(key), reason): Dead(
+                Intervals.parse(sequences), Intervals.parse(unread), Amounts(*amounts)
+            )
+            for agent, run, lane, key, reason, sequences, unread, *amounts in rows
         }
 
     def enrol(self, agent_id: str, public_key: bytes, now_ns: int) -> None:
@@ -133,6 +167,7 @@ def put_intake(connection: sa.Connection, intake: Intake, now_ns: int, day: int)
         for (agent, run, lane), said in intake.said.items()
     ]
     schema.put(connection, schema.gaps, rows)
+    schema.put(connection, schema.dead, list(_dead_rows(intake.dead, day)))
     put_covered(connection, intake.covered, day)
 
 
@@ -143,4 +178,19 @@ def _offset_rows(offsets: Mapping[Partition, Offset]) -> Iterable[dict[str, Any]
             "partition": number,
             "topic_id": offset.topic_id,
             "next_offset": offset.next_offset,
+        }
+
+
+def _dead_rows(dead: Mapping[DeadKey, Dead], day: int) -> Iterable[dict[str, Any]]:
+    for (agent, run, lane, key, reason), one in dead.items():
+        yield {
+            "agent_id": agent,
+            "run_id": run,
+            "lane": lane,
+            "public_key": key,
+            "reason": reason,
+            "sequences": one.sequences.text(),
+            "unread": one.unread.text(),
+            "day": day,
+            **one.amounts.as_dict(),
         }

@@ -4,6 +4,9 @@ Leadership is a session's advisory lock and a lease. A leader that ends gives th
 still (a paused machine, SIGSTOP) keeps its connections and so the lock: once its lease, counted by the server's own
 clock, has run out, whoever stands by has the server end them, and takes the lock. What decides in the end is neither:
 every commit compares the fencing epoch, so that a leader that wakes up late writes nothing.
+
+A thread of its own renews the lease: one broker that takes a connection and never answers may hold the leader up for
+longer than a lease lasts, and is no reason to lead no more. A leader that says nothing for minutes is not renewed.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any, Final
@@ -25,12 +29,17 @@ from agent.store import schema
 from agent.store.database import Database, check_version, make_tables, translated
 
 LEASE_S: Final = 30.0
+RENEWALS: Final = 6
+"""In the time of one lease."""
+HELD_UP_S: Final = 300.0
+"""So long the one that leads may be at one thing; the watchdog of its service is shorter."""
 LOOK_S: Final = 1.0
 """How often one that stands by looks."""
 _LEADER: Final = 0x53454B49_0001
 _WRITER: Final = 0x53454B49_0002
 """Keys of the advisory locks; the first part is ``SEKI``."""
 _CONNECT_S: Final = 10
+_RELEASE_S: Final = 5.0
 
 
 class PostgresDatabase(Database):
@@ -64,6 +73,9 @@ class PostgresDatabase(Database):
                 isolation_level=isolation,
                 connect_args={
                     "application_name": holder,
+                    # A database without an encoding (SQL_ASCII, where the server was made without a locale) would else
+                    # answer in octets.
+                    "client_encoding": "utf8",
                     "connect_timeout": _CONNECT_S,
                     "options": options,
                     "keepalives_idle": 10,
@@ -99,7 +111,7 @@ def open_postgres(
 
 
 class Leadership:
-    """The role of the one leader. Not thread-safe."""
+    """The role of the one leader, kept by a thread of its own from the first :meth:`check` on."""
 
     def __init__(
         self, database: PostgresDatabase, holder: str, session: sa.Connection, lease_s: float
@@ -107,9 +119,52 @@ class Leadership:
         """For :func:`lead` only."""
         self.holder, self.lease_s = holder, lease_s
         self._database, self._session = database, session
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lost: StateError | None = None
+        self._renewed_s = self._checked_s = time.monotonic()
+        self._log = Log(part="leadership")
+
+    def check(self, held_up_s: float = HELD_UP_S) -> None:
+        """Say that the one who leads is at work, between its steps. Raises :class:`StateError` if it leads no more.
+
+        After ``held_up_s`` without such a word the lease is let go.
+        """
+        self._checked_s = time.monotonic()
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._keep, args=(held_up_s,), name="sekisho-lease", daemon=True
+            )
+            self._thread.start()
+        if self._lost is not None:
+            raise self._lost
+        wait_s = time.monotonic() + 2 * self.lease_s / RENEWALS
+        while (silent_s := time.monotonic() - self._renewed_s) > self.lease_s and time.monotonic() < wait_s:
+            if self._lost is not None:
+                raise self._lost
+            self._ended.wait(0.02)  # both have just come back, such as from a paused machine
+        if silent_s > self.lease_s:
+            raise TakenOverError(
+                f"{self._database.name}: the lease could not be renewed for {silent_s:.0f} s; another may lead, "
+                "so this one stops"
+            )
+
+    def _keep(self, held_up_s: float) -> None:
+        """Renew until it is released, lost, or nobody is at work."""
+        while not self._ended.wait(self.lease_s / RENEWALS):
+            begun_s = time.monotonic()
+            if begun_s - self._checked_s > held_up_s:
+                continue
+            try:
+                self.renew()
+            except StateError as error:
+                self._lost = error
+                self._log.error("leadership_lost", reason=str(error))
+                return
+            self._renewed_s = begun_s
 
     def renew(self) -> None:
-        """Say that this one still leads; at least three times in ``lease_s``. Raises :class:`StateError` if it does not."""
+        """Say that this one still leads. Raises :class:`StateError` if it does not."""
         table = schema.leases.c
         change = sa.update(schema.leases).where(table.holder == self.holder).values(renewed_ms=_NOW_MS)
         with translated(self._database.name):
@@ -119,10 +174,18 @@ class Leadership:
 
     def release(self) -> None:
         """Give the role up; whoever stands by has it within a second."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join(_RELEASE_S)
+            if (
+                self._thread.is_alive()
+            ):  # the server does not answer; the end of this process ends the session
+                self._log.warning("session_not_closed", reason="the server does not answer")
+                return
         try:
             self._session.close()
         except DBAPIError as error:
-            Log(part="leadership").warning("session_not_closed", reason=str(error.orig))
+            self._log.warning("session_not_closed", reason=str(error.orig))
 
 
 def lead(

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from agent.core.clock import DAY_NS
 from agent.store import deliveries, schema
+from agent.store.digests import drop_streams
 from agent.store.sequences import Stream
 
 
@@ -21,8 +22,9 @@ class Retention:
 
     sequences: int = 40
     """Batch ids: longer than any queue or spool may bring a batch again."""
-    digests: int = 7
-    """SHA-256 of batches; later, the same id counts as a duplicate whatever its bytes."""
+    digests: int = 14
+    """SHA-256 of batches: a week in the topic after a week in a spool; later, the same id counts as a duplicate whatever
+    its bytes."""
     ledger: int = 400
     events: int = 40
     """Notices that belong to no case and wait nowhere."""
@@ -42,9 +44,12 @@ def begin_day(connection: sa.Connection, day: int, keep: Retention) -> list[Stre
         forgotten = [(agent, run, lane) for agent, run, lane in connection.execute(old)]
         connection.execute(sa.delete(schema.sequences).where(table.day < before))
         connection.execute(sa.delete(schema.gaps).where(schema.gaps.c.day < before))
+        connection.execute(sa.delete(schema.dead).where(schema.dead.c.day < before))
         connection.execute(sa.delete(schema.taken).where(schema.taken.c.day < before))
+        drop_streams(connection, forgotten)
     if (before := _day_before(connection, keep.digests)) is not None:
-        connection.execute(sa.delete(schema.digests).where(schema.digests.c.day < before))
+        for table_of in (schema.digest_blocks, schema.fresh_digests):
+            connection.execute(sa.delete(table_of).where(table_of.c.day < before))
     if (before := _day_before(connection, keep.ledger)) is not None:
         connection.execute(sa.delete(schema.ledger).where(schema.ledger.c.day < before))
         connection.execute(sa.delete(schema.coverage).where(schema.coverage.c.to_hour < before * 24))

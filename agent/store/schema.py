@@ -12,11 +12,12 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """Raised with every change of a table below; :mod:`agent.store.database` refuses what is newer.
 
 2: inputs, identities, gaps, leases, tokens, ended_keys, enrolment_actions, agents, taken, coverage, receipts,
-maintenance."""
+maintenance.
+3: dead, streams, fresh_digests, digest_blocks; the last three in place of digests."""
 
 metadata = sa.MetaData()
 
@@ -65,17 +66,31 @@ sequences = _table(
     rowid=False,
 )
 
-digests = _table(
-    "digests",
-    _text("agent_id", primary_key=True),
-    _text("run_id", primary_key=True),
-    _int("lane", primary_key=True),
-    _int("sequence", primary_key=True),
-    _blob("digest"),
+streams = _table(
+    "streams",
+    _int("number", primary_key=True),
+    _text("agent_id"),
+    _text("run_id"),
+    _int("lane"),
+    _int("folded"),
+    sa.UniqueConstraint("agent_id", "run_id", "lane"),
+)
+"""Short numbers for the streams whose digests are kept; ``folded``: the commit up to which they are in blocks."""
+
+fresh_digests = _table("fresh_digests", _int("commit_no", primary_key=True), _blob("body"), _int("day"))
+digest_blocks = _table(
+    "digest_blocks",
+    _int("stream", primary_key=True),
+    _int("block", primary_key=True),
+    _int("commit_no", primary_key=True),
+    _blob("body"),
     _int("day", index=True),
     rowid=False,
 )
-"""SHA-256 of batches that came as bytes, to tell a duplicate from a conflict."""
+"""SHA-256 of batches that came as bytes, to tell a duplicate from a conflict; see :mod:`agent.store.digests`."""
+
+REPLACED: Final = ("digests",)
+"""Tables of older versions that nobody reads any more."""
 
 inputs = _table(
     "inputs",
@@ -145,6 +160,24 @@ gaps = _table(
     rowid=False,
 )
 """What agents said of their own batches, and which of these are missing; sequences as intervals."""
+
+dead = _table(
+    "dead",
+    _text("agent_id"),
+    _text("run_id"),
+    _int("lane"),
+    _blob("public_key"),
+    _text("reason"),
+    _text("sequences"),
+    _text("unread"),
+    _int("flows"),
+    _int("octets_out"),
+    _int("octets_in"),
+    _int("day"),
+    sa.PrimaryKeyConstraint("agent_id", "run_id", "lane", "public_key", "reason"),
+    rowid=False,
+)
+"""Batches that were refused and signed by that key; ``unread``: those whose rows nobody could read."""
 
 leases = _table("leases", _int("id", primary_key=True), _text("holder"), _int("renewed_ms"), _int("lease_ms"))
 """One row, PostgreSQL only: who leads, and when it last said so by the server's clock."""

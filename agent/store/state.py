@@ -25,6 +25,7 @@ from agent.store.cases import Action, Cases, put_cases, put_findings
 from agent.store.coverage import Coverage
 from agent.store.database import Database, RuntimeLock, open_database, translated
 from agent.store.deliveries import Deliveries
+from agent.store.digests import Digests, put_step
 from agent.store.enrolments import Enrolments
 from agent.store.inputs import Inputs, Intake, put_intake
 from agent.store.ledger import Ledger, add_rows
@@ -79,12 +80,6 @@ class Restored:
     """Id of the newest action on a case that the detector had heard of."""
 
 
-_BATCH_ID: Final = ("agent_id", "run_id", "lane", "sequence")
-_KNOWN_DIGEST: Final = sa.select(schema.digests.c.digest).where(
-    *(schema.digests.c[name] == sa.bindparam(name) for name in _BATCH_ID)
-)
-
-
 class State:
     """The state database. Thread-safe; every method may block on the disk and raise :class:`StateError`."""
 
@@ -97,6 +92,7 @@ class State:
         self._keep = keep
         self._epoch = epoch
         self._taken = Sequences()
+        self._digests = Digests(database)
         self._number = 0
         self._versions = ""
         self._day = -1
@@ -213,11 +209,9 @@ class State:
         """
         if batch_id not in self._taken:
             return "new"
-        with self._database.read() as connection:
-            known = connection.execute(
-                _KNOWN_DIGEST, dict(zip(_BATCH_ID, batch_id, strict=True))
-            ).scalar_one_or_none()
-        return "conflict" if digest is not None and known not in (None, digest) else "duplicate"
+        if digest is None:
+            return "duplicate"
+        return "conflict" if self._digests.known(batch_id) not in (None, digest) else "duplicate"
 
     def taken_of(self, stream: Stream) -> Intervals:
         """The sequences of a stream that were committed, apart."""
@@ -237,6 +231,7 @@ class State:
             raise StateError(f"{self.name}: opened for reading; only the runtime commits")
         touched = self._add(work)
         number, day = self._number + 1, work.now_ns // DAY_NS
+        digests = self._digests.step(number, work.batches)
         forgotten: list[Stream] = []
         versions = (
             json.dumps(dict(work.versions), sort_keys=True, ensure_ascii=False) if work.versions else ""
@@ -247,7 +242,8 @@ class State:
             faultpoint("commit.after_fence")
             if day != self._day:
                 forgotten = begin_day(connection, day, self._keep)
-            _put_sequences(connection, touched, work, day)
+            _put_sequences(connection, touched, day)
+            put_step(connection, digests, day)
             faultpoint("commit.after_sequences")
             _put_detector(connection, number, work)
             if versions and versions != self._versions:
@@ -261,6 +257,9 @@ class State:
         faultpoint("commit.after_commit")
         self._taken.drop(forgotten)
         self._taken.put(touched)
+        self._digests.committed(digests)
+        if day != self._day:
+            self._digests.forget()
         self._number, self._day, self._versions = number, day, versions or self._versions
 
     def actions_after(self, number: int) -> list[Action]:
@@ -306,21 +305,12 @@ def _take_epoch(database: Database) -> int:
         return int(connection.execute(sa.select(head.c.epoch)).scalar_one())
 
 
-def _put_sequences(
-    connection: sa.Connection, touched: dict[Stream, Intervals], work: Commit, day: int
-) -> None:
+def _put_sequences(connection: sa.Connection, touched: dict[Stream, Intervals], day: int) -> None:
     rows = [
         {"agent_id": agent, "run_id": run, "lane": lane, "intervals": taken.text(), "day": day}
         for (agent, run, lane), taken in touched.items()
     ]
     schema.put(connection, schema.sequences, rows)
-    digests = [
-        {"agent_id": a, "run_id": r, "lane": n, "sequence": s, "digest": digest, "day": day}
-        for (a, r, n, s), digest in work.batches
-        if digest is not None
-    ]
-    if digests:
-        connection.execute(schema.digests.insert(), digests)
 
 
 def _put_detector(connection: sa.Connection, number: int, work: Commit) -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from pydantic import Field
 
 from agent.core.accounts import Amounts
+from agent.core.clock import SECOND_NS
 from agent.core.errors import CaptureError
 from agent.core.log import Log
-from agent.core.stages import CollectorSettings
+from agent.core.stages import CollectorSettings, Context
 from collectors.bpf import libbpf
 from collectors.bpf.pins import Pins
 from collectors.bpf.programs import image
 from collectors.bpf.refusal import plain, require_libbpf
+
+NEAR_STORE_NS: Final = SECOND_NS
+ELSEWHERE_NS: Final = 10 * SECOND_NS
 
 
 class KeptSettings(CollectorSettings):
@@ -28,11 +32,11 @@ class KeptSettings(CollectorSettings):
     kernel: ClassVar[str]
     """What it needs of the kernel, in words."""
 
-    interval: int = Field(
-        10,
+    interval: int | None = Field(
+        None,
         ge=1,
         le=60,
-        description="Seconds between two readings, and so the longest a row is; divides the minute",
+        description="Seconds between two readings, and so the longest a row is; divides the minute; none is 10, and 1 where rows go to Kafka from a host that may hold a store",
     )
     map_flows: int = Field(
         131_072,
@@ -53,6 +57,17 @@ class KeptSettings(CollectorSettings):
         None,
         description="File of libbpf.so.1; none is the one in the package, if it has one, else the system's",
     )
+
+    def interval_ns(self, context: Context) -> int:
+        """Between two readings, decided once for a run. A threshold of a store that is passed is told no sooner than the row is read."""
+        if self.interval is not None:
+            return self.interval * SECOND_NS
+        stores = context.policy.stores if context.kafka and context.policy else ()
+        near = any(
+            known.addresses or known.pods or known.is_on(context.host)
+            for known in (store.recognise for store in stores)
+        )
+        return NEAR_STORE_NS if near else ELSEWHERE_NS
 
     @property
     def folder(self) -> Path:

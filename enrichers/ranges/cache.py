@@ -16,7 +16,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from agent.core.flow import ColumnData, Text
 from agent.core.process import give_back, let_go
 from enrichers.ranges.table import Alias, RangeTable
+from enrichers.ranges.texts import KeptTexts
 
-FORMAT = 4
+FORMAT = 5
 """Goes up whenever a table is built or written differently, so that an old file is never taken for a new one."""
 MAX_OCTETS = 1 << 30
 KEEP = 8
@@ -85,11 +86,15 @@ def place(folder: Path, key: str) -> Path:
 
 def write(path: Path, key: str, table: RangeTable) -> None:
     """Put a table on disk in one step. Raises ``OSError``."""
-    facts: dict[str, Any] = {}
+    facts: dict[str, bool] = {}
     arrays = {name: getattr(table, name) for name in _ARRAYS}
     for i, (name, column) in enumerate(table.rows.items()):
-        arrays[f"fact{i}"] = column.codes if isinstance(column, Text) else column
-        facts[name] = list(column.values) if isinstance(column, Text) else None
+        facts[name] = isinstance(column, Text)
+        if isinstance(column, Text):
+            arrays[f"fact{i}"] = column.codes
+            arrays[f"octets{i}"], arrays[f"ends{i}"] = KeptTexts.of(column.values).arrays
+        else:
+            arrays[f"fact{i}"] = column
     aliases = [(f"{a.prefix:032x}", a.length) for a in table.aliases]
     head = json.dumps({"format": FORMAT, "key": key, "facts": facts, "aliases": aliases})
     arrays["head"] = np.frombuffer(head.encode(), np.uint8)
@@ -120,8 +125,9 @@ def read(path: Path, key: str) -> RangeTable:
     head = json.loads(arrays["head"].tobytes())
     if head["format"] != FORMAT or head["key"] != key:
         raise ValueError("another table")
-    facts = enumerate(head["facts"].items())
-    rows = {name: _fact(arrays[f"fact{i}"], values) for i, (name, values) in facts}
+    rows = {
+        name: _fact(arrays, i, is_text=bool(text)) for i, (name, text) in enumerate(head["facts"].items())
+    }
     aliases = tuple(Alias(int(prefix, 16), int(length)) for prefix, length in head["aliases"])
     checked = {name: _array(arrays[name], wanted) for name, wanted in _ARRAYS.items()}
     table = _checked(RangeTable(**checked, rows=rows, aliases=aliases))
@@ -178,14 +184,19 @@ def _array(array: NDArray[Any], wanted: type[np.generic]) -> NDArray[Any]:
     return array
 
 
-def _fact(codes: NDArray[Any], values: list[str] | None) -> ColumnData:
-    if codes.dtype != (np.int64 if values is None else np.int32):
+def _fact(arrays: Mapping[str, NDArray[Any]], i: int, *, is_text: bool) -> ColumnData:
+    codes = arrays[f"fact{i}"]
+    if codes.dtype != (np.int32 if is_text else np.int64):
         raise ValueError("a fact of another kind")
-    if values is None:
+    if not is_text:
         return codes
-    if not all(isinstance(v, str) for v in values) or not _within(codes, len(values)):
+    octets, ends = arrays[f"octets{i}"], arrays[f"ends{i}"]
+    if octets.dtype != np.uint8 or ends.dtype != np.int64:
+        raise ValueError("texts of another kind")
+    values = KeptTexts(octets, ends)
+    if not _within(codes, len(values)):
         raise ValueError("codes without texts")
-    return Text(codes, tuple(values))
+    return Text(codes, cast(tuple[str, ...], values))
 
 
 def _within(codes: Any, n: int) -> bool:

@@ -91,8 +91,6 @@ class RangeTable:
     """Facts by name: equal lengths, indexed by row id."""
     aliases: tuple[Alias, ...] = ()
     _direct: Direct = field(default_factory=Direct, init=False, repr=False)
-    _padded: dict[str, NDArray[Any]] = field(default_factory=dict, init=False, repr=False)
-    """Facts with null behind them, which is what row -1 finds."""
 
     def __len__(self) -> int:
         return len(next(iter(self.rows.values()), ()))
@@ -135,11 +133,12 @@ class RangeTable:
     def take(self, name: str, rows: Rows) -> ColumnData:
         """One fact of the given rows: a text column with a dictionary of its own, or int64; null where the row is -1."""
         facts = self.rows[name]
-        padded = self._padded.get(name)
-        if padded is None:
-            plain = facts.codes if isinstance(facts, Text) else facts
-            padded = self._padded[name] = np.append(plain, plain.dtype.type(-1))
-        picked = padded.take(rows)
+        plain = facts.codes if isinstance(facts, Text) else facts
+        if len(plain):
+            picked = plain.take(rows)  # of row -1, the last
+            picked[rows < 0] = -1
+        else:
+            picked = np.full(len(rows), -1, plain.dtype)
         return _compact(picked, facts.values) if isinstance(facts, Text) else picked
 
     def _find_others(self, addresses: Addresses, rest: NDArray[np.intp], found: Rows) -> None:

@@ -6,8 +6,8 @@ import importlib
 import sys
 from pathlib import Path
 
-APART = {"capture", "overhead"}
-"""They need root and half an hour, and write another page: ``make bench-capture``."""
+APART = {"capture", "overhead", "soak"}
+"""They need root and half an hour: ``make bench-capture`` (another page), ``make soak``."""
 
 
 def main() -> None:

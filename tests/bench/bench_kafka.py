@@ -24,14 +24,19 @@ import pyarrow as pa
 import zstandard
 
 from agent.core import wire
-from agent.core.flow import FlowBatch
+from agent.core.clock import SECOND_NS, DataClock, when
+from agent.core.flow import FlowBatch, Text
 from agent.core.message import Message, seal
-from agent.seal import join_rows
+from agent.policy import load as policies
+from agent.policy.ownership import Ownership
+from agent.seal import STORE_LANE, join_rows
 from agent.sending.identity import identity
+from agent.sending.tripwire import LocalDetector, Tripwire
 from tests.bench.measure import REPEATS
 from tests.bench.page import SCALING, Bar, Report
 from tests.tools import topics
 from tests.tools.brokers import cluster
+from tests.tools.fleet import POLICY
 from tests.tools.places import ROOT
 from tests.tools.rows import batch_of
 from tests.tools.sender import sender
@@ -41,6 +46,11 @@ MESSAGES = 400
 ROWS = 1_000
 STEADY, STEADY_S = 5_000, 15
 _OWNERS = 300
+_WIRED = "the same, rows of a store, with the tripwire"
+_AMOUNTS = {
+    "ordinary": "0.9 MB a message",
+    "bulk": "870 MB a message, so that many receivers pass thresholds",
+}
 _T0 = 1_800_000_000 * 10**9
 
 
@@ -110,6 +120,19 @@ def main(arguments: Sequence[str]) -> bool:
         rows.append(["in the topic, zstd", "", f"{wire_octets:.1f} octets a row", ""])
         bars.append(Bar("message sealed, spooled, acknowledged", 3.0, cost_ms, "ms CPU", at_most=True))
         bars.append(Bar("octets of an enriched row in the topic", 60.0, wire_octets, "octets", at_most=True))
+        for what, made in (
+            ("ordinary", stores_rows(batches, count)),
+            ("bulk", stores_rows(batches, count, 1)),
+        ):
+            wired = [
+                _sent(kafka, made, count, Path(folder) / f"{n}{len(rows)}", wired=True)
+                for n in range(REPEATS)
+            ]
+            rows.append(
+                [f"{_WIRED}; {_AMOUNTS[what]}", f"{statistics.median(wired):.2f} ms CPU a message", "", ""]
+            )
+            if what == "ordinary":
+                bars.append(Bar(_WIRED, 3.0, statistics.median(wired), "ms CPU", at_most=True))
         share = statistics.median(_steady(kafka, batches, Path(folder) / f"{90 + n}") for n in range(3))
         rows.append(
             [f"{STEADY:,} rows a second, joined, sealed, sent", f"{share * 100:.2f} % of a core", "", ""]
@@ -190,14 +213,46 @@ def _coding(batches: list[FlowBatch]) -> tuple[list[list[str]], list[Bar]]:
     ]
 
 
-def _sent(kafka: Any, batches: list[FlowBatch], count: int, folder: Path) -> float:
-    """Milliseconds of CPU for each message from the sealed batch to its acknowledgement, all threads."""
-    with sender(folder, kafka, run=int(folder.name) + 1) as agent:
+def stores_rows(batches: list[FlowBatch], count: int, part: int = 1_000) -> list[FlowBatch]:
+    """So many batches of rows of a store, each of the second after the last one's, all of the past minutes; of their
+    amounts a ``part``."""
+    begin_ns = time.time_ns() - count * SECOND_NS
+    out = []
+    for n in range(count):
+        batch = batches[n % len(batches)]
+        ends = begin_ns + n * SECOND_NS + np.arange(len(batch)) * (SECOND_NS // len(batch))
+        full = {"store": "patients", "tenant": "example", "basis": "same_host"}
+        texts = {name: Text.full(len(batch), text) for name, text in full.items()}
+        amounts = {name: batch[name] // part for name in ("octets_out", "content_octets_out")}
+        out.append(batch.with_columns(**amounts, start_ns=ends - SECOND_NS // 2, end_ns=ends, **texts))
+    return out
+
+
+def _tripwire(folder: Path) -> tuple[Tripwire, DataClock]:
+    """That of a store's host with the packs as shipped, and its clock."""
+    folder.mkdir(parents=True)
+    (folder / "policy.yaml").write_text(POLICY)
+    clock = DataClock(time.time_ns())
+    policy = policies.load((folder / "policy.yaml",), today=when(time.time_ns()).date())
+    detector = LocalDetector(policy, Ownership.load(), host="db-1")
+    return Tripwire(detector, clock, 300 * SECOND_NS, "db-1", folder), clock
+
+
+def _sent(kafka: Any, batches: list[FlowBatch], count: int, folder: Path, *, wired: bool = False) -> float:
+    """Milliseconds of CPU for each message from the sealed batch to its acknowledgement, all threads.
+
+    ``wired``: the tripwire looks at them as at one message a second, so it judges ten together.
+    """
+    wire, clock = _tripwire(folder) if wired else (None, None)
+    with sender(folder, kafka, run=int(folder.name) + 1, tripwire=wire) as agent:
         agent.put(batches[0])
         until(lambda: not agent.waiting, "the connection stands")
         begun = time.process_time()
         for n in range(count):
-            agent.put(batches[n % len(batches)])
+            agent.put(batches[n % len(batches)], lane=STORE_LANE if wired else 0)
+            if clock is not None:
+                clock.set(clock.now_ns() + SECOND_NS)
+                agent.send.tick(time.time_ns())
         while agent.waiting:
             time.sleep(0.02)
         return (time.process_time() - begun) * 1000 / count

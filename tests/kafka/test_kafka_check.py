@@ -70,7 +70,55 @@ def test_a_topic_that_takes_too_little_is_named(broker: Cluster, prefix: str, tm
     told = sekisho("-c", str(tmp_path / "sekisho.yaml"), "kafka", "check", home=tmp_path)
     assert told.code == 1
     assert "max.message.bytes" in told.out
-    assert "cleanup.policy to compact" in told.out
+    assert f"--entity-name {made.topics.agents} --add-config cleanup.policy=compact" in told.out
+
+
+FAULTY = {
+    "flows": {
+        "message.timestamp.type": "CreateTime",
+        "retention.ms": "3600000",
+        "cleanup.policy": "compact,delete",
+    },
+    "agents": {"message.timestamp.type": "CreateTime", "cleanup.policy": "delete"},
+    "enrolment": {"retention.ms": "60000", "message.timestamp.type": "LogAppendTime"},
+    "dead": {"max.message.bytes": "1000"},
+    "alerts": {"cleanup.policy": "compact"},
+    "coverage": {},
+}
+WANTED = {
+    ("flows", "message.timestamp.type=LogAppendTime"),
+    ("flows", "cleanup.policy=delete"),
+    ("flows", "retention.ms=604800000"),
+    ("agents", "message.timestamp.type=LogAppendTime"),
+    ("agents", "cleanup.policy=compact"),
+    ("enrolment", "retention.ms=86400000"),
+    ("dead", "max.message.bytes=1048588"),
+    ("alerts", "cleanup.policy=delete"),
+}
+
+
+def test_every_setting_that_is_wrong_is_told_with_the_line_that_mends_it(
+    broker: Cluster, prefix: str, tmp_path: Path
+) -> None:
+    """Time, size, cleaning and retention, by topic; a line for each, with Kafka's own command. Sending still works: exit 0."""
+    made = topics.connection(broker.bootstrap, prefix)
+    names = made.topics.model_dump()
+    for role, config in FAULTY.items():
+        topics.make(broker.bootstrap, names[role], **config)
+    lay(tmp_path, made)
+    config = ("-c", str(tmp_path / "sekisho.yaml"))
+    told = sekisho(*config, "kafka", "check", "--json", home=tmp_path)
+    lines = [line for line in json.loads(told.out) if line["state"] != "ok"]
+    begin = (
+        f"kafka-configs.sh --bootstrap-server {made.servers[0]} --alter --entity-type topics --entity-name "
+    )
+    assert {line["mend"] for line in lines} == {
+        f"{begin}{names[role]} --add-config {setting}" for role, setting in WANTED
+    }
+    assert (told.code, len(lines), {line["state"] for line in lines}) == (0, len(WANTED), {"poor"})
+    japanese = sekisho(*config, "--set", "language=ja", "kafka", "check", home=tmp_path)
+    assert "時刻がブローカーではなく送信側のもの" in japanese.out
+    assert f"{begin}{names['agents']} --add-config cleanup.policy=compact" in japanese.out
 
 
 def test_no_broker_is_said_in_one_sentence(kafka: Connection, tmp_path: Path) -> None:

@@ -29,9 +29,14 @@ SELDOM = frozenset(
         "sekisho_capture_excluded_octets_total",
         "sekisho_capture_lost_frames_total",
         "sekisho_capture_unobserved_seconds_total",
+        "sekisho_capture_unexplained_share",
+        "sekisho_capture_unexplained_octets",
+        "sekisho_detect_unexplained_share",
+        "sekisho_detect_unexplained_share_most",
+        "sekisho_detect_unexplained_agents",
     )
 )
-"""Metrics whose reasons are the collector's own: they stand there from the first time on."""
+"""Metrics whose reasons are the collector's own, or that need a collector which compares: they stand there from the first time on."""
 
 Page = Mapping[str, Mapping[tuple[str, ...], float]]
 """Sample -> values of its labels -> value."""

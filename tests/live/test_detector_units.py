@@ -1,4 +1,4 @@
-"""The units of detector and archiver under a real systemd, installed by the commands of docs/deploy.md."""
+"""The units of detector, archiver and republisher under a real systemd, installed by the commands of docs/deploy.md."""
 
 from __future__ import annotations
 
@@ -32,8 +32,13 @@ INSTALL = re.findall(
 FOLDER = "/etc/sekisho-detector"
 SETTINGS = """kafka: {servers: ["127.0.0.1:9"], connect_s: 1, request_s: 1}
 enrichers: {asset: {}}
+republish: {ocsf: true}
 """
-UNITS = {"sekisho-detect": "state.db", "sekisho-archive": "archive/archiver.db"}
+UNITS = {
+    "sekisho-detect": "state.db",
+    "sekisho-archive": "archive/archiver.db",
+    "sekisho-republish": "republisher.db",
+}
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from agent.core.flow import concat
 from agent.core.stages import Context
 from agent.listening import listening
 from agent.policy import load as policy_files
-from agent.policy.starter import Listening
+from agent.policy.servers import Listening
 from enrichers.asset import Settings as AssetSettings
 from tests.tools import netns
 from tests.tools.netns import HOST4, Namespace, wait_for
@@ -65,7 +65,7 @@ def test_a_database_on_another_port_is_found_and_its_rows_are_its_own(
     """`init` proposes the server with its executable; its connections belong to the store by their process."""
     with netns.pair() as two, postgres(two.host) as executable:
         (found,) = (f for f in two.host.call(listening) if f.port == PORT)
-        assert found == Listening(PORT, "postgres", str(executable), "", "PostgreSQL")
+        assert found == Listening(PORT, "postgres", str(executable), "", "PostgreSQL", by="executable")
         proposed = policy_files.starter([found])
         assert f'executables: ["{executable}"]' in proposed
         file = tmp_path / "policy.yaml"

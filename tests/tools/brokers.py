@@ -156,7 +156,7 @@ class Cluster:
 
     ``security`` are further broker settings with the client listener named ``CLIENT``, such as its protocol map; the
     default is plain text. ``scram`` are users for the storage tool, ``SCRAM-SHA-512=[name=…,password=…]``. ``space`` is a
-    network namespace in which they run, reached by ``address`` there.
+    network namespace in which they run, reached by ``address`` there. ``port`` is the first broker's; none is any that is free.
     """
 
     def __init__(
@@ -170,12 +170,14 @@ class Cluster:
         scram: Sequence[str] = (),
         space: Namespace | None = None,
         address: str = "127.0.0.1",
+        port: int | None = None,
     ) -> None:
         self.folder, self.heap_mib, self.scram = folder, heap_mib, tuple(scram)
         self.space, self.address = space, address
         # The first octet is 0, so that no id begins with a hyphen, which the format tool takes for an option.
         self.id = base64.urlsafe_b64encode(b"\0" + uuid.uuid4().bytes[1:]).decode().rstrip("=")
         ports = _free_ports(2 * brokers)
+        ports[0] = port or ports[0]
         self.brokers = [Broker(self, n + 1, ports[2 * n], ports[2 * n + 1]) for n in range(brokers)]
         self._settings = dict(settings or {})
         self._protocol = protocol

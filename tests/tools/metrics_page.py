@@ -28,6 +28,7 @@ _ASK = """## What to watch
 | for | ask |
 |---|---|
 | rows that are lost | `sekisho_capture_dropped_octets_total`, `sekisho_spool_dropped_octets_total`, `sekisho_capture_map_overflow_octets_total`: any increase |
+| traffic that no row has | `sekisho_capture_unexplained_share > 0.01` at an agent; `sekisho_detect_unexplained_agents > 0` for all of them at once ([capture.md](capture.md)) |
 | an account that does not add up | `sekisho_account_residue_octets != 0` |
 | an agent that cannot send | `sekisho_send_connected == 0`, or `time() - sekisho_send_last_acknowledged_timestamp_seconds > 120` while rows wait |
 | a spool that fills | `sekisho_spool_disk_octets` beside `spool.most_octets` |

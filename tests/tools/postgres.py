@@ -21,10 +21,10 @@ class Server:
     def __init__(self, folder: Path, programs: Path) -> None:
         self.folder, self._programs = folder, programs
 
-    def fresh(self) -> str:
-        """The address of a new, empty database."""
+    def fresh(self, *more: str) -> str:
+        """The address of a new, empty database; ``more`` are words for createdb."""
         name = f"t{uuid.uuid4().hex}"
-        self.run("createdb", "-h", str(self.folder), "-T", "template0", name)
+        self.run("createdb", "-h", str(self.folder), "-T", "template0", *more, name)
         return f"postgresql://{_user()}@/{name}?host={self.folder}"
 
     def run(self, program: str, *words: str) -> None:
@@ -36,8 +36,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[Server]:
-    """A server, started and stopped."""
+def serving(*, durable: bool = False) -> Iterator[Server]:
+    """A server, started and stopped. ``durable``: it waits for the disk at each commit, as one that is relied on does."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     initdb = str(found[-1]) if found else shutil.which("initdb")
     if initdb is None:
@@ -50,9 +50,8 @@ def serving() -> Iterator[Server]:
             os.chown(folder, pwd.getpwnam(_user()).pw_uid, -1)
         data = str(folder / "data")
         server.run("initdb", "-D", data, "-A", "trust", "--no-sync", "--locale=C", "-E", "UTF8")
-        options = (
-            f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off -c shared_buffers=32MB"
-        )
+        sync = "on" if durable else "off"
+        options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync={sync} -c shared_buffers=32MB"
         server.run("pg_ctl", "-D", data, "-w", "-s", "-l", str(folder / "log"), "-o", options, "start")
         try:
             yield server

@@ -6,6 +6,7 @@ import functools
 import os
 import shutil
 import sqlite3
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,44 @@ def test_a_faulty_policy_is_refused_while_running_and_taken_up_once_mended(
         )
         watch.bring(rows())
     assert [store.id for store in watch.run.policy.stores] == ["ehr", "claims"]
+
+
+def test_registers_in_a_git_work_tree_are_taken_up_with_their_commit(tmp_path: Path) -> None:
+    """A commit alone makes a running program take it up; an approval without an end is refused, and the last good one
+    stays in force.
+    """
+    folder, policies = tmp_path / "state", tmp_path / "policies"
+    policies.mkdir()
+
+    def commit() -> str:
+        plain = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+        who = ["git", "-c", "user.name=A. Person", "-c", "user.email=a@example.org", "-C", str(policies)]
+        for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "change"]):
+            subprocess.run([*who, *words], check=True, env=plain)
+        done = subprocess.run([*who, "rev-parse", "HEAD"], check=True, env=plain, capture_output=True)
+        return done.stdout.decode()[:12]
+
+    (policies / "assets.yaml").write_text(POLICY)
+    first = commit()
+    with watching(folder, settings={"policy": [policies]}) as watch:
+        assert watch.run.policy.commit == first
+        approvals = policies / "approvals.yaml"
+        approvals.write_text(
+            "approvals:\n  - {id: a, stores: [ehr], destination: {asns: [64500]}, basis: b, approver: c, cap: 1 GB, "
+            "valid_from: 2026-11-01}\n"
+        )
+        watch.look()
+        watch.told("reload_refused")
+        assert f"{approvals}:2: approvals[0]: `valid_to` is missing" in watch.said("reload_refused")
+        assert watch.run.policy.commit == first
+        approvals.unlink()
+        watch.look()
+        watch.told("policy_reloaded")
+        (policies / "notes.txt").write_text("why")
+        second = commit()
+        watch.look()
+        watch.told("policy_reloaded", 2)
+        assert watch.run.policy.commit == second != first
 
 
 def test_a_policy_folder_is_read_again_whatever_its_files_are_called(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ NEEDS_THE_HOST = (
     "sekisho db install",
     "sekisho db update",
     "sekisho init --dir /etc",
+    "sekisho assets hosts",
 )
 """Examples that capture, use the network or write into the system: their options are checked, they are not run."""
 CODES = {
@@ -126,7 +127,7 @@ def test_examples_run(line: str, home: Path, tmp_path: Path) -> None:
         (["cases", "lst"], "No such command 'lst'. Did you mean 'list'?"),
         (
             ["zzz"],
-            "There are: check, db, init, up, agent, detect, archive, republish, top, replay, status, cases, flows, who, policy, "
+            "There are: check, db, init, up, agent, detect, archive, republish, top, replay, status, cases, flows, who, policy, assets, "
             "enrolment, maintenance, kafka, simulate, config, completion.",
         ),
         (["replay", "--sampel"], "--sample"),

@@ -23,6 +23,7 @@ RUNS = {
     "cases show": ["cases", "show", "2026", "--json"],
     "flows": ["flows", *SINCE, "--total", "--json"],
     "policy check": ["policy", "check", "--json"],
+    "assets suggest": ["assets", "suggest", "--json"],
     "enrolment token": ["enrolment", "token", "--json"],
     "enrolment list": ["enrolment", "list", "--json"],
     "agent tripwire test": ["agent", "tripwire", "test", "--json"],

@@ -135,3 +135,20 @@ def test_amounts_that_nobody_can_have_sent_are_a_decode_error() -> None:
     changed = table.set_column(table.schema.get_field_index("octets_out"), "octets_out", wrong)
     with pytest.raises(DecodeError, match="octets_out holds an amount above"):
         wire.from_arrow(changed)
+
+
+@pytest.mark.parametrize("name", ["remote_asn", "remote_owner", "nat_address"])
+def test_nulls_of_all_lengths_are_parts_of_one_array(name: str) -> None:
+    """Batches of ever other lengths leave no arrays of nulls behind, and nobody can write to what all share."""
+    few, many = (_bare(n)[name] for n in (3, 900))
+    assert (len(few), len(many), (few == many[:3]).all()) == (3, 900, True)
+    assert np.shares_memory(few, many)
+    with pytest.raises(ValueError, match="read-only"):
+        few[0] = 7
+
+
+def _bare(n: int) -> FlowBatch:
+    """A batch without anything that may be left out."""
+    full = batch_of([{}] * n)
+    needed = {c.name: full[c.name] for c in COLUMNS if not c.null and c.name != "marks"}
+    return FlowBatch.build(n, needed)

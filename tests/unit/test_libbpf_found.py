@@ -133,6 +133,7 @@ def test_the_plain_wheel_is_for_any_linux_and_brings_programs_and_unit(tree: Pat
         "share/sekisho/systemd/sekisho-detect.service",
         "share/sekisho/systemd/sekisho-detector.sysusers.conf",
         "share/sekisho/systemd/sekisho-detector.tmpfiles.conf",
+        "share/sekisho/systemd/sekisho-republish.service",
         "share/sekisho/systemd/sekisho.sysusers.conf",
         "share/sekisho/systemd/sekisho.tmpfiles.conf",
     }

@@ -1,4 +1,4 @@
-"""docs/policy.md shows what really happens."""
+"""docs/policy.md and docs/registers.md show what really happens."""
 
 from __future__ import annotations
 
@@ -10,9 +10,23 @@ import pytest
 
 from agent.core.errors import PolicyError
 from agent.policy.load import load
-from agent.policy.model import Category, DestinationSet, Recognition, Rule, Store
+from agent.policy.model import (
+    Approval,
+    ApprovedEnd,
+    Category,
+    DestinationSet,
+    EntityRole,
+    Forwarder,
+    ForwarderRole,
+    LegalEntity,
+    Recognition,
+    Rule,
+    Site,
+    Store,
+)
 
-PAGE = (Path(__file__).parents[2] / "docs/policy.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = "".join((DOCS / name).read_text(encoding="utf-8") for name in ("policy.md", "registers.md"))
 TODAY = date(2026, 11, 21)
 BODY = r"((?:(?!```).)*)```\n"
 FAULTY = re.findall(f"```yaml\n{BODY}```text\n{BODY}", PAGE, re.S)
@@ -46,7 +60,8 @@ def test_faults_look_as_shown(text: str, said: str, tmp_path: Path, monkeypatch:
 
 
 def test_page_is_whole() -> None:
-    """The page shows examples and faults, and names every key and category."""
-    assert (len(EXAMPLES), len(FAULTY)) == (6, 10)
-    keys = {k for m in (Store, Recognition, DestinationSet, Rule) for k in m.model_fields}
-    assert {k for k in keys | set(Category) if f"`{k}`" not in PAGE} == set()
+    """The pages show examples and faults, and name every key, category and role."""
+    assert (len(EXAMPLES), len(FAULTY)) == (9, 12)
+    registers = (Approval, ApprovedEnd, Forwarder, LegalEntity, Site)
+    keys = {k for m in (Store, Recognition, DestinationSet, Rule, *registers) for k in m.model_fields}
+    assert {k for k in keys | {*Category, *EntityRole, *ForwarderRole} if f"`{k}`" not in PAGE} == set()

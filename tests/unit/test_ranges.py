@@ -34,6 +34,7 @@ from enrichers.ranges import (
 )
 from enrichers.ranges.facts import READINGS
 from enrichers.ranges.mmdb import _records
+from enrichers.ranges.texts import KeptTexts
 from tests.tools import mmdb
 from tests.tools.places import DATABASES, TESTDATA
 
@@ -493,6 +494,9 @@ def test_a_damaged_cache_is_built_anew(tmp_path: Path) -> None:
         {"v6_high": np.zeros(0, np.uint64)},
         {"fact0": np.array([0, 7, 1], np.int32)},
         {"fact1": np.array([1, 2], np.int64)},
+        {"ends0": np.array([9_999], np.int64)},
+        {"ends0": np.zeros(0, np.int64)},
+        {"octets0": np.full(3, 0xFF, np.uint8)},
         {"head": np.frombuffer(b"[]", np.uint8)},
         {"head": np.array([{}], object)},
     ],
@@ -507,6 +511,22 @@ def test_a_forged_cache_is_not_believed(tmp_path: Path, change: dict[str, Any]) 
     with pytest.raises(cache._DAMAGE):
         cache.read(path, "key")
     assert same(cached(tmp_path, "key", a_table), a_table())
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=6), max_size=8))
+def test_kept_texts_are_the_texts(texts: list[str]) -> None:
+    """Texts kept as octets are the texts that went in, one by one, from either end and in parts."""
+    kept = KeptTexts.of(texts)
+    assert (list(kept), len(kept), kept[1:3]) == (texts, len(texts), tuple(texts[1:3]))
+    assert [kept[-1 - i] for i in range(len(texts))] == texts[::-1]
+
+
+@pytest.mark.parametrize("ends", [[1, 5], [3, 5], [5, 2, 5], [-1, 5], [2, 4], [2, 6], []])
+def test_texts_that_are_cut_elsewhere_are_refused(ends: list[int]) -> None:
+    """Ends that lie inside a character, run backwards, or leave octets over are no texts."""
+    octets = np.frombuffer("é€".encode(), np.uint8)
+    with pytest.raises(ValueError, match=r"text|utf-8"):
+        KeptTexts(octets, np.array(ends, np.int64))
 
 
 def test_a_cache_under_another_key_is_not_believed(tmp_path: Path) -> None:

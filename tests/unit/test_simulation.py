@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -161,6 +162,31 @@ def test_the_command_counts_and_tells(tmp_path: Path) -> None:
     assert len(told["truth"]["incidents"]) == 2
     checked = sekisho("policy", "check", str(tmp_path / "policy.yaml"), home=tmp_path)
     assert checked.code == 0, checked
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        (
+            "en",
+            r"[\d,]+ messages, [\d,]+ rows \([\d,]+ before alike ones were joined\), \S+ \S+, of 30 simulated hosts in 10 s "
+            r"of event time\n2 transfers are hidden in it: use --truth FILE to have them listed\nnothing was sent\n",
+        ),
+        (
+            "ja",
+            r"メッセージ [\d,]+ 件、行 [\d,]+ 件（同じものをまとめる前は [\d,]+ 件）、\S+ \S+。模擬ホスト 30 台、イベント時間 10 秒分\n"
+            r"2 件の転送を中に隠した：--truth FILE を付けると一覧を書き出す\n何も送信していない\n",
+        ),
+    ],
+)
+def test_the_command_speaks_the_language_of_the_settings(language: str, said: str, tmp_path: Path) -> None:
+    """Every word of a dry run, English and Japanese."""
+    run = sekisho(
+        f"--set=language={language}", "simulate", "fleet", "--hosts", "30", "--seconds", "10", "--incidents", "2",
+        "--dry-run", home=tmp_path,
+    )  # fmt: skip
+    assert re.fullmatch(said, run.out), run.out
+    assert run.err == ""
 
 
 @pytest.mark.parametrize(

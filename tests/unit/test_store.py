@@ -15,6 +15,7 @@ import pytest
 from agent.core.clock import DAY_NS, DataClock
 from agent.core.decision import Decision
 from agent.core.errors import StateError
+from agent.store import schema
 from agent.store.retention import Retention
 from agent.store.state import Commit, State
 from tests.tools.faults import FakeDetector, ledger_row, tables, work
@@ -148,7 +149,8 @@ def test_age_is_counted_in_days_of_running(state: State, place: Place) -> None:
     assert [row.day for row in state.ledger.rows()] == [101, 3751]
     found = place.tables()
     assert [row[1] for row in found["sequences"]] == ["r1", "r2"]
-    assert [row[1] for row in found["digests"]] == ["r1", "r2"]
+    assert [row[2] for row in found["streams"]] == ["r1", "r2"]
+    assert [row[0] for row in found["fresh_digests"]] == [2, 3]
     assert len(found["notices"]) == 2
     assert [state.taken(("a", f"r{n}", 0, 0), None) for n in range(3)] == ["new", "duplicate", "duplicate"]
 
@@ -240,7 +242,7 @@ def test_a_newer_state_is_refused_politely(path: Path) -> None:
     with sqlite3.connect(path) as later:
         later.execute("UPDATE head SET schema_version = 99")
     later.close()
-    with pytest.raises(StateError, match="state version 99, this one knows 2"):
+    with pytest.raises(StateError, match=f"state version 99, this one knows {schema.SCHEMA_VERSION}"):
         State.open(path, clock=CLOCK)
 
 

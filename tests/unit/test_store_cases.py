@@ -13,6 +13,7 @@ from agent.core.finding import Case, CaseState, StoreFact
 from agent.store.cases import Action, ActionKind, Verdict
 from agent.store.state import Commit, State
 from tests.tools.notices import START_NS, case
+from tests.tools.postgres import Server
 from tests.tools.states import Place
 
 IDS = ("2026-1117-01", "2026-1117-02", "2026-1118-01")
@@ -119,3 +120,13 @@ def test_a_closed_case_takes_no_action(state: State) -> None:
     with pytest.raises(StateError, match="needs the name"):
         state.cases.acknowledge(IDS[1], " ")
     assert len(state.actions_after(0)) == 1
+
+
+def test_a_database_without_an_encoding_holds_the_same(postgres_server: Server, clock: DataClock) -> None:
+    """A server that was made without a locale has SQL_ASCII: text comes back as text, whatever it is written in."""
+    place = Place(postgres_server.fresh("-E", "SQL_ASCII", "--locale=C"))
+    store = StoreFact(id="ehr-main", name="患者記録")
+    with place.open(clock) as opened:
+        _put(opened, case(id=IDS[0], store=store))
+    with place.open(clock) as again:
+        assert again.cases.get_case(IDS[0]).store == store

@@ -14,6 +14,7 @@ import pytest
 
 from agent.core import faults
 from agent.core.faults import FAULT_POINTS
+from agent.store import schema
 from agent.store.flows import read_flows
 from tests.tools.faults import SINKS, STEPS, run_archive, run_state, tables
 from tests.tools.places import ROOT
@@ -85,7 +86,7 @@ def test_the_environment_arms_a_fault_point(tmp_path: Path) -> None:
     environment = {**os.environ, "SEKISHO_FAULTS": "commit.after_commit:3"}
     died = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=60, check=False)
     assert died.returncode == -9
-    assert tables(tmp_path / "state.db")["head"][0][1:3] == (2, 3)
+    assert tables(tmp_path / "state.db")["head"][0][1:3] == (schema.SCHEMA_VERSION, 3)
 
 
 def test_an_unknown_fault_point_is_refused() -> None:
