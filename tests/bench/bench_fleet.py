@@ -269,9 +269,9 @@ def _said(runs: Sequence[dict[str, Any]]) -> str:
     most = max(run["anonymous_mib"] for run in runs)
     start_s = statistics.median(run["start_s"] for run in runs)
     version = f"{runs[0]['version']}; " if "version" in runs[0] else ""
-    first = [run["first_s"] for run in runs if "first_s" in run]
+    warming = [run["warming_s"] for run in runs if "warming_s" in run]
     apart = f"start {start_s:.1f} s CPU"
-    if first:
+    if warming:
         alone_s = statistics.median(run["alone_s"] for run in runs)
-        apart += f", a first reading of {statistics.median(first):.1f} s, {alone_s:.1f} s of a query over a dozen rows"
+        apart += f", {statistics.median(warming):.1f} s of readings that warm it, {alone_s:.1f} s of a query over a dozen rows"
     return f"{version}{most:.0f} MiB at most; {apart}, not counted"
