@@ -114,7 +114,15 @@ def _per_row(kafka: Connection, broker: Cluster, folder: Path, messages: int, re
         f"{filled.octets / filled.rows:.1f} octets a row in the topic; peers {records:,} records of the same rows; {REPEATS} runs in turns; ledger exact"
     )
     notes = [f"{', '.join(away)}: not at hand, `make bench-peers` fetches them"] if peers and away else []
-    report = Report("fleet-rows", title, table, bars, notes, partial=messages < MESSAGES, page=SCALING)
+    report = Report(
+        "fleet-rows",
+        title,
+        table,
+        bars,
+        notes,
+        partial=messages < MESSAGES or records < PEER_ROWS,
+        page=SCALING,
+    )
     report.publish()
     return not all(bar.is_met for bar in bars if not bar.what.startswith("goal"))
 
