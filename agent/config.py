@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import platformdirs
@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from agent import plugins
 from agent.core.accounts import Accounts
+from agent.core.clock import SystemClock, when
 from agent.core.errors import ConfigError, Fault
 from agent.core.kafka import Connection
 from agent.core.stages import CollectorSettings, Context, EnricherSettings, SinkSettings
@@ -30,6 +31,9 @@ from agent.policy.faults import faults_of
 from agent.policy.model import DurationNs, Policy
 from agent.policy.yamlfile import read
 from agent.roles import Archiving, Detecting, Monitored, Republishing, Spooling, Tripping
+
+if TYPE_CHECKING:
+    from agent.policy.ownership import Ownership
 
 PREFIX = "SEKISHO_"
 DEFAULT_ENRICHERS: Mapping[str, Any] = {"asset": {}, "geo": {}, "owner": {}}
@@ -52,6 +56,10 @@ class Settings(BaseModel):
     policy: tuple[Path, ...] = Field((), description="Policy files or folders of them")
     overrides: tuple[Path, ...] = Field(
         (), description="Files of what is known better about some networks (YAML or CSV)"
+    )
+    ownership: tuple[Path, ...] = Field(
+        (),
+        description="Files of what you know better about who owns networks; they win over the table in sekisho",
     )
     language: Literal["en", "ja"] = Field("en", description="Language of alerts")
     time_zone: str | None = Field(
@@ -160,6 +168,15 @@ def read_policy(settings: Settings, today: date) -> Policy:
     from agent.policy import load as policy_files
 
     return policy_files.load(settings.policy, overrides=settings.overrides, today=today)
+
+
+def read_ownership(settings: Settings) -> Ownership:
+    """The table of owners with the settings' own files. Dates that lie ahead of this host's clock are refused, whatever
+    the time of the data is. Raises :class:`PolicyError` with every fault."""
+    from agent.policy.ownership import Ownership
+
+    today = when(SystemClock().now_ns()).date()
+    return Ownership.load(own=settings.ownership, today=today)
 
 
 def bare_context(settings: Settings, accounts: Accounts | None = None) -> Context:
@@ -306,6 +323,8 @@ def _copy(value: Any) -> Any:
     return {str(k): _copy(v) for k, v in value.items()} if isinstance(value, dict) else value
 
 
+_FILES: Final = ("policy", "overrides", "ownership")
+"""Settings that list files."""
 _PATHS: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("kafka", "tls"): ("ca_file", "cert_file", "key_file"),
     ("kafka", "sasl"): ("secret_file",),
@@ -316,7 +335,7 @@ _PATHS: Mapping[tuple[str, ...], tuple[str, ...]] = {
 
 def _resolve_paths(data: dict[str, Any], base: Path) -> None:
     """Paths in a settings file are relative to that file."""
-    for key in ("policy", "overrides"):
+    for key in _FILES:
         value = data.get(key)
         if isinstance(value, str):
             data[key] = value = [value]
@@ -367,7 +386,7 @@ def _yaml_value(text: str, origin: str, path: tuple[str, ...]) -> Any:
         raise ConfigError(
             Fault(origin, 0, f"{text!r} cannot be read as a value", "write it as in the settings file")
         ) from None
-    if path[0] in ("policy", "overrides") and isinstance(value, str):
+    if path[0] in _FILES and isinstance(value, str):
         return value.split(os.pathsep)
     return value
 

@@ -63,6 +63,7 @@ class LocalDecide:
     """Where in its input the last run stood at its last commit."""
     _commits: int = 0
     _delta_octets: int = 0
+    _has_snapshot: bool = False
     _moved: bool = False
     _refreshed_ns: int = 0
     _action: int = 0
@@ -71,10 +72,12 @@ class LocalDecide:
         """Take up where the last run of this state stopped."""
         restored = self.state.load()
         self.detector.restore(restored.snapshot, restored.deltas)
+        self._has_snapshot = restored.snapshot is not None
         self._action = restored.last_action
         self.position = restored.position
         self.claims.recall(case.destination for case in self.state.cases.list_cases(WAITING))
         self._hear_people()
+        self._fill()
 
     def take(self, batches: Sequence[FlowBatch], received_ns: int) -> None:
         """Decide and commit sealed batches. A batch that was taken before changes nothing and is counted."""
@@ -167,6 +170,13 @@ class LocalDecide:
     def change_policy(self, change: Callable[[Detector], Decision]) -> None:
         """Give the detector another policy and commit what follows from it."""
         self._commit(change(self.detector), snapshot=True)
+        self._fill()
+
+    def _fill(self) -> None:
+        """Give the windows of a year what the ledger holds, where a rule has come that asks for it."""
+        since_day = self.detector.ledger_since
+        if since_day is not None:
+            self._commit(self.detector.fill(self.state.ledger.days(since_day)), snapshot=True)
 
     def _hear_people(self) -> None:
         """Take up what people did since the last look. A snapshot keeps it in its place among the deltas."""
@@ -200,8 +210,10 @@ class LocalDecide:
         self._commits += 1
         self._delta_octets += len(decision.delta)
         due = snapshot or self._commits % SNAPSHOT_EVERY == 0 or self._delta_octets > SNAPSHOT_OCTETS
+        # The first one names the table of owners by which the deltas after it are decided.
+        due = due or not self._has_snapshot
         if due:
-            self._delta_octets = 0
+            self._delta_octets, self._has_snapshot = 0, True
         work = Commit(
             batches=batches,
             decision=decision,
@@ -212,6 +224,7 @@ class LocalDecide:
             versions=versions or {},
             last_action=self._action,
             intake=intake or Intake(),
+            entity_of=self.detector.recorded_entity if decision.reclassified else None,
         )
         self._until_committed(work)
         if decision.notices or decision.cases:

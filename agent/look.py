@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from agent.config import Loaded, bare_context, read_policy
+from agent.config import Loaded, bare_context, read_ownership, read_policy
 from agent.core.accounts import Accounts
 from agent.core.clock import SystemClock, when
 from agent.core.errors import SekishoError
@@ -27,7 +27,9 @@ class Look:
         self.view = View(clock)
         settings = loaded.settings
         context = replace(
-            bare_context(settings, self.accounts), policy=read_policy(settings, when(clock.now_ns()).date())
+            bare_context(settings, self.accounts),
+            policy=read_policy(settings, when(clock.now_ns()).date()),
+            ownership=read_ownership(settings),
         )
         collectors = {name: stage.build(context) for name, stage in loaded.stages.collectors.items()}
         enrichers = [stage.build(context) for stage in loaded.stages.enrichers.values()]

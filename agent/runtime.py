@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from agent import logs
-from agent.config import Loaded, Settings, agent_id, read_policy
+from agent.config import Loaded, Settings, agent_id, read_ownership, read_policy
 from agent.core.accounts import Accounts
 from agent.core.clock import SECOND_NS, Clock, SteadyClock, SystemClock, when
 from agent.core.decision import Decision
@@ -34,7 +34,6 @@ from agent.deciding import LocalDecide
 from agent.detection.detector import Detector
 from agent.pipeline import Pipeline
 from agent.policy import load as policy_files
-from agent.policy.ownership import Ownership
 from agent.policy.repository import marks
 from agent.seal import Sealer
 from agent.service import Attendant
@@ -106,7 +105,7 @@ class Runtime:
         if not self.replay:
             self._steady = SteadyClock(self.clock)
             self.clock = self._steady
-        self.policy, self.ownership = read_policy(settings, self._today()), Ownership.load()
+        self.policy, self.ownership = read_policy(settings, self._today()), read_ownership(settings)
         self.stamps = self._stamps()
         context = self._context()
         self.view = View(self.clock)
@@ -359,10 +358,13 @@ class Runtime:
             return False
         self.stamps = stamps
         try:
-            policy = read_policy(self.settings, self._today())
-            changed = (policy.version, policy.commit) != (self.policy.version, self.policy.commit)
+            policy, ownership = read_policy(self.settings, self._today()), read_ownership(self.settings)
+            moved = ownership.version != self.ownership.version
+            had = (self.policy.version, self.policy.commit)
+            changed = moved or (policy.version, policy.commit) != had
             if changed:
-                self.pipeline.enrichers = self._build_enrichers(replace(self._context(), policy=policy))
+                context = replace(self._context(), policy=policy, ownership=ownership)
+                self.pipeline.enrichers = self._build_enrichers(context)
         except SekishoError as error:
             self._policy_refused = True
             self._refused("policy", error)
@@ -371,14 +373,11 @@ class Runtime:
             return False
         self._policy_refused = False
         if changed:
-            self.policy = policy
+            self.policy, self.ownership = policy, ownership if moved else self.ownership
             self.decide.change_policy(lambda detector: detector.set_policy(policy, self.ownership))
-        self.decide.announce(
-            Event(
-                name="policy_reloaded",
-                detail={"version": policy.version, **({"commit": policy.commit} if policy.commit else {})},
-            )
-        )
+        versions = {"version": policy.version} | ({"ownership": ownership.version} if moved else {})
+        versions |= {"commit": policy.commit} if policy.commit else {}
+        self.decide.announce(Event(name="policy_reloaded", detail=dict(versions)))
         return changed
 
     def _tell_troubles(self) -> None:
@@ -436,6 +435,7 @@ class Runtime:
             clock=self.clock,
             host=settings.host,
             policy=self.policy,
+            ownership=self.ownership,
             language=settings.language,
             zone=settings.time_zone,
             kafka=settings.kafka,
@@ -444,7 +444,7 @@ class Runtime:
     def _stamps(self) -> dict[str, tuple[int, int, int]]:
         """Inode, size and change time of every policy file: tells when to read them again."""
         found = {}
-        for path in (*self.settings.policy, *self.settings.overrides):
+        for path in (*self.settings.policy, *self.settings.overrides, *self.settings.ownership):
             found[str(path)] = (0, 0, 0)
             with contextlib.suppress(OSError):
                 for file in policy_files.files_of(path):

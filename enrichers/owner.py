@@ -6,9 +6,11 @@ by the operator's overrides; never from a name, and never from a place.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +36,11 @@ _WORTH = {
     "O": Confidence.MEDIUM,
     "K": Confidence.LOW,
 }
-_ASN_BITS = 33
+_FEW = 1 << 16
+"""Combinations that are counted through rather than sorted, however short the batch."""
 
 _Key = tuple[int, int, int, str | None, str | None]
-"""Override's index, AS, second AS (-1 for none), provider by range, its region."""
+"""Override's index, row of the AS in the table, row of the second AS (-1 for none), provider by range, its region."""
 _Answer = tuple[str | None, str | None, str | None, str]
 """Provider, owner, owner's country, confidence."""
 
@@ -46,13 +49,15 @@ class Settings(EnricherSettings):
     """Who owns the network at the other end."""
 
     ownership: Path | None = Field(
-        None, description="Ownership table of your own; default: the one in sekisho"
+        None,
+        description="Ownership table in place of the one in sekisho; files that only add to it go under `ownership:`",
     )
 
     def build(self, context: Context) -> Owner:
         """The enricher, its table loaded. Raises :class:`~agent.core.errors.PolicyError` for a table with faults."""
         overrides = context.policy.overrides if context.policy is not None else ()
-        return Owner(Ownership.load(self.ownership), overrides, context.clock)
+        table = Ownership.load(self.ownership) if self.ownership or context.ownership is None else None
+        return Owner(table or context.ownership, overrides, context.clock)
 
 
 class Owner:
@@ -98,31 +103,20 @@ class Owner:
         return {"ownership": self._ownership.version}
 
     def _keys(self, batch: FlowBatch) -> tuple[list[_Key], NDArray[np.intp]]:
-        """The distinct (override, AS, second AS, provider by range, its region) of a batch, and the one of each row:
-        all that an answer depends on."""
+        """The distinct (override, row of the AS, row of the second AS, provider by range, its region) of a batch, and the
+        one of each row: all that an answer depends on. Networks that the table does not know are all alike."""
         cloud, region = batch.text("remote_cloud"), batch.text("remote_cloud_region")
         index = np.full(len(batch), -1, np.int64)
         if self._overrides:
             index = self._by_prefix.find(batch["remote_address"]).astype(np.int64)
-        columns: list[NDArray[np.int64]] = [
-            index,
-            cloud.codes.astype(np.int64),
-            region.codes.astype(np.int64),
-            batch["remote_asn"],
-            batch["remote_asn_witness"],
-        ]
-        code = np.zeros(len(batch), np.int64)
-        for column in columns[:3]:
-            code = code * (int(column.max(initial=0)) + 2) + column + 1  # a few hundred values in all
-        for column in columns[3:]:
-            _, small = np.unique(code, return_inverse=True)
-            code = (small.astype(np.int64) << _ASN_BITS) + column + 1
-        _, first, back = np.unique(code, return_index=True, return_inverse=True)
-        values = zip(*(column[first].tolist() for column in columns), strict=True)
-        keys = [
-            (o, asn, second, cloud.values[c] if c >= 0 else None, region.values[r] if r >= 0 else None)
-            for o, c, r, asn, second in values
-        ]
+        said, back = _distinct([index, cloud.codes, region.codes])
+        find = self._ownership.columns.find
+        rows, back = _distinct([back, find(batch["remote_asn"]), find(batch["remote_asn_witness"])])
+        keys = []
+        for place, row, second in rows:
+            o, c, r = said[place]
+            listed = cloud.values[c] if c >= 0 else None
+            keys.append((o, row, second, listed, region.values[r] if r >= 0 else None))
         return keys, back
 
     def _forget(self) -> None:
@@ -133,11 +127,12 @@ class Owner:
     def _answer(self, key: _Key) -> _Answer:
         known = self._known.get(key)
         if known is None:
-            index, asn, second, cloud, region = key
+            index, row, second, cloud, region = key
+            rows = self._ownership.rows
             fact, worth = judged(
                 self._ownership,
-                asn=asn if asn >= 0 else None,
-                witness_asn=second if second >= 0 else None,
+                asn=rows[row].asns[0] if row >= 0 else None,
+                witness_asn=rows[second].asns[0] if second >= 0 else None,
                 cloud=cloud,
                 region=region,
                 override=self._overrides[index] if index >= 0 else None,
@@ -150,6 +145,28 @@ class Owner:
                 worth.value,
             )
         return known
+
+
+def _distinct(columns: Sequence[NDArray[Any]]) -> tuple[list[tuple[int, ...]], NDArray[np.intp]]:
+    """The distinct combinations of some columns of small numbers from -1 on, and the one of each row."""
+    sizes = [int(column.max(initial=-1)) + 2 for column in columns]
+    code = np.zeros(len(columns[0]), np.int64)
+    for column, size in zip(columns, sizes, strict=True):
+        code = code * size + column + 1
+    if (whole := math.prod(sizes)) <= max(_FEW, 4 * len(code)):
+        seen = np.zeros(whole, bool)
+        seen[code] = True
+        values = np.flatnonzero(seen)
+        place = np.zeros(whole, np.intp)
+        place[values] = np.arange(len(values))
+        back = place[code]
+    else:
+        values, back = np.unique(code, return_inverse=True)
+    parts = []
+    for size in reversed(sizes):
+        values, part = np.divmod(values, size)
+        parts.append((part - 1).tolist())
+    return list(zip(*reversed(parts), strict=True)), back
 
 
 def judged(

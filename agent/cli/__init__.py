@@ -46,9 +46,11 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
         "who": "every fact about an address, with source and date",
     },
     "Look after it": {
-        "policy": "check policy files; print their JSON Schema",
+        "policy": "check, test, explain and compare policy files",
+        "owners": "try files on who owns networks: faults, canaries, what they would change",
         "assets": "propose stores and hosts for the registers, from what is there",
         "enrolment": "tokens for new agents, and the keys that count",
+        "ledger": "copy the state while it runs, put a copy back, look whether it is whole",
         "maintenance": "say when people work on hosts, so that nobody is paged for it",
         "kafka": "say whether Kafka can be reached and how its topics stand; make them",
         "simulate": "make the messages of a fleet that does not exist, to size a cluster",

@@ -211,10 +211,11 @@ class _Telling:
     def policy(self, settings: config.Settings) -> Line:
         from datetime import UTC, datetime
 
-        from agent.config import read_policy
+        from agent.config import read_ownership, read_policy
 
         try:
             policy = read_policy(settings, datetime.now(UTC).date())
+            read_ownership(settings)
         except SekishoError as error:
             return self.line("policy", "missing", str(error), "mend_policy")
         if not policy.stores:

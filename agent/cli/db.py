@@ -98,11 +98,62 @@ def install(options: Options, /, if_missing: bool, as_json: bool, **named: Any) 
 
 @command.command(epilog=example("db update"))
 @_sources
-@json_option("A JSON list of what was put in place, as in `db status`.")
+@click.option(
+    "--canaries",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Look-ups with the answers that must come (YAML), asked before anything is replaced; may be repeated.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Replace nothing; say what the new databases say otherwise of where stores sent.",
+)
+@click.option(
+    "--since", default="30d", metavar="WHEN", show_default=True, help="With --dry-run: how far back to look."
+)
+@json_option("A JSON list of what was put in place, as in `db status`; with --dry-run of what would change.")
 @click.pass_obj
-def update(options: Options, /, as_json: bool, **named: Any) -> None:
-    """Put newer databases in place of the installed ones. A running sekisho takes them up by itself."""
-    _fetch(options.load(), named, as_json=as_json)
+def update(
+    options: Options,
+    /,
+    canaries: tuple[Path, ...],
+    dry_run: bool,
+    since: str,
+    as_json: bool,
+    **named: Any,
+) -> None:
+    """Put newer databases in place of the installed ones. A running sekisho takes them up by itself.
+
+    Canaries are asked first: those that come with sekisho and those of --canaries. If one has another answer, nothing
+    is replaced. With --dry-run the archive's rows of stores are looked up by the new databases too, and nothing is
+    replaced.
+    """
+    loaded = options.load()
+    ask = _asking(loaded, canaries)
+    if not dry_run:
+        _fetch(loaded, {**named, "staged": ask}, as_json=as_json)
+        return
+    from agent.cli import dryrun
+
+    dryrun.show(loaded, named, ask, since, as_json=as_json)
+
+
+def _asking(loaded: Loaded, files: tuple[Path, ...]) -> Callable[[Path], None]:
+    """Asks the canaries of the databases in a folder. Raises :class:`PolicyError` with every one that is not met."""
+    from agent import databases
+    from agent.config import read_ownership
+    from agent.core.clock import SystemClock, when
+    from agent.core.errors import PolicyError
+
+    ownership, asked = read_ownership(loaded.settings), databases.read_canaries(files)
+
+    def ask(folder: Path) -> None:
+        book = databases.AddressBook.open(folder, policy=None, ownership=ownership)
+        if faults := list(databases.unmet(asked, ownership, book, when(SystemClock().now_ns()).date())):
+            raise PolicyError(faults)
+
+    return ask
 
 
 @command.command(epilog=example("db status"))

@@ -31,6 +31,14 @@ _DATABASE: Final = {
     "sha256_ok": "whether the file is the one that was installed; null for those of the settings",
     "fault": "why it cannot be read, or empty",
 }
+_COPY: Final = {
+    "made_ns": _TIME,
+    "source": "the state file, or the address of the database, that was copied",
+    "schema_version": "of its tables",
+    "sha256": "of the copy",
+    "octets": "of the copy",
+    "rows": "table -> rows",
+}
 _ACTION: Final = {
     "id": "a number that grows",
     "case_id": "such as 2026-1118-07",
@@ -155,6 +163,18 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
             "lost, reasons}, or null; unseen: {from_ns, to_ns, reason, octets}; lost and octets null: nothing bounds them",
         },
     ),
+    "ledger backup": Document("one document", _COPY),
+    "ledger restore": Document("one document", _COPY),
+    "ledger verify": Document(
+        "a line for each check",
+        {
+            "name": "what was looked at, such as days_not_summed",
+            "faults": "how many are not as they must be",
+            "looked_at": "rows that were looked at",
+            "examples": "at most five of the faults",
+            "holds": "whether there are none",
+        },
+    ),
     "maintenance start": Document("one document", _MAINTENANCE),
     "maintenance end": Document("one document", _MAINTENANCE),
     "maintenance list": Document("a line for each maintenance", _MAINTENANCE),
@@ -256,6 +276,27 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         "one document",
         {"kind": "agent or token", "subject": "its id", "note": "why", "who": "the person"},
     ),
+    "owners check": Document(
+        "one document",
+        {
+            "version": "of the table that the files give",
+            "unmet": "a sentence for each canary with another answer",
+        },
+    ),
+    "owners diff": Document(
+        "one document",
+        {
+            "before": "version of the table in force",
+            "after": "version with the files",
+            "networks": "list of {asn, organisation, before, after}: what is on record of the owner",
+            "pairs": "list of {store, asn, as_org, entity_before, entity_after, country_before, country_after, first_day, "
+            "last_day, content_octets_out}: sums of the ledger that move",
+            "appear": "list of {rule, store, entity, first_day, content_octets_out, threshold_octets}: rules whose amount "
+            "is passed with the files and not without",
+            "vanish": "the same, the other way round",
+            "unmet": "a sentence for each canary with another answer",
+        },
+    ),
     "policy check": Document(
         "one document",
         {
@@ -270,6 +311,32 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
             "rules": "list of rules that are awake, each with its pack",
             "awake": "packs in force",
             "asleep": "packs not in force",
+        },
+    ),
+    "policy test": Document(
+        "one document",
+        {
+            "tests": "list of {pack, rule, name, passed, expected, found, why, largest_octets}",
+            "untested": "pack/rule of every rule that has no test",
+        },
+    ),
+    "policy explain": Document(
+        "one document",
+        {
+            "packs": "list of {awake, why, missing, pack}: the pack as its file has it, with every fact's section and mark; "
+            "missing holds, by store, what an estimate of persons lacks",
+            "rule": "the rule that was asked for, or null",
+        },
+    ),
+    "policy diff": Document(
+        "one document",
+        {
+            "old": "version of the one policy",
+            "new": "version of the other",
+            "differences": "list of {kind, id, what, fields}; what is added, removed or changed, fields a list of "
+            "{name, old, new}",
+            "wakes": "packs that wake",
+            "falls_asleep": "packs that fall asleep",
         },
     ),
     "config show": Document(

@@ -77,6 +77,21 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sudo sekisho top --json --every 60s >> minutes.jsonl",
     ),
     "status": ("sekisho status", "sekisho status --host db-1", "sekisho status --json"),
+    "ledger": (
+        "sekisho ledger backup monday.db",
+        "sekisho ledger verify monday.db",
+        "sekisho ledger restore monday.db --overwrite",
+    ),
+    "ledger backup": (
+        "sekisho ledger backup monday.db",
+        "sekisho ledger backup newest.db --overwrite --json",
+    ),
+    "ledger restore": ("sekisho ledger restore monday.db --overwrite",),
+    "ledger verify": (
+        "sekisho ledger verify                # the state itself",
+        "sekisho ledger verify monday.db      # a copy",
+        "sekisho ledger verify --json",
+    ),
     "maintenance": (
         'sekisho maintenance start --reason "new disks" --host db-1 --until 2h --second "Aoi Mori"',
         "sekisho maintenance list",
@@ -122,13 +137,45 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sekisho assets hosts --kubernetes nodes.json   # kubectl get nodes -o json > nodes.json",
         "sekisho assets hosts --libvirt",
     ),
-    "policy": ("sekisho policy check policy.yaml", "sekisho policy schema -o policy.schema.json"),
+    "policy": (
+        "sekisho policy check policy.yaml",
+        "sekisho policy test",
+        "sekisho policy explain bulk-external",
+        "sekisho policy diff HEAD~1",
+    ),
     "policy check": (
         "sekisho policy check",
         "sekisho policy check policy.yaml --overrides overrides.yaml",
         "sekisho policy check --json policy.yaml",
     ),
-    "policy schema": ("sekisho policy schema", "sekisho policy schema -o policy.schema.json"),
+    "policy test": (
+        "sekisho policy test",
+        "sekisho policy test policy.yaml packs/ --strict",
+        "sekisho policy test --rule bulk-external --json",
+    ),
+    "policy explain": (
+        "sekisho policy explain",
+        "sekisho policy explain us-dsp",
+        "sekisho policy explain operator/bulk-external --language ja",
+    ),
+    "policy diff": (
+        "sekisho policy diff HEAD~1",
+        "sekisho policy diff old/ new/ --json",
+        "sekisho policy diff HEAD~1 HEAD --exit-code",
+    ),
+    "policy schema": ("sekisho policy schema", "sekisho policy schema --pack -o pack.schema.json"),
+    "owners": (
+        "sekisho owners check ownership.yaml",
+        "sekisho owners diff ownership.yaml --canaries canaries.yaml",
+    ),
+    "owners check": (
+        "sekisho owners check ownership.yaml",
+        "sekisho owners check --canaries canaries.yaml --json",
+    ),
+    "owners diff": (
+        "sekisho owners diff ownership.yaml",
+        "sekisho owners diff ownership.yaml --since 90d --json",
+    ),
     "db": (
         "sekisho db install",
         "sekisho db install --country my-country.mmdb --network my-asn.mmdb",

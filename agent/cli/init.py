@@ -22,6 +22,7 @@ version: 1
 
 policy: [policy.yaml]
 # overrides: [overrides.yaml]     # what you know better about some networks (YAML or CSV)
+# ownership: [ownership.yaml]     # what you know better about who owns whom; wins over the table in sekisho
 
 # language: en                    # or ja: language of alerts
 # time_zone: Asia/Tokyo           # zone in which people read times; default: this host's

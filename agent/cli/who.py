@@ -88,8 +88,7 @@ def _book(loaded: Loaded) -> AddressBook:
     from datetime import UTC, datetime
 
     from agent import databases
-    from agent.config import read_policy
-    from agent.policy.ownership import Ownership
+    from agent.config import read_ownership, read_policy
     from enrichers.geo import Settings as Geo
 
     settings = loaded.settings
@@ -97,7 +96,7 @@ def _book(loaded: Loaded) -> AddressBook:
     return databases.AddressBook.open(
         settings.databases_dir,
         policy=read_policy(settings, datetime.now(UTC).date()),
-        ownership=Ownership.load(),
+        ownership=read_ownership(settings),
         settings=geo if isinstance(geo, Geo) else None,
         cache=settings.state_dir / "cache" / "ranges",
     )

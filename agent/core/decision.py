@@ -37,6 +37,23 @@ class LedgerRow:
 
 
 @dataclass(frozen=True, slots=True)
+class LedgerDay:
+    """What one store sent on one UTC day to one network, over all processes and vantages: what a window of a year that
+    is new is filled with."""
+
+    day: int
+    tenant: str
+    store: str
+    initiator: str
+    asn: int
+    as_org: str
+    provider: str
+    owner: str
+    country: str
+    content_octets_out: int
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """The effects of one event."""
 
@@ -49,5 +66,7 @@ class Decision:
     ledger: tuple[LedgerRow, ...] = ()
     delta: bytes = b""
     """What the detector's ``restore`` needs to take the same step again without its effects."""
+    reclassified: bool = False
+    """Another table of owners was taken: the ledger's entities follow from it, before the rows of this decision."""
     reasons: dict[str, int] = field(default_factory=dict)
     """Counters, such as ``rows_late`` and ``rows_clock_suspect``."""

@@ -45,6 +45,35 @@ class Share(_Fact):
     content_octets_out: int = 0
 
 
+class OwnerStep(_Fact):
+    """One stake above the holder of a network: who holds how much of whom, on record."""
+
+    of: str
+    """Id of the company that is held."""
+    of_name: str
+    by: str
+    by_name: str
+    country: str | None = None
+    """Country of the holder's head office."""
+    organised_in: str | None = None
+    state_control: bool = False
+    share: str = ""
+    """Of the capital, such as ``18.4 %``; empty if not on record."""
+    votes: str = ""
+    """Of the votes, where they differ."""
+    decides: bool = False
+    """This holder decides, and nobody disputes it."""
+    since: str = ""
+    until: str = ""
+    """Given up then."""
+    source: str
+    checked: str
+    mark: str
+    disputed: bool = False
+    stale: bool = False
+    note: str = ""
+
+
 class OwnerFact(_Fact):
     """Who owns the network at the other end, as the ownership table has it."""
 
@@ -76,6 +105,8 @@ class OwnerFact(_Fact):
     review: bool = False
     """The row says that the fact alone does not decide: report, never cover."""
     note: str = ""
+    chain: tuple[OwnerStep, ...] = ()
+    """Every stake on record above the holder, nearest first; empty if the owner holds the network itself."""
 
 
 class Witnessed(_Fact):
@@ -177,6 +208,41 @@ class HostTold(_Fact):
     """By that host's clock."""
 
 
+class EstimateState(StrEnum):
+    """What of a number of persons can be said: ``likely`` even the least is over it, ``possible`` only the most is.
+    ``attested`` is a named person's count, never an estimate."""
+
+    BELOW = "below"
+    POSSIBLE = "possible"
+    LIKELY = "likely"
+    ATTESTED = "attested"
+
+
+class Estimate(_Fact):
+    """Between how many persons' records a transfer may hold, with all that it rests on."""
+
+    state: EstimateState | None = None
+    """None: there is no estimate, for something is ``missing``."""
+    over: int
+    """The rule's number of persons."""
+    lowest: int | None = None
+    highest: int | None = None
+    octets: int
+    """Content octets in the window."""
+    largest_octets: int
+    """Of the largest single stretch, of which the least is judged: the same record may be sent twice."""
+    subjects: int | None = None
+    """Persons whose data the store holds, as its owner states."""
+    record_octets: tuple[float, float] | None = None
+    records_per_subject: tuple[float, float] | None = None
+    wire_per_octet: tuple[float, float] | None = None
+    """Octets on the wire per octet of record."""
+    attested: bool = False
+    """Somebody states that what leaves on the store's record ports is records."""
+    missing: tuple[str, ...] = ()
+    """Names of the inputs that the register lacks."""
+
+
 class Finding(_Fact):
     """One rule, one key, one episode."""
 
@@ -198,13 +264,15 @@ class Finding(_Fact):
     severity_reasons: tuple[str, ...] = ()
     """Words keys of what lowered or raised it, such as ``owner_mark_k``."""
     window: str
-    """``5m``, ``1h``, ``24h`` or ``30d``."""
+    """``5m``, ``1h``, ``24h``, ``30d``, ``12mo`` or ``calendar_year``."""
     window_from_ns: int
     window_to_ns: int
     """True bounds of the window in which the threshold was first passed."""
     content_octets_out: int
-    """Largest sum of a window of the episode."""
+    """Largest sum of a window of the episode, in what ``measure`` counts."""
     threshold_octets: int
+    measure: str = "content"
+    """What both count: ``content`` octets sent, ``flows`` or ``octets_in``."""
     first_bucket_ns: int
     last_bucket_ns: int
     """Start of the first and of the last exceedance bucket."""
@@ -218,6 +286,8 @@ class Finding(_Fact):
     """No earlier egress of this store to this entity within ``observed_days``."""
     share_of_store: float | None = None
     """Part of the store's whole egress in the same window."""
+    estimate: Estimate | None = None
+    """Of rules that ask for persons."""
     provisional: bool = False
     simulated: bool = False
     approval: str = ""

@@ -37,6 +37,8 @@ class Context:
     host: str = ""
     policy: Any = None
     """The policy in force (:class:`agent.policy.model.Policy`); None where no policy is needed."""
+    ownership: Any = None
+    """The table of owners in force (:class:`agent.policy.ownership.Ownership`); None is the one in sekisho."""
     language: str = "en"
     zone: str | None = None
     """IANA zone in which people read times; None is the host's own."""

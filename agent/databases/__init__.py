@@ -4,6 +4,7 @@
 """
 
 from agent.databases.book import AddressBook, AddressFacts, Witness
+from agent.databases.canaries import read_canaries, unmet
 from agent.databases.in_force import InForce, in_force
 from agent.databases.installing import Status, Verified, install, status, verify
 from agent.databases.shelf import Installed
@@ -20,7 +21,9 @@ __all__ = [
     "Witness",
     "in_force",
     "install",
+    "read_canaries",
     "status",
     "told",
+    "unmet",
     "verify",
 ]

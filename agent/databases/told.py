@@ -9,6 +9,7 @@ from datetime import date
 from agent.databases.book import AddressFacts, Listing, Witness
 from agent.policy.model import Override
 from agent.words import Phrases
+from agent.words.owners import stakes
 
 _PASSING_ON = ("vpn", "tor", "relay")
 _MOVING = ("anycast", "cdn")
@@ -50,6 +51,8 @@ class _Telling:
             yield self._line("listed", named, said)
         yield self._operator()
         yield self._owner()
+        for stake in stakes(self._facts.owner.chain, self._say):
+            yield self._line("stake", stake, self._facts.ownership)
 
     def _line(self, label: str, value: str, source: str = "") -> Line:
         return Line(self._say(f"who.label.{label}"), value, source)

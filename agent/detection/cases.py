@@ -8,7 +8,7 @@ opens again if the traffic comes back.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,11 +25,16 @@ from agent.core.finding import (
     StoreFact,
     Traffic,
 )
+from agent.detection.episodes import RECLASSIFIED
 
 MERGED: Final = "merged"
 """Reason of a finding that became part of an older one."""
 
+SUBJECTS_POSSIBLE: Final = "subjects_possible"
+"""Why a finding is but a note: so many persons are possible, and the octets are under the rule's own number."""
 _TIMES_BETWEEN: Final = 2
+MOST_RECLASSIFIED: Final = 4096
+"""Entities that are remembered as told of after the table of owners changed; the newest."""
 
 Key = tuple[str, str, str]
 Told = tuple[StoreFact, Destination, Traffic]
@@ -58,6 +63,8 @@ class Cases:
         self._numbers: dict[str, int] = {}
         self._told: dict[Key, list[int]] = {}
         """Of each case: times told since it opened, and the severity told."""
+        self._reclassified: dict[tuple[str, str], None] = {}
+        """(tenant, entity) of which people know that it has cases only because the table of owners changed."""
 
     def has(self, key: Key) -> bool:
         """Whether a case of this key is not closed."""
@@ -100,12 +107,16 @@ class Cases:
                 "approval",
             ):  # what goes on growing after a person closed it is news
                 return None, None
-            return self._opened(key, ruling), NoticeKind.OPENED
+            case = self._opened(key, ruling)
+            told = None if _is_note(case) else NoticeKind.OPENED
+            return case, self._first_of_its_kind(finding, told)
         findings = {f.id: f for f in before.findings} | {finding.id: finding}
         if ruling.what == "merge":
             del findings[finding.id]
         after = self._revised(key, before, tuple(findings.values()), ruling)
-        kind = self._worth_telling(key, after, self._kind(before, after, finding))
+        kind = self._first_of_its_kind(
+            finding, self._worth_telling(key, after, self._kind(before, after, finding))
+        )
         if after.state is CaseState.CLOSED:
             self._forget(key)
         else:
@@ -151,6 +162,10 @@ class Cases:
     def _kind(self, before: Case, after: Case, finding: Finding) -> NoticeKind | None:
         """Why people are told, if they are."""
         over = (CaseState.STOPPED, CaseState.CLOSED)
+        if _is_note(after):
+            return None
+        if _is_note(before):
+            return NoticeKind.OPENED
         if after.state in over and before.state not in over:
             return NoticeKind.CLOSED
         if before.state in over and after.state not in over:
@@ -172,6 +187,36 @@ class Cases:
             return None
         self._told[key] = [times + 1, case.severity]
         return kind
+
+    def _first_of_its_kind(self, finding: Finding, kind: NoticeKind | None) -> NoticeKind | None:
+        """Of what was found only because the table of owners changed people are told once for an entity, however many
+        stores sent there: the other cases stand in the list."""
+        if kind in (None, NoticeKind.CLOSED) or RECLASSIFIED not in finding.reasons:
+            return kind
+        entity = (finding.tenant, finding.entity)
+        if entity in self._reclassified:
+            return None
+        if len(self._reclassified) >= MOST_RECLASSIFIED:
+            del self._reclassified[next(iter(self._reclassified))]
+        self._reclassified[entity] = None
+        return kind
+
+    def rename(self, keys: Mapping[Key, Key]) -> dict[str, Case]:
+        """The table of owners changed: the cases of these keys go by others from now on, and keep their ids. A key that
+        has a case already is left alone. Gives the cases that changed; nobody is told of it here."""
+        self._reclassified.clear()
+        changed = {}
+        for old, new in keys.items():
+            if old not in self.open or new in self.open:
+                continue
+            before, since = self.open.pop(old), self._since.pop(old)
+            self._told[new], self._since[new] = self._told.pop(old), since
+            store, destination, traffic = self._facts(new, since)
+            findings = tuple(f.model_copy(update={"entity": new[2]}) for f in before.findings)
+            facts = {"store": store, "destination": destination, "traffic": traffic, "findings": findings}
+            self.open[new] = before.model_copy(update={**facts, "revision": before.revision + 1})
+            changed[before.id] = self.open[new]
+        return changed
 
     def _notice(self, case: Case, kind: NoticeKind, time_ns: int) -> Notice:
         return Notice(
@@ -211,16 +256,24 @@ class Cases:
             {"case": case.model_dump(mode="json"), "since": self._since[key], "told": self._told[key]}
             for key, case in self.open.items()
         ]
-        return {"cases": cases, "numbers": self._numbers}
+        return {"cases": cases, "numbers": self._numbers, "reclassified": list(self._reclassified)}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`state` gave."""
         self._numbers = state["numbers"]
+        self._reclassified = dict.fromkeys(map(tuple, state.get("reclassified", ())))
         self.open, self._since, self._told = {}, {}, {}
         for entry in state["cases"]:
             case = Case.model_validate(entry["case"])
             key = (case.tenant, case.store.id, case.destination.entity)
             self.open[key], self._since[key], self._told[key] = case, entry["since"], entry["told"]
+
+
+def _is_note(case: Case) -> bool:
+    """Whether it only notes that so many persons are possible: that pages nobody."""
+    return case.severity is Severity.INFORMATIONAL and all(
+        SUBJECTS_POSSIBLE in f.severity_reasons for f in case.findings
+    )
 
 
 def _state(before: CaseState, severity: Severity, findings: tuple[Finding, ...], what: str) -> CaseState:

@@ -10,7 +10,7 @@ provider is known), a detail loses all but its path; both are counted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,11 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.core.address import NetworkSet
+from agent.core.clock import DAY_NS
 from agent.core.finding import OwnerFact
+from agent.core.grouping import distinct
 from agent.detection.admit import Step
-from agent.detection.keys import NONE, Ints, Keys, Names, grown
-from agent.detection.rules import Hit, PathFact, Rulebook, networks_key
+from agent.detection.keys import NONE, Bools, Ints, Keys, Names, grown
+from agent.detection.rules import Hit, PathFact, Rulebook, networks_key, service_codes, services_key
 from agent.detection.spans import Spans
+from agent.detection.windows import PAIR, WINDOWS
 
 PATHS: Final = 65_536
 DETAILS: Final = 262_144
@@ -88,6 +91,8 @@ class Cube:
     """By path: when it was first seen."""
     hits: list[Mapping[int, Hit]] = field(default_factory=list)
     """By path; paths that the same rules read alike share one."""
+    moved_ns: dict[int, int] = field(default_factory=dict)
+    """By pair: when another ownership table gave it traffic that had been another's."""
     reasons: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -102,12 +107,51 @@ class Cube:
         for destinations in book.policy.destinations:
             if destinations.networks and (bit := self._bit(networks_key(destinations))) is not None:
                 self._nets.append((bit, NetworkSet(destinations.networks)))
+        self._services: list[tuple[int, Ints]] = []
+        """Bit of a path's ``sets``, and the services that set it."""
+        for services in sorted({w.rule.services for w in book.watches if w.rule.services}):
+            if (bit := self._bit(services_key(services))) is not None:
+                codes_of = [number * SERVICE_PORTS + port for number, port in service_codes(services)]
+                self._services.append((bit, np.array(codes_of, np.int64)))
         self._rule_sets: dict[frozenset[int], frozenset[int]] = {}
+        self.watches = {w.index: w for w in book.watches}
+        self.groups: dict[str, Ints] = {name: np.zeros(len(self.pair_of), np.int64) for name in book.groups}
+        self.ring_reads: dict[str, Bools] = {
+            ring: np.zeros(len(self.pair_of), bool)
+            for w in book.watches
+            for ring in w.rings
+            if ring not in WINDOWS
+        }
+        """By ring that holds but the paths that its rules read, and path."""
+        self._group(range(self.paths.count))
         self.hits = [self._judged(path) for path in range(self.paths.count)]
         self.rule_reads = {w.index: np.zeros(len(self.pair_of), bool) for w in book.watches}
         self.pair_rules: list[frozenset[int]] = [frozenset()] * self.pairs.count
         for path, hits in enumerate(self.hits):
             self._note_hits(path, hits)
+
+    def reclassify(self, now_ns: int) -> dict[int, int]:
+        """Give each path to the entity that the rulebook in force names. Old pair -> new pair, of those that moved
+        whole; of a pair that moved in part the rest stays where it is. Call :meth:`use` afterwards."""
+        count = self.paths.count
+        if not count:
+            return {}
+        before, codes = self.pair_of[:count].copy(), []
+        for path in range(count):
+            fact = self.fact(path)
+            entity = self.book.entity(fact, self.book.owner(fact))
+            codes.append(tuple(map(self.names.code, (fact.tenant, fact.store, entity))))
+        after = self.pairs.ids(list(np.array(codes, np.int64).T))
+        self.pair_of[:count] = after
+        self.first_ns = grown(self.first_ns, self.pairs.count, NEVER_NS)
+        moved = np.flatnonzero(after != before)
+        np.minimum.at(self.first_ns, after[moved], self.born_ns[moved])
+        self.moved_ns |= dict.fromkeys(after[moved].tolist(), now_ns)
+        stays = set(before[after == before].tolist())
+        targets: dict[int, set[int]] = {}
+        for old, new in zip(before[moved].tolist(), after[moved].tolist(), strict=True):
+            targets.setdefault(old, set()).add(new)
+        return {old: new.pop() for old, new in targets.items() if len(new) == 1 and old not in stays}
 
     def place(self, step: Step) -> Placed:
         """Paths, pairs and details of a step's rows; gives numbers to new ones."""
@@ -119,7 +163,8 @@ class Cube:
         shared = [self.names.code(b) for b in ("same_host", "same_pod")]
         columns["shared"] = np.isin(columns["basis"], shared).astype(np.int64)
         columns["override"] = self._overrides.values(step.arrays["remote"])
-        columns["sets"] = self._sets(step)
+        service = self._service(step, columns["initiator"])
+        columns["sets"] = self._sets(step, service)
         path = self._paths([columns[name] for name in _PATH], step.arrays["end_ns"])
         if self.names.refused:
             self._count("texts_past_limit", self.names.refused)
@@ -131,7 +176,7 @@ class Cube:
             columns["basis"],
             columns["process"],
             columns["vantage"],
-            self._service(step, columns["initiator"]),
+            service,
         ]
         return Placed(path, pair, self._details([path, *detail, local[:, 0], local[:, 1], columns["host"]]))
 
@@ -149,10 +194,19 @@ class Cube:
         codes: Ints = self.paths.columns[_PATH.index("initiator"), paths]
         return codes
 
-    def paths_of(self, pair: int, *, before: int | None = None) -> list[int]:
-        """Paths of a pair; only those with a number under ``before``."""
-        known = self.paths.count if before is None else before
-        return [int(p) for p in np.flatnonzero(self.pair_of[:known] == pair)]
+    def left_on(self, paths: Iterable[int], ports: Sequence[int]) -> bool:
+        """Whether all that is known of some paths left on these local ports, on flows that the other end opened."""
+        wanted = np.zeros(self.paths.count, bool)
+        wanted[list(paths)] = True
+        path, service = self.details.columns[0], self.details.columns[4]
+        mine = wanted[path]
+        by_remote = self.initiators(path[mine]) == self.names.known("remote")
+        on_port = (service[mine] >= 0) & np.isin(service[mine] % SERVICE_PORTS, ports)
+        return bool((by_remote & on_port).all()) and len(distinct(path[mine])) == int(wanted.sum())
+
+    def paths_of(self, pair: int) -> list[int]:
+        """Paths of a pair, in whatever grouping."""
+        return [int(p) for p in np.flatnonzero(self.members(pair))]
 
     def _paths(self, key: list[Ints], ends: Ints) -> Ints:
         known = self.paths.count
@@ -181,12 +235,12 @@ class Cube:
         self.born_ns[known : self.paths.count] = born_ns
         for path in range(known, self.paths.count):
             fact = self.fact(path)
-            owner = self.book.owner(fact)
-            entity = self.book.entity(fact, owner)
+            entity = self.book.entity(fact, self.book.owner(fact))
             codes.append(tuple(map(self.names.code, (fact.tenant, fact.store, entity))))
-            self.hits.append(self.book.hits(fact, owner))
+            self.hits.append(self.book.hits(fact, self.book.owner(fact)))
         self.pair_of = grown(self.pair_of, self.paths.count)
         self.pair_of[known : self.paths.count] = self.pairs.ids(list(np.array(codes, np.int64).T))
+        self._group(range(known, self.paths.count))
         for path in range(known, self.paths.count):
             self._note_hits(path, self.hits[path])
 
@@ -194,15 +248,64 @@ class Cube:
         fact = self.fact(path)
         return self.book.hits(fact, self.book.owner(fact))
 
+    def _group(self, paths: range) -> None:
+        """Pairs of some paths in the groupings that rules in force use, beside their own."""
+        for name in self.groups:
+            pairs = self.groups[name] = grown(self.groups[name], self.paths.count)
+            keys = [self.book.group(name, self.fact(path)) for path in paths]
+            codes = np.array([tuple(map(self.names.code, key)) for key in keys], np.int64).reshape(-1, 3)
+            pairs[paths.start : paths.stop] = self.pairs.ids(list(codes.T)) if len(codes) else 0
+
+    def join_first_seen(self) -> None:
+        """After other rules came: pairs of their groupings were first seen when any that they join was."""
+        count = self.paths.count
+        self.first_ns = grown(self.first_ns, self.pairs.count, NEVER_NS)
+        for pairs in self.groups.values():
+            np.minimum.at(self.first_ns, pairs[:count], self.first_ns[self.pair_of[:count]])
+
+    def place_past(self, step: Step) -> Ints:
+        """Paths of the ledger's rows in a step, shape (n,). What the ledger does not hold is unknown of them: the
+        address, and so the destination sets that name networks; how far to trust place and owner; sampling."""
+        n = len(step.arrays["day"])
+        nothing, zero = np.full(n, NONE, np.int64), np.zeros(n, np.int64)
+        columns = {name: zero if name in _NUMBERS else nothing for name in _PATH}
+        columns |= {name: self.names.codes(step.text(name)) for name in step.meta["texts"]}
+        columns["remote_asn"] = step.arrays["remote_asn"]
+        paths = self._paths([columns[name] for name in _PATH], (step.arrays["day"] + 1) * DAY_NS - 1)
+        self.first_ns = grown(self.first_ns, self.pairs.count, NEVER_NS)
+        for pairs in (self.pair_of, *self.groups.values()):
+            np.minimum.at(self.first_ns, pairs[paths], step.arrays["day"] * DAY_NS)
+        return paths
+
+    def pairs_by(self, group: str) -> Ints:
+        """Pairs by path in a grouping."""
+        return self.pair_of if group == PAIR else self.groups[group]
+
+    def members(self, pair: int) -> Bools:
+        """By path: whether it belongs to a pair, in whatever grouping."""
+        count = self.paths.count
+        mask = self.pair_of[:count] == pair
+        for pairs in self.groups.values():
+            mask |= pairs[:count] == pair
+        return np.asarray(mask)
+
     def _note_hits(self, path: int, hits: Mapping[int, Hit]) -> None:
-        pair = int(self.pair_of[path])
-        while len(self.pair_rules) <= pair:
-            self.pair_rules.append(frozenset())
-        rules = self.pair_rules[pair].union(hits)
-        self.pair_rules[pair] = self._rule_sets.setdefault(rules, rules)
+        by_group: dict[str, list[int]] = {}
         for rule in hits:
+            watch = self.watches[rule]
+            by_group.setdefault(watch.group, []).append(rule)
             reads = self.rule_reads[rule] = grown(self.rule_reads[rule], path + 1)
             reads[path] = True
+            for ring in watch.rings:
+                if ring in self.ring_reads:
+                    of_ring = self.ring_reads[ring] = grown(self.ring_reads[ring], path + 1)
+                    of_ring[path] = True
+        for group, indices in by_group.items():
+            pair = int(self.pairs_by(group)[path])
+            while len(self.pair_rules) <= pair:
+                self.pair_rules.append(frozenset())
+            rules = self.pair_rules[pair].union(indices)
+            self.pair_rules[pair] = self._rule_sets.setdefault(rules, rules)
 
     def fact(self, path: int) -> PathFact:
         """What a path stands for. Made anew each time: of most paths nobody asks twice."""
@@ -244,8 +347,10 @@ class Cube:
         known = (port >= 0) & (by_local | (initiator == self.names.code("remote")))
         return np.where(known, step.arrays["protocol"] * SERVICE_PORTS + port, NONE)
 
-    def _sets(self, step: Step) -> Ints:
+    def _sets(self, step: Step, service: Ints) -> Ints:
         bits = np.zeros(step.rows, np.int64)
+        for bit, codes in self._services:
+            bits |= np.isin(service, codes).astype(np.int64) << bit
         for bit, networks in self._nets:
             bits |= networks.contains(step.arrays["remote"]).astype(np.int64) << bit
         return bits
@@ -263,7 +368,8 @@ class Cube:
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """All of it as plain values and arrays."""
-        meta = {"names": self.names.values, "sets": self.set_keys}
+        moved = list(self.moved_ns.items())
+        meta = {"names": self.names.values, "sets": self.set_keys, "moved": moved}
         return meta, {
             "pairs": self.pairs.columns,
             "paths": self.paths.columns,
@@ -277,6 +383,7 @@ class Cube:
         """Take back what :meth:`state` gave."""
         self.names = Names(meta["names"])
         self.set_keys = list(meta["sets"])
+        self.moved_ns = dict(meta.get("moved", ()))
         self.pairs = Keys.of(arrays["pairs"], UNBOUNDED)
         self.paths = Keys.of(arrays["paths"], UNBOUNDED)
         details = arrays["details"]

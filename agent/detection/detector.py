@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from agent.core.clock import MINUTE_NS, SECOND_NS
-from agent.core.decision import Decision, LedgerRow
+from agent.core.clock import DAY_NS, MINUTE_NS, SECOND_NS, when
+from agent.core.decision import Decision, LedgerDay, LedgerRow
 from agent.core.errors import StateError
-from agent.core.finding import HostTold, StoreFact, Traffic
-from agent.core.flow import FlowBatch
+from agent.core.finding import Case, HostTold, StoreFact, Traffic
+from agent.core.flow import FlowBatch, Text
 from agent.detection.admit import Step, admit, packed, seen_ns, unpacked
 from agent.detection.approved import Approvals
 from agent.detection.cases import Cases, Key, Ruling, Told
@@ -29,6 +29,8 @@ from agent.detection.rules import Rulebook, Watch
 from agent.detection.sources import BEGINNING, Sources
 from agent.detection.stage2 import Stage2
 from agent.detection.sums import WindowSums
+from agent.detection.years import DAYS
+from agent.policy.entity import Recorded, recorded_entity
 from agent.policy.model import Policy
 from agent.policy.ownership import Ownership
 
@@ -40,6 +42,16 @@ MOST_HOSTS: Final = 8
 """Keys of which hosts told people by themselves, and how often for one key; the newest are remembered."""
 RuleKey = tuple[str, str, str, str]
 """(tenant, rule, store, entity)."""
+_OF_LEDGER: Final = {
+    "tenant": "tenant",
+    "store": "store",
+    "initiator": "initiator",
+    "remote_as_org": "as_org",
+    "remote_provider": "provider",
+    "remote_owner": "owner",
+    "remote_country": "country",
+}
+"""Columns of a row by the ledger's names."""
 GEO_SOURCES: Final = ("country", "network")
 """Names under which a batch's header tells the versions of what says where an address is."""
 
@@ -60,6 +72,10 @@ class Detector:
         """``replay``: the data is the clock. No row is ahead of its receipt, no source is silent, time does not pass."""
         self._host, self._lateness, self._simulated, self._replay = host, lateness_ns, simulated, replay
         self._ownership = ownership
+        self._owners_version = ownership.version if ownership is not None else ""
+        """Of the table by which what was sent has its entities."""
+        self._renamed: dict[str, Case] | None = None
+        """Cases that go by another entity since the last decision; None where the table of owners is the same."""
         self._set_up(policy, {})
         self._steps: list[Step] = []
         """Steps that go into the next delta."""
@@ -80,6 +96,10 @@ class Detector:
         self._host_told: dict[RuleKey, list[tuple[HostTold, int]]] = {}
         self._ledger_ns = BEGINNING
         self._newest_ns = BEGINNING
+        self._is_filled = False
+        """The windows of a year hold what the ledger has."""
+        self._filled_to_ns = 0
+        """Until when they hold what came from the ledger."""
 
     @property
     def policy(self) -> Policy:
@@ -113,6 +133,28 @@ class Detector:
         their quiet has passed by then."""
         return self._decided(Step("finish", {"now": now_ns}))
 
+    @property
+    def ledger_since(self) -> int | None:
+        """The first day of the ledger that a rule over a year asks for and that was not given yet (:meth:`fill`); None
+        where none is. Of a replay the data is all there is."""
+        days = self._stage2.rings.get(DAYS.name)
+        if days is None or self._is_filled or self._replay:
+            return None
+        mark = self._sources.watermark
+        return max(0, DAYS.low(DAYS.last_due(mark))) if mark > BEGINNING else 0
+
+    def fill(self, rows: Sequence[LedgerDay]) -> Decision:
+        """Fill the windows of a year from the ledger, which must hold all that this detector ever gave to it."""
+        day = np.array([row.day for row in rows], np.int64)
+        amount = np.array([row.content_octets_out for row in rows], np.int64)
+        asn = np.array([row.asn for row in rows], np.int64)
+        arrays: dict[str, Any] = {"day": day, "amount": amount, "remote_asn": asn}
+        texts = {}
+        for column, name in _OF_LEDGER.items():
+            values = Text.of([getattr(row, name) or None for row in rows])
+            arrays[column], texts[column] = values.codes.astype(np.int64), list(values.values)
+        return self._decided(Step("fill", {"texts": texts}, arrays))
+
     def refresh(self) -> Decision:
         """Bring the amounts of open findings and their cases up to date. Nobody is told; people look by themselves."""
         return self._decided(Step("refresh", {}))
@@ -123,7 +165,22 @@ class Detector:
         if policy == self.policy and ownership is self._ownership:
             return Decision()
         self._ownership = ownership
-        return self._decided(Step("policy", {"policy": policy.model_dump(mode="json")}))
+        return self._decided(self._policy_step(policy))
+
+    @property
+    def _ownership_version(self) -> str:
+        return self._ownership.version if self._ownership is not None else ""
+
+    def _policy_step(self, policy: Policy) -> Step:
+        meta = {"policy": policy.model_dump(mode="json"), "ownership": self._ownership_version}
+        return Step("policy", meta)
+
+    def recorded_entity(self, facts: Recorded) -> str:
+        """The entity of network facts of the ledger, by the table of owners in force; the one they have where there is
+        none."""
+        if self._ownership is None:
+            return facts.entity
+        return recorded_entity(self._ownership, facts, when(max(self._sources.watermark, 0)).date())
 
     def case_closed(self, case_id: str) -> None:
         """A person closed a case: the next finding of its key opens another."""
@@ -151,6 +208,7 @@ class Detector:
             findings=(*owed.findings, *effects.findings),
             cases=(*owed.cases, *effects.cases),
             notices=(*owed.notices, *effects.notices),
+            reclassified=owed.reclassified or effects.reclassified,
             delta=packed(self._steps),
         )
         self._steps = []
@@ -167,6 +225,8 @@ class Detector:
             rulings = self._take(step)
         elif step.kind == "tick":
             rulings = self._pass_to(self._sources.pass_time(step.meta["now"]))
+        elif step.kind == "fill":
+            rulings = self._fill(step)
         elif step.kind == "finish":
             rulings = self._finish(step.meta["now"])
         elif step.kind == "refresh":
@@ -182,7 +242,10 @@ class Detector:
         else:
             self._person(step)
             return Decision()
+        renamed, reclassified = self._renamed or {}, self._renamed is not None
+        self._renamed = None
         cases, notices = self._cases.rule(rulings)
+        cases = {**renamed, **cases}
         if step.kind == "refresh":
             cases |= self._cases.refreshed()
         self._bases = {key: base for key, base in self._bases.items() if self._cases.has(key)}
@@ -193,6 +256,7 @@ class Detector:
             cases=tuple(cases.values()),
             notices=tuple(notices),
             ledger=self._ledger(step),
+            reclassified=reclassified,
             reasons={name: n for name, n in reasons.items() if n},
         )
 
@@ -207,8 +271,23 @@ class Detector:
         self._stage2.take(step, placed, known, step.meta["after"], findings.emit)
         if step.rows:
             np.minimum.at(self._cube.first_ns, placed.pair, seen_ns(step))
+            for pairs in self._cube.groups.values():
+                np.minimum.at(self._cube.first_ns, pairs[placed.path], seen_ns(step))
             self._newest_ns = max(self._newest_ns, int(step.arrays["end_ns"].max()))
         return self._ruled(findings)
+
+    def _fill(self, step: Step) -> list[Ruling]:
+        paths = self._cube.place_past(step)
+        days, waiting, amounts = self._facts.waiting_days()
+        self._stage2.fill(
+            np.concatenate([step.arrays["day"], days]),
+            np.concatenate([paths, waiting]),
+            np.concatenate([step.arrays["amount"], amounts]),
+            self._sources.watermark,
+        )
+        self._is_filled = True
+        self._filled_to_ns = (int(step.arrays["day"].max(initial=-1)) + 1) * DAY_NS
+        return self._ruled(self._findings())
 
     def _pass_to(self, watermark_ns: int) -> list[Ruling]:
         findings = self._findings()
@@ -236,10 +315,37 @@ class Detector:
         for name, rule in policy.rules:
             if before.get((name, rule.id)) != rule:
                 self._rule_since[rule.id] = now_ns
-        self._cube.use(Rulebook(policy, self._ownership, self._lateness, self._rule_since))
+        read = self._cube.book.yearly
+        self._cube.book = Rulebook(policy, self._ownership, self._lateness, self._rule_since)
+        version = step.meta.get("ownership", self._owners_version)
+        moved: set[int] = set()
+        if version != self._owners_version or any(rule not in read for rule in self._cube.book.yearly):
+            self._is_filled = False  # paths that no such rule had read are in the ledger only
+        if version != self._owners_version:
+            self._owners_version = version
+            moved = self._reclassify(now_ns, findings)
+        self._cube.use(self._cube.book)
+        self._cube.join_first_seen()
         self._approvals = Approvals(self._cube)
-        self._stage2.rebuild()
+        self._stage2.rebuild(self._sources.watermark)
+        for track in self._stage2.tracks.values():
+            for episode in track.episodes if track.pair in moved else ():
+                findings.emit(track, episode, "update", now_ns, None, None)
         return self._ruled(findings)
+
+    def _reclassify(self, now_ns: int, findings: Findings) -> set[int]:
+        """Another table of owners: what was sent goes to the entities that it names, and open cases go along. Gives the
+        pairs to which others moved whole."""
+        moved = self._cube.reclassify(now_ns)
+        keys = {self._cube.pair(old): self._cube.pair(new) for old, new in moved.items()}
+        taken = frozenset(new for new in moved.values() if self._cases.has(self._cube.pair(new)))
+        self._stage2.move(moved, taken, now_ns, findings.emit)
+        self._facts.move(moved)
+        for old, new in keys.items():
+            if old in self._bases and new not in self._bases:
+                self._bases[new] = self._bases.pop(old)
+        self._renamed = self._cases.rename(keys)
+        return set(moved.values())
 
     def _hear_host(self, told: list[Any]) -> None:
         tenant, rule, store, entity, host, finding, time_ns, first_ns = told
@@ -302,6 +408,7 @@ class Detector:
             versions,
             self._simulated,
             told=self._host_told,
+            filled_to_ns=self._filled_to_ns,
             approvals=self._approvals,
         )
 
@@ -310,7 +417,7 @@ class Detector:
         order of events."""
         for track in self._stage2.tracks.values():
             for episode in track.episodes:
-                if findings.severity(track, track.paths)[0] != episode.severity:
+                if findings.severity(track, episode, track.paths)[0] != episode.severity:
                     findings.emit(track, episode, "severity", max(self._sources.watermark, 0), None, None)
                 elif episode.approval and self._approvals.holding(track, episode) != episode.approval:
                     findings.emit(track, episode, "approval", max(self._sources.watermark, 0), None, None)
@@ -319,6 +426,8 @@ class Detector:
     def _told_of(self, key: Key, since_ns: int) -> Told:
         codes = [np.array([self._cube.names.code(text)], np.int64) for text in key]
         pair = int(self._cube.pairs.ids(codes)[0])
+        if not self._cube.paths_of(pair) and (case := self._cases.open.get(key)) is not None:
+            return case.store, case.destination, case.traffic  # all of it counts for another entity now
         base = self._bases.get(key)
         if base is None or base.since_ns != since_ns:
             base = self._bases[key] = self._facts.base(pair, since_ns)
@@ -365,6 +474,7 @@ class Detector:
             "bases": [[*key, base.state()] for key, base in self._bases.items() if self._cases.has(key)],
             "store_seen": [[*key, ns] for key, ns in self._store_seen.items()],
             "rule_since": self._rule_since,
+            "ownership": self._owners_version,
             "versions": self._versions,
             "host_told": [
                 [*key, one.host, one.id, one.time_ns, first_ns]
@@ -373,6 +483,7 @@ class Detector:
             ],
             "ledger_ns": self._ledger_ns,
             "newest_ns": self._newest_ns,
+            "filled": [self._is_filled, self._filled_to_ns],
         }
         arrays = {f"cube.{name}": array for name, array in cube_arrays.items()}
         arrays |= {f"facts.{name}": array for name, array in fact_arrays.items()}
@@ -395,9 +506,8 @@ class Detector:
                     self._sources.set_state(step.meta["sources"])
                 self._apply(step)
         self._steps = []
-        if self.policy != policy:
-            step = Step("policy", {"policy": policy.model_dump(mode="json")})
-            self._owed = self._apply(step)
+        if self.policy != policy or self._owners_version != self._ownership_version:
+            self._owed = self._apply(self._policy_step(policy))
 
     def _load(self, snapshot: bytes) -> None:
         meta, arrays = unpack(snapshot)
@@ -415,8 +525,10 @@ class Detector:
             self._bases = {tuple(entry[:3]): CaseBase.of(entry[3]) for entry in meta["bases"]}
             self._store_seen = {(tenant, store): ns for tenant, store, ns in meta["store_seen"]}
             self._versions = meta["versions"]
+            self._owners_version = meta.get("ownership", self._owners_version)
             for told in meta.get("host_told", ()):
                 self._hear_host(told)
             self._ledger_ns, self._newest_ns = meta["ledger_ns"], meta["newest_ns"]
+            self._is_filled, self._filled_to_ns = meta.get("filled", (False, 0))
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise StateError(f"the detector's state does not fit together: {error}") from error

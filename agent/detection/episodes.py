@@ -14,12 +14,18 @@ from typing import Any, Final
 
 import numpy as np
 
+from agent.core.clock import DAY_NS
 from agent.core.grouping import distinct
 from agent.detection.keys import Bools, Ints
+from agent.detection.kinds import COMPARING, KINDS, Look, asked_of, history
 from agent.detection.rules import Watch
 from agent.detection.windows import Cells
+from agent.detection.years import DAYS
 
 _STEP_BY_STEP: Final = 64
+
+RECLASSIFIED: Final = "reclassified"
+"""Reason of a finding that came, or was closed, because the table of owners changed, and not the traffic."""
 
 
 @dataclass(slots=True)
@@ -59,6 +65,10 @@ class Opening:
     first_seen: bool
     share: float | None
     paths: frozenset[int]
+    passed: tuple[str, ...] = ()
+    """Kinds of tests that held."""
+    was_cold: bool = False
+    """The days of the past were asked for, and there are too few."""
 
 
 Emit = Callable[["Track", Episode, str, int, int | None, Opening | None], None]
@@ -83,19 +93,27 @@ class Feed:
     """By row: the last bucket that was due just before it."""
     step_rows: Ints
     """By row: its place in the step."""
+    amounts: Ints
 
 
 class Track:
     """One rule, one pair."""
 
-    def __init__(self, watch: Watch, pair: int, due: int | None, series: dict[int, int]) -> None:
+    def __init__(
+        self, watch: Watch, pair: int, due: int | None, series: dict[int, int], over: int | None = None
+    ) -> None:
         self.watch = watch
+        self.over = watch.over if over is None else over
+        """Strictly more than this is an exceedance."""
         self.pair = pair
         self.at = due
         """The last bucket evaluated; None before the first."""
         self.series = series
         self.store_series: dict[int, int] = {}
         """The same for all that left the store; kept only for a rule that asks for a share."""
+        self.days: dict[int, int] = {}
+        """What the rule read, by UTC day; kept only for a rule that compares days."""
+        self.asked = asked_of(watch.rule.any_of)
         self.first_ns = 0
         self.paths: set[int] = set()
         """Paths that the rule read, as far as the rows were fed."""
@@ -104,10 +122,15 @@ class Track:
         self.episodes: list[Episode] = []
         self.sum = 0 if due is None else self.window_sum(due)
 
+    def largest(self, first: int, last: int) -> int:
+        """The largest single bucket of the windows of an episode."""
+        low = self.watch.window.low(first)
+        return max((v for b, v in self.series.items() if low <= b <= last), default=0)
+
     def window_sum(self, bucket: int, series: dict[int, int] | None = None) -> int:
         """The sum at a bucket."""
         values = self.series if series is None else series
-        low = bucket - self.watch.window.n
+        low = self.watch.window.low(bucket)
         if len(values) <= self.watch.window.n:
             return sum(v for b, v in values.items() if low <= b <= bucket)
         return sum(values.get(b, 0) for b in range(low, bucket + 1))
@@ -132,14 +155,18 @@ class Track:
         part = feed.cells.take(cells)
         if self.watch.rule.any_of.share_of_store is not None:
             _add(self.store_series, part.bucket, part.amount)
+        if self.watch.compares_days:
+            own = np.flatnonzero(feed.own[rows])
+            _add(self.days, feed.ends[rows][own] // DAY_NS, feed.amounts[rows][own])
         mine = part.take(feed.own[part.row])
         added = _add(self.series, mine.bucket, mine.amount)
         closed = [b for b in added if self.at is not None and b <= self.at]
         if closed and self.at is not None:
-            self.sum += sum(added[b] for b in closed if b >= self.at - self.watch.window.n)
+            low = self.watch.window.low(self.at)
+            self.sum += sum(added[b] for b in closed if b >= low)
             self.raised = min(closed) if self.raised is None else min(self.raised, *closed)
         touched = [b for b in added if (self.at is None or b > self.at) and not self._covers(b)]
-        if any(self.window_sum(b) > self.watch.over for b in touched):
+        if any(self.window_sum(b) > self.over for b in touched):
             self._open_on_arrival(feed, mine, added, (first_before, paths_before), emit)
 
     def _look_at_rows(self, feed: Feed, rows: slice) -> None:
@@ -157,7 +184,7 @@ class Track:
         emit: Emit,
     ) -> None:
         """Find the row that passed the threshold first: add the rows again, one by one."""
-        n, over = self.watch.window.n, self.watch.over
+        window, over = self.watch.window, self.over
         first_ns, paths = before[0], set(before[1])
         if self.watch.is_tested and not self._can_pass_on_arrival(min(added), first_ns):
             return
@@ -171,7 +198,7 @@ class Track:
         ):
             then[bucket] = then.get(bucket, 0) + amount
             for b in sums:
-                if bucket <= b <= bucket + n:
+                if bucket <= b and window.low(b) <= bucket:
                     sums[b] += amount
             while seen < len(whole) and whole[seen] <= row:
                 first_ns = min(first_ns, int(feed.seen_ns[whole[seen]]))
@@ -182,7 +209,7 @@ class Track:
             if (self.at is not None and bucket <= self.at) or self._reaches(bucket, then):
                 continue
             is_first = first_ns >= self.watch.window.bounds(bucket)[0]
-            if self.watch.is_tested and not (self.watch.rule.any_of.first_seen and is_first):
+            if self.asked and not ("first_seen" in self.asked and is_first):
                 continue
             opening = Opening(
                 bucket, sums[bucket], int(feed.ends[row]), True, is_first, None, frozenset(paths)
@@ -191,13 +218,14 @@ class Track:
 
     def _reaches(self, bucket: int, series: dict[int, int]) -> bool:
         """Whether an open episode reaches to here through buckets that are not evaluated yet, but exceed already."""
-        grain = self.watch.window.grain_ns
+        window = self.watch.window
+        grain = window.grain_ns
         for episode in self.episodes:
-            points = {b + step for b in series for step in (0, self.watch.window.n + 1)}
+            points = {p for b in series for p in (b, window.gone(b))}
             starts = sorted({p for p in points if episode.last < p < bucket} | {episode.last + 1})
             for j, until in zip(starts, [*(p - 1 for p in starts[1:]), bucket - 1], strict=True):
                 is_near = (j - episode.last) * grain < self.watch.quiet_ns
-                if is_near and j <= until and self.window_sum(j, series) > self.watch.over:
+                if is_near and j <= until and self.window_sum(j, series) > self.over:
                     episode.last = until
         return self._covers(bucket)
 
@@ -209,13 +237,13 @@ class Track:
         """Late rows raised sums that were evaluated: an open episode may have begun earlier or gone higher."""
         if self.raised is None or self.at is None:
             return
-        n, grain = self.watch.window.n, self.watch.window.grain_ns
-        low, self.raised = max(self.raised, self.at - n), None
+        window, grain = self.watch.window, self.watch.window.grain_ns
+        low, self.raised = max(self.raised, window.late_from(self.at)), None
         total = self.window_sum(low)
         for j in range(low, self.at + 1):
             if j > low:
-                total += self.series.get(j, 0) - self.series.get(j - n - 1, 0)
-            if total <= self.watch.over:
+                total += self.series.get(j, 0) - self._dropped(j - 1, j)
+            if total <= self.over:
                 continue
             for episode in self.episodes:
                 if j <= episode.last and (episode.first - j) * grain < self.watch.quiet_ns:
@@ -232,23 +260,40 @@ class Track:
         if to <= self.at:
             return
         self.settle()
+        before = self.at
         for j, until in self._stretches(self.at, to):
-            self.sum += self.series.get(j, 0) - self.series.get(j - self.watch.window.n - 1, 0)
-            if self.sum > self.watch.over:
-                self._exceed(j, until, emit)
+            self.sum += self.series.get(j, 0) - self._dropped(before, j)
+            before = j
+            if self.sum > self.over:
+                # Where the days or buckets are compared, the answer may change while the sum does not.
+                each = self.asked.keys() & COMPARING
+                for first, last in [(k, k) for k in range(j, until + 1)] if each else [(j, until)]:
+                    self._exceed(first, last, emit)
         self.at = to
         self._close(to if over is None else over, emit)
+        kept = self.watch.window.kept_from(to)
         for values in (self.series, self.store_series):
-            for bucket in [b for b in values if b < to - 2 * self.watch.window.n]:
+            for bucket in [b for b in values if b < kept]:
                 del values[bucket]
+        if self.days:
+            kept = (to + 1) * self.watch.window.grain_ns // DAY_NS - DAYS.n
+            for day in [d for d in self.days if d < kept]:
+                del self.days[day]
+
+    def _dropped(self, before: int, j: int) -> int:
+        """What the sum at ``before`` counts and the one at ``j`` does not."""
+        low, high = self.watch.window.low(before), self.watch.window.low(j)
+        if high - low <= _STEP_BY_STEP:
+            return sum(self.series.get(b, 0) for b in range(low, high))
+        return sum(v for b, v in self.series.items() if low <= b < high)
 
     def _stretches(self, at: int, to: int) -> Iterable[tuple[int, int]]:
         """(first, last) of each run of buckets over which neither the sum nor the store's can change."""
         if to - at <= _STEP_BY_STEP:
             return [(j, j) for j in range(at + 1, to + 1)]
-        width = self.watch.window.n + 1
+        gone = self.watch.window.gone
         values = [*self.series, *self.store_series]
-        points = {p for b in values for p in (b, b + width) if at < p <= to} | {at + 1}
+        points = {p for b in values for p in (b, gone(b)) if at < p <= to} | {at + 1}
         starts = sorted(points)
         return zip(starts, [*(s - 1 for s in starts[1:]), to], strict=True)
 
@@ -263,25 +308,23 @@ class Track:
                 self._merge(emit, (j + 1) * grain)
                 self._tell_growth(episode, emit, (j + 1) * grain)
                 return
-        share = self._share(j)
-        is_first = self.first_ns >= self.watch.window.bounds(j)[0]
-        if self.watch.is_tested and not self._passes(share, is_first):
+        look = self._look(j)
+        passed = tuple(name for name, asked in self.asked.items() if KINDS[name].holds(asked, look))
+        if self.asked and not passed:
             return
         due = (j + 1) * grain
-        opening = Opening(j, self.sum, due, False, is_first, share, frozenset(self.paths))
+        is_first = self.first_ns >= self.watch.window.bounds(j)[0]
+        share = self.sum / look.store_amount if look.store_amount else None
+        unusual = self.watch.rule.any_of.unusual
+        was_cold = unusual is not None and len(history(look)) < unusual.least_days
+        paths = frozenset(self.paths)
+        opening = Opening(j, self.sum, due, False, is_first, share, paths, passed, was_cold)
         self._open(j, until, opening, emit, due, None)
 
-    def _passes(self, share: float | None, is_first: bool) -> bool:
-        asked = self.watch.rule.any_of
-        if asked.first_seen and is_first:
-            return True
-        return asked.share_of_store is not None and share is not None and share >= asked.share_of_store
-
-    def _share(self, j: int) -> float | None:
-        if self.watch.rule.any_of.share_of_store is None:
-            return None
-        whole = self.window_sum(j, self.store_series)
-        return self.sum / whole if whole else None
+    def _look(self, j: int) -> Look:
+        asks_share = self.watch.rule.any_of.share_of_store is not None
+        whole = self.window_sum(j, self.store_series) if asks_share else None
+        return Look(self.watch.window, j, self.sum, self.series, whole, self.first_ns, self.days)
 
     def _joins(self, episode: Episode, j: int, until: int) -> bool:
         grain = self.watch.window.grain_ns

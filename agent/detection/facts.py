@@ -7,7 +7,7 @@ the table is full, each pair keeps those that took most.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,7 +23,9 @@ from agent.detection.admit import AMOUNTS, Step
 from agent.detection.cube import SERVICE_PORTS, Cube, Placed
 from agent.detection.keys import Ints, Keys, grown
 from agent.detection.pack import part
+from agent.detection.rules import ALL
 from agent.detection.tally import NEVER_NS, Base, Tally, grouped
+from agent.policy.entity import stated
 from agent.policy.model import Override
 
 MEASURES: Final = (*AMOUNTS, "late_octets", "estimated_octets")
@@ -140,6 +142,18 @@ class Facts:
             if len(kept) <= ADDRESSES // 2:
                 return
 
+    def move(self, pairs: Mapping[int, int]) -> None:
+        """Pairs go by other numbers (old -> new): their addresses go along, where the new one has none yet."""
+        column = self._keys.columns[0].copy()
+        has = set(np.unique(column).tolist())
+        self._distinct = grown(self._distinct, self._cube.pairs.count)
+        for old, new in pairs.items():
+            if old in has and new not in has:
+                column[column == old] = new
+                self._distinct[new] = self._distinct[old]
+                has.add(new)
+        self._keys = Keys.of(np.vstack([column[None], self._keys.columns[1:]]), ADDRESSES)
+
     # cases
 
     def base(self, pair: int, since_ns: int) -> CaseBase:
@@ -147,7 +161,10 @@ class Facts:
         ids = self._address_ids(pair)
         found = self._addresses.base(ids, since_ns).totals
         columns = self._keys.columns
-        addresses = {(int(columns[1, i]), int(columns[2, i])): v[0] for i, v in found.items()}
+        addresses: dict[tuple[int, int], int] = {}
+        for i, v in found.items():
+            address = int(columns[1, i]), int(columns[2, i])
+            addresses[address] = addresses.get(address, 0) + v[0]
         return CaseBase(since_ns, self._details.base(self._detail_ids(pair), since_ns), addresses)
 
     def traffic(self, pair: int, base: CaseBase) -> Traffic:
@@ -201,16 +218,25 @@ class Facts:
         return ids[moved], sums[:, moved]
 
     def _detail_ids(self, pair: int) -> Ints:
-        paths = self._cube.details.columns[0]
-        return np.flatnonzero(self._cube.pair_of[paths] == pair)
+        return np.flatnonzero(self._cube.members(pair)[self._cube.details.columns[0]])
 
     def _address_ids(self, pair: int) -> Ints:
-        return np.flatnonzero(self._keys.columns[0] == pair)
+        pairs = self._pairs_of(pair)
+        of = self._keys.columns[0]
+        return np.flatnonzero(of == pairs[0] if len(pairs) == 1 else np.isin(of, pairs))
+
+    def _pairs_of(self, pair: int) -> Ints:
+        """The stores and destinations that a pair of another grouping joins; of most pairs that one alone."""
+        members = self._cube.members(pair)
+        return distinct(self._cube.pair_of[: len(members)][members])
 
     def _top_addresses(self, pair: int, base: CaseBase) -> tuple[tuple[Share, ...], int]:
         ids = self._address_ids(pair)
         _, high, low = self._keys.columns[:, ids]
         left = self._addresses.totals[0, ids]
+        order, starts = groups([high, low])
+        if len(starts) < len(ids):  # one address of several stores
+            high, low, left = high[order[starts]], low[order[starts]], np.add.reduceat(left[order], starts)
         if base.addresses:
             before = [
                 base.addresses.get(address, -1) for address in zip(high.tolist(), low.tolist(), strict=True)
@@ -219,8 +245,9 @@ class Facts:
             left = left - np.maximum(known, 0)
             moved = (left > 0) | (known < 0)
             high, low, left = high[moved], low[moved], left[moved]
-        was_pruned = int(self._distinct[pair]) > len(ids)
-        count = int(self._distinct[pair]) if was_pruned else len(left)
+        self._distinct = grown(self._distinct, self._cube.pairs.count)
+        seen = int(self._distinct[self._pairs_of(pair)].sum())
+        count = seen if seen > len(ids) else len(left)
         top = np.lexsort((low, high, -left))[:SHARES_SHOWN]
         columns = (high[top].tolist(), low[top].tolist(), left[top].tolist())
         named = tuple(
@@ -242,6 +269,14 @@ class Facts:
             self._waiting = [(days[starts], details[starts], np.add.reduceat(sums[:, order], starts, axis=1))]
             self._waits = len(starts)
             self.ledger_is_full = self._waits > LEDGER_WAITS // 2
+
+    def waiting_days(self) -> tuple[Ints, Ints, Ints]:
+        """Day, path and content octets of what waits for the ledger, a path perhaps several times."""
+        if not self._waiting:
+            nothing = np.zeros(0, np.int64)
+            return nothing, nothing, nothing
+        days, details, sums = (np.concatenate(part, axis=-1) for part in zip(*self._waiting, strict=True))
+        return days, self._cube.details.columns[0, details], sums[CONTENT]
 
     def skip_ledger(self) -> None:
         """Forget the rows since the last call; for a detector that keeps no ledger."""
@@ -283,7 +318,10 @@ class Facts:
         fact = self._cube.fact(path)
         tenant, store, entity = self._cube.pair(int(self._cube.pair_of[path]))
         categories = ",".join(self._cube.book.categories(store))
-        network = (entity, max(fact.asn, -1), fact.as_org, fact.provider, fact.owner, fact.country)
+        override = Override.model_validate_json(fact.override) if fact.override else None
+        provider = stated(fact.provider, override.provider if override else None)
+        owner = stated(fact.owner, override.owner if override else None)
+        network = (entity, max(fact.asn, -1), fact.as_org, provider, owner, fact.country)
         return (tenant, store, categories, *network, self._cube.names.text(process), fact.initiator)
 
     # state
@@ -372,7 +410,8 @@ def _label(entity: str, owner: OwnerFact, as_org: str) -> str:
         "provider": lambda: owner.provider_name or value,
         "as": lambda: as_org or owner.organisation or f"AS{value}",
     }
-    return by_kind[kind]() if kind in by_kind else "unknown network" if entity == "unknown" else entity
+    plain = {"unknown": "unknown network", ALL: "all destinations"}
+    return by_kind[kind]() if kind in by_kind else plain.get(entity, entity)
 
 
 def _stated(override: str) -> tuple[str, ...]:

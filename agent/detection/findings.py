@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from agent.core.clock import DAY_NS
-from agent.core.finding import Finding, FindingState, HostTold, Severity, finding_id
+from agent.core.finding import Estimate, Finding, FindingState, HostTold, Severity, finding_id
 from agent.detection.approved import Approvals
-from agent.detection.cases import MERGED, Ruling
+from agent.detection.cases import MERGED, SUBJECTS_POSSIBLE, Ruling
 from agent.detection.cube import Cube
-from agent.detection.episodes import Episode, Opening, Track
+from agent.detection.episodes import RECLASSIFIED, Episode, Opening, Track
+from agent.detection.estimate import estimate
 from agent.detection.keys import Ints
 from agent.detection.rules import Hit
 
@@ -32,6 +33,8 @@ class Findings:
     simulated: bool
     told: Mapping[tuple[str, str, str, str], Sequence[tuple[HostTold, int]]] = field(default_factory=dict)
     """By (tenant, rule, store, entity): what hosts told people by themselves, and the first bucket's start."""
+    filled_to_ns: int = 0
+    """Until when windows of a year hold what came from the ledger."""
     approvals: Approvals | None = None
     changes: list[tuple[Order, Ruling]] = field(default_factory=list)
 
@@ -61,15 +64,31 @@ class Findings:
         """All changes in the order of events: by the row before which they came, then by time, rule and key."""
         return [ruling for _, ruling in sorted(self.changes, key=lambda change: change[0])]
 
-    def severity(self, track: Track, paths: frozenset[int] | set[int]) -> tuple[Severity, Hit]:
-        """The highest that any of the paths allows."""
+    def severity(
+        self, track: Track, episode: Episode, paths: frozenset[int] | set[int]
+    ) -> tuple[Severity, Hit]:
+        """The highest that any of the paths allows, and what the amount does."""
         hits = [
             self.cube.hits[p][track.watch.index]
             for p in sorted(paths)
             if track.watch.index in self.cube.hits[p]
         ]
         best = max(hits, key=lambda hit: hit.severity, default=Hit(track.watch.rule.severity, (), ()))
+        if track.watch.rule.subjects is not None and episode.peak <= track.watch.over:
+            best = Hit(Severity.INFORMATIONAL, (*best.reasons, SUBJECTS_POSSIBLE), best.destinations)
         return best.severity, best
+
+    def _estimate(self, track: Track, episode: Episode) -> Estimate | None:
+        asked = track.watch.rule.subjects
+        if asked is None:
+            return None
+        store = self.cube.pair(track.pair)[1]
+        # Of a year the largest day is one stretch; shorter windows are one themselves.
+        largest = track.largest(episode.first, episode.last) if track.watch.is_yearly else episode.peak
+        inputs = self.cube.book.inputs(store)
+        if inputs.attested and not self.cube.left_on(track.paths, inputs.ports):
+            inputs = replace(inputs, attested=False)
+        return estimate(inputs, asked.over, episode.peak, min(largest, episode.peak))
 
     def _open(self, track: Track, episode: Episode, opening: Opening) -> None:
         watch = track.watch
@@ -89,7 +108,7 @@ class Findings:
             "first_seen": opening.first_seen,
             "share_of_store": opening.share,
             "observed_days": max(0, opening.crossed_ns - seen) // DAY_NS,
-            "reasons": _reasons(track, opening),
+            "reasons": _reasons(track, opening, self.filled_to_ns, self.cube.moved_ns.get(track.pair)),
             "paths": sorted(opening.paths),
         }
 
@@ -97,9 +116,9 @@ class Findings:
         watch, grain = track.watch, track.watch.window.grain_ns
         tenant, store, entity = self.cube.pair(track.pair)
         opened: dict[str, Any] = {k: v for k, v in episode.opened.items() if k not in ("paths", "reasons")}
-        severity, hit = self.severity(track, track.paths | set(episode.opened["paths"]))
+        severity, hit = self.severity(track, episode, track.paths | set(episode.opened["paths"]))
         if what == "open":
-            severity, hit = self.severity(track, set(episode.opened["paths"]))
+            severity, hit = self.severity(track, episode, set(episode.opened["paths"]))
         is_over = what in ("close", "merge")
         return Finding(
             id=episode.id,
@@ -118,7 +137,9 @@ class Findings:
             severity_reasons=hit.reasons,
             window=watch.window.name,
             content_octets_out=episode.peak,
-            threshold_octets=watch.over,
+            threshold_octets=track.over,
+            measure=watch.rule.measure,
+            estimate=self._estimate(track, episode),
             first_bucket_ns=episode.first * grain,
             last_bucket_ns=episode.last * grain,
             reasons=(*episode.opened["reasons"], *((MERGED,) if what == "merge" else ())),
@@ -138,7 +159,7 @@ class Findings:
         return tuple(one for one, bucket_ns in told if low < bucket_ns < high)
 
 
-def _reasons(track: Track, opening: Opening) -> tuple[str, ...]:
+def _reasons(track: Track, opening: Opening, filled_to_ns: int, moved_ns: int | None) -> tuple[str, ...]:
     watch = track.watch
     reasons = ["over_threshold"]
     if opening.first_seen:
@@ -146,6 +167,13 @@ def _reasons(track: Track, opening: Opening) -> tuple[str, ...]:
     asked = watch.rule.any_of.share_of_store
     if asked is not None and opening.share is not None and opening.share >= asked:
         reasons.append("share_of_store")
-    if watch.since_ns is not None and watch.window.bounds(opening.bucket)[0] < watch.since_ns:
+    reasons += [name for name in opening.passed if name in ("unusual", "regular")]
+    if opening.was_cold:
+        reasons.append("no_history_to_compare")
+    if watch.is_yearly and watch.window.bounds(opening.bucket)[0] < filled_to_ns:
+        reasons.append("filled_from_ledger")
+    elif watch.since_ns is not None and watch.window.bounds(opening.bucket)[0] < watch.since_ns:
         reasons.append("rule_newer_than_window")
+    if moved_ns is not None and track.window_sum(moved_ns // watch.window.grain_ns) > track.over:
+        reasons.append(RECLASSIFIED)  # without a single octet since
     return tuple(reasons)

@@ -12,12 +12,24 @@ from typing import Any
 
 from agent.core.clock import SECOND_NS
 from agent.core.finding import OwnerFact, Severity
-from agent.detection.windows import WINDOWS, Window
+from agent.detection.estimate import Inputs, inputs_of, over_octets
+from agent.detection.kinds import asked_of
+from agent.detection.windows import PAIR, WINDOWS, Window
+from agent.detection.years import DAYS, year_window
+from agent.policy.entity import entity_of, fact_of
 from agent.policy.match import OWNER_LINES, Match, restricts
 from agent.policy.model import DestinationSet, Override, Policy, Rule, Store
 from agent.policy.ownership import Ownership
+from agent.policy.rules import CLEARTEXT, YEARS
 
 _LARGEST_QUIET_NS = 24 * 3600 * SECOND_NS
+COLUMNS = {"content": "content_octets_out", "flows": "flows", "octets_in": "octets_in"}
+"""Columns of a row by what a rule counts."""
+_PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+ALL = "all"
+"""The destination of a rule that sums all destinations of a store."""
+LEGAL = "legal:"
+"""Before the id of a legal entity, where its stores are summed as one."""
 _REMEMBERED = 4_096
 """Networks whose judgement is kept for the next path there; then they are forgotten, and judged anew when asked for."""
 
@@ -82,14 +94,61 @@ class Watch:
         return self.rule.over
 
     @property
+    def ring(self) -> str:
+        """The ring whose cells it sums."""
+        name = self.window.ring or self.window.name
+        return name if self.rule.measure == "content" else f"{name}.{self.rule.measure}"
+
+    @property
+    def column(self) -> str:
+        """The column that it sums."""
+        return COLUMNS[self.rule.measure]
+
+    @property
+    def rings(self) -> tuple[str, ...]:
+        """All rings that it reads: one that compares days reads these, too."""
+        return (self.ring, DAYS.name) if self.compares_days else (self.ring,)
+
+    @property
+    def compares_days(self) -> bool:
+        """Whether it asks for the days of the past."""
+        return self.rule.any_of.unusual is not None
+
+    @property
+    def is_yearly(self) -> bool:
+        """Whether it sums days, over owners as they are on record today."""
+        return self.window.name in YEARS
+
+    @property
+    def group(self) -> str:
+        """What it sums as one: :data:`PAIR`, or a name that :meth:`Rulebook.group` knows."""
+        if self.rule.group_by == "store":
+            return "store"
+        if self.rule.group_by == "legal_entity":
+            return "legal"
+        return PAIR
+
+    @property
     def is_tested(self) -> bool:
         """Whether amount alone is not enough."""
-        return self.rule.any_of.first_seen or self.rule.any_of.share_of_store is not None
+        return bool(asked_of(self.rule.any_of))
 
 
 def networks_key(destinations: DestinationSet) -> str:
     """The name of a set's networks: another id when they change."""
     return " ".join([destinations.id, *sorted(map(str, destinations.networks))])
+
+
+def services_key(services: tuple[str, ...]) -> str:
+    """The name of a rule's services, beside those of networks; no set's id holds a slash."""
+    return " ".join(["services", *sorted(set(services))])
+
+
+def service_codes(services: tuple[str, ...]) -> list[tuple[int, int]]:
+    """(protocol number, port) of each."""
+    named = [one for name in services for one in (CLEARTEXT if name == "cleartext" else (name,))]
+    parts = [one.split("/") for one in named]
+    return sorted({(_PROTOCOLS[protocol], int(port)) for protocol, port in parts})
 
 
 class Rulebook:
@@ -107,16 +166,33 @@ class Rulebook:
         self._stores = {s.id: s for s in policy.stores}
         self._sets = {d.id: d for d in policy.destinations}
         self.watches = tuple(
-            Watch(i, pack, rule, WINDOWS[rule.window], _quiet(rule, lateness_ns), (since or {}).get(rule.id))
+            Watch(
+                i,
+                pack,
+                rule,
+                window := self._window(pack, rule),
+                _quiet(rule, window, lateness_ns),
+                (since or {}).get(rule.id),
+            )
             for i, (pack, rule) in enumerate(policy.rules)
             if rule.enabled
         )
+        self.groups = tuple(sorted({w.group for w in self.watches} - {PAIR}))
+        """Groupings that rules in force use, beside the one that is always there."""
+        self.yearly = tuple((w.pack, w.rule) for w in self.watches if DAYS.name in w.rings)
+        """Rules whose paths are kept by day."""
 
         numbers: dict[tuple[object, ...], int] = {}
         self._asks: dict[int, tuple[int, Rule]] = {}
         """By rule index: a number that rules share which ask the same of the other end, at the same severity."""
         for w in self.watches:
-            asked = (w.rule.destinations, w.rule.except_destinations, w.rule.severity)
+            asked = (
+                w.rule.destinations,
+                w.rule.except_destinations,
+                w.rule.services,
+                w.rule.allowed_countries,
+                w.rule.severity,
+            )
             self._asks[w.index] = (numbers.setdefault(asked, len(numbers)), w.rule)
         self._owners: dict[tuple[object, ...], OwnerFact] = {}
         self._matches: dict[tuple[object, ...], dict[str, Match]] = {}
@@ -125,6 +201,30 @@ class Rulebook:
         """By readers, network and whether sampled: shared by all paths that agree in these."""
         self._alike: dict[tuple[tuple[int, Hit], ...], dict[int, Hit]] = {}
         """Equal hits are one object, however many networks have them."""
+
+    def _window(self, pack: str, rule: Rule) -> Window:
+        if rule.window not in YEARS:
+            return WINDOWS[rule.window]
+        of_pack = next((p.zone for p in self.policy.packs if p.pack == pack), None)
+        return year_window(rule.window, rule.zone or of_pack or "UTC")
+
+    def over(self, watch: Watch, store_id: str) -> int:
+        """The octets above which a rule finds something of a store: its own, or those that may hold so many persons."""
+        if watch.rule.subjects is None:
+            return watch.over
+        return over_octets(self.inputs(store_id), watch.rule.subjects.over, watch.over)
+
+    def inputs(self, store_id: str) -> Inputs:
+        """What an estimate of a store's persons can rest on; of several stores together nothing."""
+        return inputs_of(self._stores.get(store_id))
+
+    def group(self, name: str, path: PathFact) -> tuple[str, str, str]:
+        """(tenant, store or legal entity, destination) of what a grouping sums as one."""
+        if name == "store":
+            return path.tenant, path.store, ALL
+        store = self._stores.get(path.store)
+        legal = legal_entity_of(store) if store is not None else ""
+        return path.tenant, LEGAL + legal if legal else path.store, self.entity(path, self.owner(path))
 
     def store(self, store_id: str) -> Store | None:
         """The register's entry."""
@@ -144,7 +244,6 @@ class Rulebook:
         return self._owners[network]
 
     def _ask(self, path: PathFact) -> OwnerFact:
-        asn = path.asn if path.asn >= 0 else None
         if self.ownership is None:
             return OwnerFact(
                 provider=path.provider,
@@ -153,27 +252,27 @@ class Rulebook:
                 owner_id=path.owner,
                 owner_country=path.owner_country or None,
             )
-        fact = self.ownership.fact(
-            asn=asn,
-            as_org=path.as_org or None,
-            provider=path.provider or None,
-            owner=path.owner or None,
+        fact = fact_of(
+            self.ownership,
+            asn=path.asn,
+            as_org=path.as_org,
+            provider=path.provider,
+            owner=path.owner,
             today=datetime.fromtimestamp(path.born_ns // SECOND_NS, UTC).date(),
             override=Override.model_validate_json(path.override) if path.override else None,
         )
-        if fact.owner_country is None and path.owner_country:
+        if (
+            fact.owner_country is None
+            and path.owner_country
+            and fact.owner_id == path.owner
+            and not fact.mark
+        ):
             fact = fact.model_copy(update={"owner_country": path.owner_country})
         return fact
 
     def entity(self, path: PathFact, owner: OwnerFact) -> str:
         """Who is at the other end: the owner if it is beyond doubt, else the provider, else the network."""
-        if path.owner and not owner.disputed and not owner.review:
-            return f"owner:{path.owner}"
-        if path.provider:
-            return f"provider:{path.provider}"
-        if path.asn >= 0:
-            return f"as:{path.asn}"
-        return "unknown" if path.asn == -1 else "other"
+        return entity_of(owner, asn=path.asn, provider=path.provider)
 
     def is_in(self, set_id: str, path: PathFact, owner: OwnerFact) -> bool:
         """Whether the path's other end belongs to a destination set."""
@@ -207,6 +306,10 @@ class Rulebook:
         matched = {name: match for name, match in matched.items() if match.hit}
         if rule.destinations and not matched:
             return None
+        if rule.services and services_key(rule.services) not in path.networks:
+            return None
+        if rule.allowed_countries and not _is_outside(rule, path):
+            return None
         severity, reasons = _severity(rule, path, owner, tuple(matched.values()))
         return Hit(severity, reasons, tuple(matched))
 
@@ -231,6 +334,7 @@ class Rulebook:
         destinations = self._sets.get(set_id)
         if destinations is None:
             return Match(False, (), False)
+        held = self.ownership.held(owner, destinations) if self.ownership and owner.chain else None
         return restricts(
             destinations,
             owner.provider or path.provider,
@@ -242,7 +346,14 @@ class Rulebook:
             owner.disputed,
             owner.review,
             in_network=bool(destinations.networks) and networks_key(destinations) in path.networks,
+            held=held,
         )
+
+
+def _is_outside(rule: Rule, path: PathFact) -> bool:
+    """Whether the place is known well enough, and none of the allowed ones."""
+    is_known = path.country and path.location_confidence in ("medium", "high")
+    return bool(is_known) and path.country not in rule.allowed_countries
 
 
 def _make_room(known: dict[Any, Any]) -> None:
@@ -257,7 +368,7 @@ def _severity(
     by = {line for match in matches for line in match.by} - {"country"}
     caps: list[tuple[str, Severity]] = []
     if by and by <= OWNER_LINES | {"organised_in"}:
-        if owner.mark == "K":
+        if "K" in (owner.mark, *(match.held.mark for match in matches if match.held)):
             caps.append(("owner_mark_k", Severity.MEDIUM))
         if owner.disputed:
             caps.append(("owner_disputed", Severity.LOW))
@@ -271,5 +382,11 @@ def _severity(
     return min([rule.severity, *(cap for _, cap in caps)]), lowered
 
 
-def _quiet(rule: Rule, lateness_ns: int) -> int:
-    return max(rule.quiet or max(WINDOWS[rule.window].span_ns, _LARGEST_QUIET_NS), lateness_ns)
+def legal_entity_of(store: Store) -> str:
+    """The legal entity that holds a store; empty where the register does not say."""
+    return store.entity or ""
+
+
+def _quiet(rule: Rule, window: Window, lateness_ns: int) -> int:
+    least = 0 if window.spreads else 2 * window.grain_ns  # days that follow each other are one episode
+    return max(rule.quiet or max(window.span_ns, _LARGEST_QUIET_NS), lateness_ns, least)

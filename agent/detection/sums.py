@@ -32,16 +32,18 @@ class WindowSums:
     def largest(self, store: str, rule: int) -> tuple[Ints, Bools]:
         """By bucket: the largest sum of a destination that the rule reads, and whether some of it is estimated."""
         count = self._cube.paths.count
-        wanted = grown(self._cube.rule_reads[rule], count)[:count] & (
-            self._store == self._cube.names.known(store)
-        )
+        of_path = self._cube.pairs_by(self._cube.watches[rule].group)[:count]
+        wanted = self._store == self._cube.names.known(store)
+        if self._cube.watches[rule].rule.group_by == "legal_entity":
+            wanted = np.isin(of_path, of_path[wanted])  # what counts for one of its stores counts for all
+        wanted &= grown(self._cube.rule_reads[rule], count)[:count]
         mine = wanted[self._path]
         if not mine.any():
             width = self.last - self.first + 1
             return np.zeros(width, np.int64), np.zeros(width, bool)
         paths = self._path[mine]
         bucket, amount = self._bucket[mine] - self._low, self._amount[mine]
-        pairs, place = np.unique(self._cube.pair_of[paths], return_inverse=True)
+        pairs, place = np.unique(of_path[paths], return_inverse=True)
         if len(pairs) * (self.last - self._low + 1) > MOST_CELLS:
             place = np.zeros(len(paths), np.int64)
         sums = self._windows(place, bucket, amount).max(axis=0)

@@ -34,11 +34,33 @@ class Window:
     n: int
     """Buckets in a window."""
     grain_ns: int
+    back: int | None = None
+    """Evaluated buckets that late rows may still change; None: as many as a window has."""
+    ring: str = ""
+    """The ring that it is a sum of; its own where empty."""
+    spreads: bool = True
+    """A long row counts in every bucket that it spans; else whole in that of its end, as in the ledger."""
 
     @property
     def span_ns(self) -> int:
         """Its length."""
         return self.n * self.grain_ns
+
+    def low(self, bucket: int) -> int:
+        """The first bucket that the sum at a bucket counts; it never falls as buckets grow."""
+        return bucket - self.n
+
+    def gone(self, bucket: int) -> int:
+        """The first bucket whose sum does not count a bucket any more."""
+        return bucket + self.n + 1
+
+    def late_from(self, due: int) -> int:
+        """The first evaluated bucket that late rows may still change."""
+        return due - (self.n if self.back is None else self.back)
+
+    def kept_from(self, due: int) -> int:
+        """The first bucket that any sum may still count, if ``due`` is the last one evaluated."""
+        return self.low(self.late_from(due))
 
     def last_due(self, watermark_ns: int) -> int:
         """The last bucket whose end the watermark has reached."""
@@ -46,7 +68,7 @@ class Window:
 
     def bounds(self, bucket: int) -> tuple[int, int]:
         """What the sum at this bucket truly covers: from, to."""
-        return (bucket - self.n) * self.grain_ns, (bucket + 1) * self.grain_ns
+        return self.low(bucket) * self.grain_ns, (bucket + 1) * self.grain_ns
 
 
 WINDOWS: Final[Mapping[str, Window]] = {
@@ -77,7 +99,7 @@ def cells_of(starts: Ints, ends: Ints, amounts: Ints, window: Window, oldest: In
     """
     rows = np.arange(len(ends))
     bucket = ends // window.grain_ns
-    long = np.flatnonzero(ends - starts > BASE_NS)
+    long = np.flatnonzero(ends - starts > BASE_NS) if window.spreads else rows[:0]
     if not len(long):
         held = bucket >= oldest
         return Cells(rows, bucket, amounts) if held.all() else Cells(rows[held], bucket[held], amounts[held])
@@ -225,24 +247,33 @@ class Bucket:
         self._pieces = []
 
 
+PAIR: Final = "pair"
+"""The grouping of every rule that names no other: one store and one destination entity."""
+
+
 class Ring:
     """All buckets of one window, by path; and by pair the sum of what the next evaluation may still count."""
 
     def __init__(self, window: Window) -> None:
         self.window = window
-        self.bound: Ints = np.zeros(1024, np.int64)
-        """By pair: at least as large as any sum of a window that is not evaluated yet."""
+        self.bounds: dict[str, Ints] = {PAIR: np.zeros(1024, np.int64)}
+        """By grouping and pair: at least as large as any sum of a window that is not evaluated yet."""
         self.due: int | None = None
         """The last bucket evaluated."""
         self._buckets: dict[int, Bucket] = {}
         self._counted: set[int] = set()
 
-    def add_bound(self, parts: Parts, pairs: Ints, pair_count: int) -> None:
+    @property
+    def bound(self) -> Ints:
+        """By pair, of the grouping that is always there."""
+        return self.bounds[PAIR]
+
+    def add_bound(self, parts: Parts, pairs: Ints, pair_count: int, group: str = PAIR) -> None:
         """Raise the bounds by what is about to be added; ``pairs`` of the parts' paths."""
-        self.bound = grown(self.bound, pair_count)
-        skipped = 0 if self.due is None else bisect_left(parts.numbers, self.due - self.window.n)
+        bound = self.bounds[group] = grown(self.bounds[group], pair_count)
+        skipped = 0 if self.due is None else bisect_left(parts.numbers, self.window.low(self.due))
         counted = slice(parts.edges[skipped], None)
-        np.add.at(self.bound, pairs[counted], parts.amounts[counted])
+        np.add.at(bound, pairs[counted], parts.amounts[counted])
 
     def add(self, parts: Parts) -> None:
         """Put amounts into their buckets."""
@@ -253,24 +284,41 @@ class Ring:
                 buckets[number] = Bucket(paths[low:high], amounts[low:high])
             else:
                 bucket.add(paths[low:high], amounts[low:high])
-        counts = 0 if self.due is None else bisect_left(parts.numbers, self.due - self.window.n)
+        counts = 0 if self.due is None else bisect_left(parts.numbers, self.window.low(self.due))
         self._counted.update(parts.numbers[counts:])
 
-    def retire(self, due: int, pair_of: Ints) -> None:
-        """All buckets up to ``due`` are evaluated: let go of what no window will count again."""
+    def retire(self, due: int, pair_of: Ints, others: Mapping[str, Ints] | None = None) -> None:
+        """All buckets up to ``due`` are evaluated: let go of what no window will count again. ``others``: pairs by path
+        of the other groupings."""
         if self.due is not None and due <= self.due:
             return
         for over in [b for b in self._buckets if (self.due is None or b > self.due) and b <= due]:
             self._buckets[over].pieces()
         self.due = due
-        gone = [b for b in self._counted if b < due - self.window.n]
+        low, kept = self.window.low(due), self.window.kept_from(due)
+        gone = [b for b in self._counted if b < low]
         if gone:
             self._counted.difference_update(gone)
             pieces = [piece for bucket in gone for piece in self._buckets[bucket].pieces()]
             paths, amounts = (np.concatenate(column) for column in zip(*pieces, strict=True))
-            np.subtract.at(self.bound, pair_of[paths], amounts)
-        for bucket in [b for b in self._buckets if b < due - 2 * self.window.n]:
+            for group, bound in self.bounds.items():
+                pairs = pair_of if group == PAIR else (others or {})[group]
+                np.subtract.at(bound, pairs[paths], amounts)
+        for bucket in [b for b in self._buckets if b < kept]:
             del self._buckets[bucket]
+
+    def regroup(self, groups: Mapping[str, Ints], pair_count: int) -> None:
+        """Bounds of these groupings (pairs by path) anew from the cells, beside the one that is always there."""
+        self.bounds = {PAIR: grown(self.bound, pair_count)}
+        for group, pairs in groups.items():
+            self.rebound(pairs, pair_count, group)
+
+    def rebound(self, pairs: Ints, pair_count: int, group: str = PAIR) -> None:
+        """Make the bounds of a grouping anew, after paths were given to other pairs."""
+        bound = self.bounds[group] = np.zeros(max(pair_count, 1024), np.int64)
+        for number in self._counted:
+            for paths, amounts in self._buckets[number].pieces():
+                np.add.at(bound, pairs[paths], amounts)
 
     def series(self, wanted: Bools) -> dict[int, int]:
         """Bucket -> sum over the wanted paths (a mask by path), where there is any."""
@@ -280,7 +328,7 @@ class Ring:
     @property
     def held_from(self) -> int:
         """The first bucket whose whole window the ring still holds."""
-        return -(2**62) if self.due is None else self.due - self.window.n
+        return -(2**62) if self.due is None else self.window.low(self.due)
 
     def cells_between(self, low: int, high: int) -> tuple[Ints, Ints, Ints]:
         """Bucket, path and amount of every cell from bucket ``low`` to ``high``, a path perhaps several times."""

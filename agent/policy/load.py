@@ -12,8 +12,6 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ from agent.core.errors import Fault, PolicyError
 from agent.policy import registered
 from agent.policy.checks import across, expected_twice
 from agent.policy.document import Document
-from agent.policy.faults import nearest
 from agent.policy.model import (
     Approval,
     Attestation,
@@ -31,7 +28,6 @@ from agent.policy.model import (
     LegalEntity,
     Override,
     Pack,
-    PackState,
     Policy,
     PolicyFile,
     Rule,
@@ -39,27 +35,39 @@ from agent.policy.model import (
     Store,
 )
 from agent.policy.overrides import read_overrides, repeated_networks
-from agent.policy.placed import Placed, entries, inner, repeated
+from agent.policy.packfiles import (
+    OWN_PACK,
+    PackFile,
+    attestation_faults,
+    is_pack,
+    shipped_packs,
+    standing,
+    with_own,
+)
+from agent.policy.placed import entries, inner, repeated
 from agent.policy.repository import commit_of
 from agent.policy.servers import Listening
 from agent.policy.starter import starter
 from agent.policy.yamlfile import read, validate
 
-__all__ = ["Listening", "load", "schema", "shipped_packs", "starter"]
+__all__ = ["OWN_PACK", "Listening", "load", "pack_schema", "schema", "shipped_packs", "starter"]
 
-OWN_PACK = "operator"
-"""The pack that is always awake, and to which a user's own rules belong."""
 ENDINGS = (".yaml", ".yml")
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-def load(paths: Sequence[Path], *, overrides: Sequence[Path] = (), today: date) -> Policy:
-    """The policy that these files give. A path may be a folder: every ``.yaml`` and ``.yml`` in it, by name.
+def load(
+    paths: Sequence[Path], *, overrides: Sequence[Path] = (), today: date, with_tests: bool = False
+) -> Policy:
+    """The policy that these files give. A path may be a folder: every ``.yaml`` and ``.yml`` in it, by name. A file
+    whose top holds ``pack:`` is a pack.
 
     ``overrides`` are YAML or CSV files of what is known better about some networks. ``today`` decides which packs
-    are within their dates. Raises :class:`PolicyError` with every fault found.
+    are within their dates. ``with_tests``: the rules keep the tests that stand beside them, which nobody but
+    ``sekisho policy test`` reads. Raises :class:`PolicyError` with every fault found.
     """
     with _without_collection():
-        return _loaded(paths, overrides, today)
+        return _loaded(paths, overrides, today, with_tests=with_tests)
 
 
 @contextlib.contextmanager
@@ -75,15 +83,18 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _loaded(paths: Sequence[Path], overrides: Sequence[Path], today: date) -> Policy:
+def _loaded(paths: Sequence[Path], overrides: Sequence[Path], today: date, *, with_tests: bool) -> Policy:
     faults: list[Fault] = []
-    documents = [_patched(d) for d in _documents(paths, faults)]
+    read_in = _documents(paths, faults)
+    known_packs = with_own(shipped_packs(), [d for d in read_in if is_pack(d)], today, faults)
+    documents = [_patched(d, known_packs) for d in read_in if not is_pack(d)]
     whole, known = _whole(documents, overrides, faults)
     written = _Written(documents, whole)
-    packs, awake = _packs(written, today)
+    packs, awake = _packs(written, known_packs, today, with_tests=with_tests)
     faults.extend(_tenants(documents))
     faults.extend(repeated_networks(known))
-    faults.extend(_attestation_faults(written.attestations, today))
+    attested = [(p.document, p.keys, p.value) for p in written.attestations if p.value]
+    faults.extend(attestation_faults(attested, {p.pack: p for p in packs}, today))
     faults.extend(expected_twice(written.expected_hosts))
     faults.extend(_faults_across(written, packs, awake))
     faults.extend(_register_faults(written, today))
@@ -94,40 +105,36 @@ def _loaded(paths: Sequence[Path], overrides: Sequence[Path], today: date) -> Po
         sites=tuple(p.value for p in written.sites if p.value),
         stores=tuple(p.value for p in written.stores if p.value),
         destinations=_destinations(written, packs, awake),
-        rules=_rules(written, packs, awake),
+        rules=_rules(written, packs, awake, with_tests=with_tests),
         overrides=tuple(o for _, found in known for o in found),
         packs=packs,
         awake=tuple(sorted(awake)),
+        attestations=tuple(p.value for p in written.attestations if p.value),
         expected_hosts=tuple(p.value for p in written.expected_hosts if p.value),
         forwarders=tuple(p.value for p in written.forwarders if p.value),
         entities=tuple(p.value for p in written.entities if p.value),
         approvals=tuple(p.value for p in written.approvals if p.value),
-        attestations=tuple(p.value for p in written.attestations if p.value),
-        commit=commit_of([*paths, *overrides], [Path(d.name) for d in documents]),
-        version=_version([*documents, *(d for d, _ in known if d not in documents)]),
+        commit=commit_of([*paths, *overrides], [Path(d.name) for d in read_in]),
+        version=_version(known_packs, [*documents, *(d for d, _ in known if d not in documents)]),
     )
 
 
 def schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of a policy file, for editors and other tools."""
     made = PolicyFile.model_json_schema()
-    made["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    made["$schema"] = _DIALECT
     made["title"] = "sekisho policy file"
     # An entry with a shipped rule's id may hold only the keys that it changes.
     made["$defs"]["Rule"]["required"] = ["id"]
     return made
 
 
-@cache
-def shipped_packs() -> tuple[tuple[Document, Pack], ...]:
-    """The packs that come with sekisho, by file name. Raises :class:`PolicyError`: a defect of ours."""
-    folder = resources.files("agent.policy") / "packs"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(ENDINGS)), key=lambda f: f.name)
-    documents = [
-        read(f.read_text(encoding="utf-8"), name=f"packs/{f.name}", kind=PolicyError, ours=True)
-        for f in files
-    ]
-    return tuple((d, validate(Pack, d, kind=PolicyError)) for d in documents)
+def pack_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of a pack."""
+    made = Pack.model_json_schema()
+    made["$schema"] = _DIALECT
+    made["title"] = "sekisho pack"
+    return made
 
 
 class _Written:
@@ -150,7 +157,9 @@ class _Written:
 
 def _attested(entity: LegalEntity) -> list[Attestation]:
     """What an entity's own entry says of the regimes that bind it."""
-    return [Attestation(pack=b.pack, entity=entity.id, by=b.by, on=b.on) for b in entity.regimes]
+    return [
+        Attestation(pack=b.pack, entity=entity.id, by=b.by, on=b.on, words=b.words) for b in entity.regimes
+    ]
 
 
 def files_of(path: Path) -> list[Path]:
@@ -244,22 +253,35 @@ def _destinations(written: _Written, packs: Sequence[Pack], awake: set[str]) -> 
     return tuple(sets.values())
 
 
-def _rules(written: _Written, packs: Sequence[Pack], awake: set[str]) -> tuple[tuple[str, Rule], ...]:
+def _rules(
+    written: _Written, packs: Sequence[Pack], awake: set[str], *, with_tests: bool
+) -> tuple[tuple[str, Rule], ...]:
     """(pack, rule) of every rule that is enabled: the packs awake, then the operator's own."""
     shipped = {rule.id for pack in packs for rule in pack.rules}
     rules = [(pack.pack, rule) for pack in packs if pack.pack in awake for rule in pack.rules]
-    rules += [(OWN_PACK, p.value) for p in written.rules if p.value and p.id not in shipped]
+    own = [p.value for p in written.rules if p.value and p.id not in shipped]
+    rules += [(OWN_PACK, rule if with_tests else untested(rule)) for rule in own]
     rules += [(OWN_PACK, p.value.cap_rule()) for p in written.approvals if p.value]
     return tuple((pack, rule) for pack, rule in rules if rule.enabled)
 
 
-def _patched(document: Document) -> Document:
-    """A rule with a shipped rule's id changes that rule: keys that it leaves out are taken from there."""
+def untested(rule: Rule) -> Rule:
+    """The rule without the tests beside it: they change nothing that it finds."""
+    return rule.model_copy(update={"tests": ()}) if rule.tests else rule
+
+
+def _patched(document: Document, packs: Sequence[PackFile]) -> Document:
+    """A rule with a pack's rule's id changes that rule: keys that it leaves out are taken from there, but for its
+    tests, which hold for the rule as it was.
+    """
     rules = document.data.get("rules")
     if not isinstance(rules, list):
         return document
     shipped = {
-        rule["id"]: rule for pack_document, _ in shipped_packs() for rule in pack_document.data["rules"]
+        rule["id"]: {key: value for key, value in rule.items() if key != "tests"}
+        for pack_document, _ in packs
+        for rule in pack_document.data.get("rules") or ()
+        if isinstance(rule, dict) and "id" in rule
     }
     merged = [
         {**shipped[rule["id"]], **rule} if isinstance(rule, dict) and rule.get("id") in shipped else rule
@@ -281,39 +303,20 @@ def _tenants(documents: Sequence[Document]) -> Iterator[Fault]:
             )
 
 
-def _attestation_faults(attestations: Sequence[Placed[Attestation]], today: date) -> Iterator[Fault]:
-    packs = {pack.pack: pack for _, pack in shipped_packs()}
-    for placed in attestations:
-        if (value := placed.value) is None:
-            continue
-        pack = packs.get(value.pack)
-        if pack is None:
-            yield placed.fault(
-                f"there is no pack `{value.pack}`", nearest(value.pack, sorted(packs)), ("pack",)
-            )
-        elif pack.state is PackState.HISTORIC:
-            message = f"pack `{value.pack}` is historic and binds nobody now"
-            yield placed.fault(message, "remove the attestation", ("pack",))
-        if value.on > today:
-            yield placed.fault(f"the date {value.on} lies ahead", "attest on the day itself", ("on",))
-
-
-def _packs(written: _Written, today: date) -> tuple[tuple[Pack, ...], set[str]]:
+def _packs(
+    written: _Written, known: Sequence[PackFile], today: date, *, with_tests: bool
+) -> tuple[tuple[Pack, ...], set[str]]:
     """Every pack with the operator's changes to its rules, and the ids of those awake today."""
     changed: Mapping[str, Rule] = {p.id: p.value for p in written.rules if p.value}
-    attested = {p.value.pack for p in written.attestations if p.value}
-    packs, awake = [], set()
-    for _, pack in shipped_packs():
+    attested = [p.value for p in written.attestations if p.value]
+    packs = []
+    for _, pack in known:
         rules = tuple(changed.get(rule.id, rule) for rule in pack.rules)
+        rules = rules if with_tests else tuple(map(untested, rules))
         packs.append(pack.model_copy(update={"rules": rules}))
-        begun = pack.valid_from is None or pack.valid_from <= today
-        ended = pack.valid_to is not None and pack.valid_to < today
-        bound = not pack.needs_attestation or pack.pack in attested
-        if bound and begun and not ended and pack.state is not PackState.HISTORIC:
-            awake.add(pack.pack)
-    return tuple(packs), awake
+    return tuple(packs), {p.pack for p in packs if standing(p, attested, today).awake}
 
 
-def _version(documents: Sequence[Document]) -> str:
-    digests = [d.digest for d, _ in shipped_packs()] + [d.digest for d in documents]
+def _version(packs: Sequence[PackFile], documents: Sequence[Document]) -> str:
+    digests = [d.digest for d, _ in packs] + [d.digest for d in documents]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()[:12]

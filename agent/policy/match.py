@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from agent.core.address import Addresses, NetworkSet
 from agent.core.finding import OwnerFact
+from agent.policy.graph import FLOOR, Held
 from agent.policy.model import DestinationSet
 
-OWNER_LINES = frozenset({"owner", "owner_country"})
-"""Lines that rest on who the ultimate owner is."""
+OWNER_LINES = frozenset({"owner", "owner_country", "owner_share"})
+"""Lines that rest on who the ultimate owner is, or on what several owners hold together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,12 @@ class Match:
     hit: bool
     """Whether it belongs to the set."""
     by: tuple[str, ...]
-    """Lines that match: owner, owner_country, organised_in, provider, asn, network, country. ``country`` is told, but
-    alone is no hit."""
+    """Lines that match: owner, owner_country, owner_share, organised_in, provider, asn, network, country. ``country`` is
+    told, but alone is no hit."""
     review: bool
     """Something other than the place matches, but the record is disputed or does not decide by itself."""
+    held: Held | None = None
+    """What ``owner_share`` rests on, where it matches."""
 
 
 def restricts(
@@ -44,12 +47,15 @@ def restricts(
     review: bool = False,
     *,
     in_network: bool = False,
+    held: Held | None = None,
 ) -> Match:
     """How one network matches. ``owner`` is an id. None and empty text are unknown and match nothing.
 
     Lines on the owner count only if the record is not ``disputed``, and not for ``review`` unless the set says
-    ``review_counts``; what the set names itself (provider, AS, network) and where the holder is organised stand
-    whatever is said of the owner.
+    ``review_counts``. ``held``: what owners that the set names hold of the holder together; from 50 % on (28 CFR
+    202.211(a)(1), mark V) it is the line ``owner_share``, told only where the ultimate owner alone does not match, and no
+    hit where disputed stakes are needed to come so far. What the set names itself (provider, AS, network) and where the
+    holder is organised stand whatever is said of the owner.
     """
     asked = (
         ("owner", owner, destinations.owners),
@@ -65,7 +71,13 @@ def restricts(
         by.append("network")
     owner_decides = not disputed and (not review or destinations.review_counts)
     hit = any(line != "country" and (owner_decides or line not in OWNER_LINES) for line in by)
-    return Match(hit, tuple(by), (disputed or review) and any(line != "country" for line in by))
+    doubtful = (disputed or review) and any(line != "country" for line in by)
+    if held is None or held.possible < FLOOR or OWNER_LINES.intersection(by):
+        return Match(hit, tuple(by), doubtful)
+    decides = held.share >= FLOOR and owner_decides
+    return Match(
+        hit or decides, (*by, "owner_share"), doubtful or disputed or review or held.share < FLOOR, held
+    )
 
 
 def matches(
@@ -75,6 +87,7 @@ def matches(
     asn: int | None,
     country: str | None,
     in_network: bool = False,
+    held: Held | None = None,
 ) -> Match:
     """:func:`restricts` for an owner fact. A stale fact still counts; the alert says that it is stale."""
     return restricts(
@@ -88,6 +101,7 @@ def matches(
         fact.disputed,
         fact.review,
         in_network=in_network,
+        held=held,
     )
 
 

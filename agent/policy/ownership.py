@@ -1,151 +1,70 @@
 """The ownership table: which organisation holds a network, who runs it, and who owns them in the end.
 
-Curated by hand in ``ownership.yaml``, whose head explains the fields and marks. A row never says where an address is.
-``python -m agent.policy.ownership`` writes the table as Markdown (``docs/ownership.md``).
+Curated by hand in ``ownership.yaml``, whose head explains the fields and marks; an operator's own files win over it. A
+row never says where an address is. ``python -m agent.policy.ownership`` writes the table as Markdown
+(``docs/ownership.md``).
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from datetime import date
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+import numpy as np
 
 from agent.core.errors import Fault, PolicyError
-from agent.core.finding import OwnerFact
+from agent.core.finding import OwnerFact, OwnerStep
 from agent.policy.document import Document
-from agent.policy.faults import nearest
-from agent.policy.model import Country, Id, Override
+from agent.policy.graph import Concern, Graph, Held
+from agent.policy.holders import Owner, OwnershipFile, Stake, percent, weaker
+from agent.policy.model import DestinationSet, Override
+from agent.policy.owner_rows import Columns, OwnerRow, common, resolved, row_of
+from agent.policy.ownership_faults import Written, across, repeated
 from agent.policy.yamlfile import read, validate
 
-Mark = Literal["V", "V2", "N", "S", "K"]
-_WEAKNESS: Mapping[str, int] = {"V": 0, "S": 1, "N": 2, "V2": 3, "K": 4}
 OVERRIDE_MARK = "O"
 """Mark of a fact that an operator's override file states."""
 STALE_MONTHS = 12
-
-
-def _day(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, date) else value
-
-
-Day = Annotated[
-    str, BeforeValidator(_day), StringConstraints(pattern=r"^\d{4}(-\d{2}(-\d{2})?)?$")
-]  # a list's source may give the month alone
-Asn = Annotated[int, Field(ge=1, le=4294967295)]
-
-
-class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Designation(_Row):
-    """A list that names an owner."""
-
-    name: str = Field(alias="list", min_length=1)
-    since: Day | None = Field(None, alias="from")
-    until: Day | None = Field(None, alias="to")
-
-    def __str__(self) -> str:
-        since = f" from {self.since}" if self.since else ""
-        return f"{self.name}{since}" + (f" to {self.until}" if self.until else "")
-
-
-class Owner(_Row):
-    """An ultimate owner."""
-
-    id: Id
-    name: str = Field(min_length=1)
-    country: Country | None = Field(None, description="Country of its head office")
-    share: str = ""
-    state_control: bool = False
-    designations: tuple[Designation, ...] = ()
-    mark: Mark
-    source: str = Field(min_length=1)
-    checked: date
-    disputed: bool = False
-    note: str = ""
-
-
-class Holding(_Row):
-    """Networks of one holder, and the step from there to the owner."""
-
-    asns: tuple[Asn, ...] = Field(min_length=1)
-    provider: Id
-    provider_name: str = Field(min_length=1)
-    organisation: str = Field(min_length=1, description="Registered organisation")
-    organised_in: Country | None = None
-    owner: Id
-    link: Mark | None = Field(None, description="How well the step from holder to owner was verified")
-    share: str = ""
-    checked: date | None = None
-    disputed: bool = False
-    review: bool = False
-    note: str = ""
-
-
-class OwnershipFile(_Row):
-    """The ownership table as it is written."""
-
-    version: Literal[1]
-    updated: date
-    owners: tuple[Owner, ...]
-    networks: tuple[Holding, ...]
-
-
-class OwnerRow(_Row):
-    """One line of the table: networks of one holder with all that is on record of their owner."""
-
-    asns: tuple[int, ...]
-    provider: str
-    provider_name: str
-    organisation: str
-    organised_in: str | None
-    owner: str
-    owner_name: str
-    owner_country: str | None
-    share: str
-    state_control: bool
-    designations: tuple[Designation, ...]
-    mark: Mark
-    """Of the owner's own facts."""
-    link: Mark
-    """Of the step from the holder to the owner."""
-    source: str
-    checked: date
-    disputed: bool
-    review: bool
-    note: str
-
-    @property
-    def weakest(self) -> Mark:
-        """The weaker of the two marks: what an alert prints."""
-        return max(self.mark, self.link, key=_WEAKNESS.__getitem__)
+STEPS_TOLD = 20
+"""Stakes above one network that are told; the nearest ones."""
 
 
 class Ownership:
-    """The table, by network and by provider."""
+    """The table, by network and by provider, with the graph of owners behind it."""
 
-    def __init__(self, rows: tuple[OwnerRow, ...], owners: Mapping[str, Owner], version: str) -> None:
+    def __init__(self, rows: tuple[OwnerRow, ...], graph: Graph, version: str) -> None:
         self.rows = rows
+        self.graph = graph
         self.version = version
         """``ownership 2026-11-21 sha256:0123456789ab``."""
-        self._owners = owners
         self._by_asn = {asn: row for row in rows for asn in row.asns}
+        pairs = sorted((asn, index) for index, row in enumerate(rows) for asn in row.asns)
+        numbers = np.array(pairs, np.int64).reshape(len(pairs), 2)
+        self.columns = Columns(np.ascontiguousarray(numbers[:, 0]), numbers[:, 1].astype(np.int32))
         self._by_provider: dict[str, OwnerRow] = {}
         for row in rows:
             known = self._by_provider.get(row.provider)
-            self._by_provider[row.provider] = row if known is None else _either(known, row)
+            self._by_provider[row.provider] = row if known is None else common(known, row)
 
     @classmethod
-    def load(cls, path: Path | None = None) -> Ownership:
-        """The table of a file; None is the one that comes with sekisho. Raises :class:`PolicyError` with every fault."""
-        return _shipped() if path is None else _build(read(path, kind=PolicyError))
+    def load(
+        cls, path: Path | None = None, *, own: Sequence[Path] = (), today: date | None = None
+    ) -> Ownership:
+        """The table of a file (None: the one that comes with sekisho) with an operator's ``own`` files, which win.
+
+        Dates after ``today`` in files that do not come with sekisho are refused; None looks at no date. Raises
+        :class:`PolicyError` with every fault of every file.
+        """
+        if path is None and not own:
+            return _shipped()
+        base = _shipped_document() if path is None else read(path, kind=PolicyError)
+        return _build(base, own, today, ours=path is None)
 
     def asn(self, number: int) -> OwnerRow | None:
         """The row of an autonomous system."""
@@ -156,8 +75,20 @@ class Ownership:
         return self._by_provider.get(provider_id)
 
     def owner(self, owner_id: str) -> Owner | None:
-        """An ultimate owner."""
-        return self._owners.get(owner_id)
+        """An owner, ultimate or not."""
+        return self.graph.owners.get(owner_id)
+
+    def held(self, fact: OwnerFact, destinations: DestinationSet) -> Held | None:
+        """What owners that a destination set names hold of a network's holder together
+        (:meth:`agent.policy.graph.Graph.held`); None for one that nobody on record holds a stake in."""
+        if not fact.chain or fact.chain[0].of not in self.graph.owners:
+            return None
+        concern = Concern(
+            frozenset(destinations.owners),
+            frozenset(destinations.owner_countries),
+            frozenset(destinations.organised_in),
+        )
+        return self.graph.held(fact.chain[0].of, concern)
 
     def fact(
         self,
@@ -183,30 +114,84 @@ class Ownership:
         if row is None:
             fact = OwnerFact(provider=provider or "", organisation=as_org or "")
         else:
-            fact = _of_row(row, as_org, today)
+            fact = self._of_row(row, as_org, today)
         if owner is not None and owner not in (fact.owner_id, fact.owner):
             fact = fact.model_copy(update=self._of_owner(owner, today))
         return fact if override is None else _overridden(fact, override, today)
 
     def _of_owner(self, owner: str, today: date) -> dict[str, Any]:
-        known = self._owners.get(owner)
+        known = self.graph.owners.get(owner)
         if known is None:
             known_nothing = OwnerFact(owner=owner, owner_id=owner)
             return {name: getattr(known_nothing, name) for name in _OWNERSHIP}
+        return self._of_top(known, today)
+
+    def _of_top(self, holder: Owner, today: date) -> dict[str, Any]:
+        """What is on record of who owns a company in the end."""
+        row = resolved(self.graph, holder, None)
+        steps = self.graph.chain(holder.id)
         return {
-            "owner": known.name,
-            "owner_id": known.id,
-            "owner_country": known.country,
-            "share": known.share,
-            "source": known.source,
-            "checked": known.checked.isoformat(),
-            "mark": known.mark,
-            "designations": tuple(map(str, known.designations)),
-            "disputed": known.disputed,
-            "stale": is_stale(known.checked, today),
+            "owner": row["owner_name"],
+            "owner_id": row["owner"],
+            "owner_country": row["owner_country"],
+            "share": row["share"],
+            "source": row["source"],
+            "checked": row["checked"].isoformat(),
+            "mark": row["mark"],
+            "designations": tuple(map(str, row["designations"])),
+            "disputed": row["disputed"],
+            "stale": is_stale(row["checked"], today),
             "review": False,
-            "note": known.note,
+            "note": row["note"],
+            "chain": self._steps(steps, today),
         }
+
+    def _of_row(self, row: OwnerRow, as_org: str | None, today: date) -> OwnerFact:
+        return OwnerFact(
+            provider=row.provider,
+            provider_name=row.provider_name,
+            organisation=row.organisation or as_org or "",
+            organised_in=row.organised_in,
+            owner=row.owner_name,
+            owner_id=row.owner,
+            owner_country=row.owner_country,
+            share=row.share,
+            source=row.source,
+            checked=row.checked.isoformat(),
+            mark=row.weakest,
+            designations=tuple(map(str, row.designations)),
+            disputed=row.disputed,
+            stale=is_stale(row.checked, today),
+            review=row.review,
+            note=row.note,
+            chain=self._steps(row.steps, today),
+        )
+
+    def _steps(self, stakes: Sequence[Stake], today: date) -> tuple[OwnerStep, ...]:
+        return tuple(self._step(stake, today) for stake in stakes[:STEPS_TOLD])
+
+    def _step(self, stake: Stake, today: date) -> OwnerStep:
+        of, by = self.graph.owners[stake.of], self.graph.owners[stake.by]
+        return OwnerStep(
+            of=of.id,
+            of_name=of.name,
+            by=by.id,
+            by_name=by.name,
+            country=by.country,
+            organised_in=by.organised_in,
+            state_control=by.state_control,
+            share="" if stake.share is None else percent(stake.share),
+            votes="" if stake.votes is None else percent(stake.votes),
+            decides=stake.counts and stake.decides,
+            since=stake.since or "",
+            until=stake.until or "",
+            source=stake.source,
+            checked=stake.checked.isoformat(),
+            mark=weaker(stake.mark, by.mark),
+            disputed=stake.disputed or by.disputed,
+            stale=is_stale(min(stake.checked, by.checked), today),
+            note=stake.note,
+        )
 
 
 _OWNERSHIP = (
@@ -222,6 +207,7 @@ _OWNERSHIP = (
     "stale",
     "review",
     "note",
+    "chain",
 )
 """Fields of an owner fact that speak of the owner, not of the operator."""
 
@@ -230,27 +216,6 @@ def is_stale(checked: date, today: date) -> bool:
     """Whether ``checked`` lies more than twelve calendar months before ``today``."""
     months = (today.year - checked.year) * 12 + today.month - checked.month
     return months > STALE_MONTHS or (months == STALE_MONTHS and today.day > checked.day)
-
-
-def _of_row(row: OwnerRow, as_org: str | None, today: date) -> OwnerFact:
-    return OwnerFact(
-        provider=row.provider,
-        provider_name=row.provider_name,
-        organisation=row.organisation or as_org or "",
-        organised_in=row.organised_in,
-        owner=row.owner_name,
-        owner_id=row.owner,
-        owner_country=row.owner_country,
-        share=row.share,
-        source=row.source,
-        checked=row.checked.isoformat(),
-        mark=row.weakest,
-        designations=tuple(map(str, row.designations)),
-        disputed=row.disputed,
-        stale=is_stale(row.checked, today),
-        review=row.review,
-        note=row.note,
-    )
 
 
 def _overridden(fact: OwnerFact, override: Override, today: date) -> OwnerFact:
@@ -270,134 +235,55 @@ def _overridden(fact: OwnerFact, override: Override, today: date) -> OwnerFact:
             "review": False,
             "stale": override.checked is not None and is_stale(override.checked, today),
             "note": override.note,
+            "chain": (),
         }
     return fact.model_copy(update=changes)
 
 
-def _either(a: OwnerRow, b: OwnerRow) -> OwnerRow:
-    """What two rows of one provider have in common."""
-    return a.model_copy(
-        update={
-            "asns": (*a.asns, *b.asns),
-            "organisation": a.organisation if a.organisation == b.organisation else "",
-            "organised_in": a.organised_in if a.organised_in == b.organised_in else None,
-            "share": a.share if a.share == b.share else "",
-            "link": max(a.link, b.link, key=_WEAKNESS.__getitem__),
-            "checked": min(a.checked, b.checked),
-            "review": a.review and b.review,
-            "note": a.note if a.note == b.note else "",
-        }
-    )
+@cache
+def _shipped_document() -> Document:
+    text = (resources.files("agent.policy") / "ownership.yaml").read_text(encoding="utf-8")
+    return read(text, name="ownership.yaml", kind=PolicyError, ours=True)
 
 
 @cache
 def _shipped() -> Ownership:
-    text = (resources.files("agent.policy") / "ownership.yaml").read_text(encoding="utf-8")
-    return _build(read(text, name="ownership.yaml", kind=PolicyError, ours=True))
+    return _build(_shipped_document(), (), None, ours=True)
 
 
-def _build(document: Document) -> Ownership:
-    table = validate(OwnershipFile, document, kind=PolicyError)
-    faults = list(_faults(table, document))
+def _build(base: Document, own: Sequence[Path], today: date | None, *, ours: bool) -> Ownership:
+    documents, faults = [base], list[Fault]()
+    files = [(base, validate(OwnershipFile, base, kind=PolicyError))]
+    for path in own:
+        try:
+            document = read(path, kind=PolicyError)
+            files.append((document, validate(OwnershipFile, document, kind=PolicyError)))
+            documents.append(document)
+        except PolicyError as error:
+            faults += error.faults
     if faults:
         raise PolicyError(faults)
-    owners = {owner.id: owner for owner in table.owners}
-    rows = tuple(_row(holding, owners[holding.owner]) for holding in table.networks)
-    return Ownership(rows, owners, f"ownership {table.updated} sha256:{document.digest[:12]}")
-
-
-def _row(holding: Holding, owner: Owner) -> OwnerRow:
-    return OwnerRow(
-        asns=holding.asns,
-        provider=holding.provider,
-        provider_name=holding.provider_name,
-        organisation=holding.organisation,
-        organised_in=holding.organised_in,
-        owner=owner.id,
-        owner_name=owner.name,
-        owner_country=owner.country,
-        share=holding.share or owner.share,
-        state_control=owner.state_control,
-        designations=owner.designations,
-        mark=owner.mark,
-        link=holding.link or owner.mark,
-        source=owner.source,
-        checked=min(owner.checked, holding.checked or owner.checked),
-        disputed=owner.disputed or holding.disputed,
-        review=holding.review,
-        note="; ".join(note for note in (holding.note, owner.note) if note),
+    first, more = Written.of(files[:1]), Written.of(files[1:])
+    faults += [*repeated(first), *repeated(more)]
+    whole = first.under(more)
+    asked = documents[1:] or documents
+    faults += across(whole, asked if ours else documents, today)
+    if faults:
+        raise PolicyError(sorted(dict.fromkeys(faults), key=lambda fault: (fault.file, fault.line)))
+    graph = Graph(
+        {o.id: o.value for o in whole.owners if o.value}, [s.value for s in whole.stakes if s.value]
     )
+    rows = tuple(row_of(placed.value, graph) for placed in whole.networks if placed.value)
+    return Ownership(rows, graph, _version([table for _, table in files], documents))
 
 
-def _faults(table: OwnershipFile, document: Document) -> Iterator[Fault]:
-    owners: dict[str, int] = {}
-    for index, owner in enumerate(table.owners):
-        line = document.line_of(("owners", index))
-        if owners.setdefault(owner.id, line) != line:
-            message = f"owner `{owner.id}` is given twice, first on line {owners[owner.id]}"
-            yield document.fault(("owners", index), message, "rename or remove one")
-    used = {holding.owner for holding in table.networks}
-    for index, owner in enumerate(table.owners):
-        if owner.id not in used:
-            yield document.fault(("owners", index), f"no network leads to owner `{owner.id}`", "remove it")
-    seen: dict[int, int] = {}
-    provider: dict[str, Holding] = {}
-    for index, holding in enumerate(table.networks):
-        line = document.line_of(("networks", index))
-        if holding.owner not in owners:
-            advice = nearest(holding.owner, sorted(owners))
-            yield document.fault(("networks", index, "owner"), f"there is no owner `{holding.owner}`", advice)
-        for place, asn in enumerate(holding.asns):
-            if asn in seen:
-                yield document.fault(
-                    ("networks", index, "asns", place),
-                    f"AS{asn} is given twice, first on line {seen[asn]}",
-                    "an autonomous system stands in one row",
-                )
-            seen.setdefault(asn, line)
-        known = provider.setdefault(holding.provider, holding)
-        if (known.owner, known.provider_name, known.disputed) != (
-            holding.owner,
-            holding.provider_name,
-            holding.disputed,
-        ):
-            yield document.fault(
-                ("networks", index, "provider"),
-                f"rows of provider `{holding.provider}` differ in owner, name or dispute",
-                "give this one another provider id",
-            )
-
-
-def page(ownership: Ownership) -> str:
-    """The table as a Markdown page. A country in brackets is where the holder is organised."""
-    lines = [
-        "# Who owns the network at the other end",
-        "",
-        "<!-- Made by `python -m agent.policy.ownership`; edit agent/policy/ownership.yaml instead. -->",
-        "",
-        f"Version {ownership.version}. The head of `agent/policy/ownership.yaml` explains fields and marks; the mark",
-        "shown is the weaker of the owner's and of the step that leads to it. Not on record is shown as `-`.",
-        "",
-        "| AS | holder (organised in) | provider | owner, head office, share | lists | mark | checked | flags | source; note |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [f"| {' | '.join(_cells(row))} |" for row in ownership.rows]
-    return "\n".join(lines) + "\n"
-
-
-def _cells(row: OwnerRow) -> Iterator[str]:
-    flags = [name for name in ("disputed", "review", "state_control") if getattr(row, name)]
-    yield ", ".join(map(str, row.asns))
-    yield f"{row.organisation} ({row.organised_in or '-'})".replace("|", "\\|")
-    yield f"`{row.provider}`"
-    share = f", {row.share}" if row.share else ""
-    yield f"{row.owner_name} (`{row.owner}`), {row.owner_country or '-'}{share}".replace("|", "\\|")
-    yield "; ".join(map(str, row.designations)) or "-"
-    yield row.weakest
-    yield row.checked.isoformat()
-    yield ", ".join(flags).replace("state_control", "state control") or "-"
-    yield (row.source + (f"; {row.note}" if row.note else "")).replace("|", "\\|")
+def _version(files: Sequence[OwnershipFile], documents: Sequence[Document]) -> str:
+    digests = [document.digest for document in documents]
+    digest = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    return f"ownership {max(table.updated for table in files)} sha256:{digest[:12]}"
 
 
 if __name__ == "__main__":
+    from agent.policy.ownership_page import page
+
     sys.stdout.write(page(Ownership.load()))

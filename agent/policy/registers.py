@@ -146,6 +146,9 @@ class Bound(Entry):
     pack: Id
     by: str = Field(min_length=1, description="Who says so")
     on: date
+    words: tuple[Id, ...] = Field(
+        (), description="What the pack asks about the entity, such as `public_body`"
+    )
 
 
 class Calendar(Entry):

@@ -109,7 +109,7 @@ class Receipts:
             if first > due:
                 continue
             self._done[name] = due
-            watches = [w for w in self.detector.watches if w.window.name == name]
+            watches = [w for w in self.detector.watches if w.ring == name and not w.rule.subjects]
             if not watches:
                 continue
             sums = self.detector.sums(name, first, due)

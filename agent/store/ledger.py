@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
+from operator import attrgetter
 from typing import Any, Final
 
 import sqlalchemy as sa
 
-from agent.core.decision import LedgerRow
+from agent.core.decision import LedgerDay, LedgerRow
 from agent.store import schema
 from agent.store.database import Database
-from agent.store.schema import LEDGER_KEY, LEDGER_SUMS
+from agent.store.schema import DAYS_KEY, DAYS_SUMS, LEDGER_KEY, LEDGER_SUMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class LedgerSum:
     late_octets: int
 
 
+_DAY_KEY: Final = tuple(f.name for f in fields(LedgerDay) if f.name != "content_octets_out")
+_DAYS_KEY_OF: Final = attrgetter(*DAYS_KEY)
 STORE_ENTITY: Final = ("store", "entity")
 
 
@@ -78,6 +81,20 @@ class Ledger:
             rows = connection.execute(question).all()
         return [LedgerSum(tuple(row[: len(keys)]), *row[len(keys) :]) for row in rows]
 
+    def sent(self, tenant: str, store: str, entity: str, *, since_day: int, until_day: int) -> int:
+        """Content octets that a store sent to an entity on these days, both included; of twelve months in one look."""
+        table = schema.ledger_days.c
+        total = sa.cast(sa.func.coalesce(sa.func.sum(table.content_octets_out), 0), sa.BigInteger)
+        question = sa.select(total).where(
+            table.tenant == tenant,
+            table.store == store,
+            table.entity == entity,
+            table.day >= since_day,
+            table.day <= until_day,
+        )
+        with self._database.read() as connection:
+            return int(connection.execute(question).scalar_one())
+
     def days_observed(self, store: str) -> int:
         """Days on which the store sent or received anything."""
         days = sa.select(sa.func.count(sa.distinct(schema.ledger.c.day)))
@@ -94,6 +111,20 @@ class Ledger:
             day: int | None = connection.execute(question).scalar_one()
         return day
 
+    def days(self, since_day: int) -> list[LedgerDay]:
+        """Content octets by day, store and network from a day on, over all processes and vantages."""
+        table = schema.ledger_days.c
+        keys = [table[name] for name in _DAY_KEY]
+        total = sa.cast(sa.func.sum(table.content_octets_out), sa.BigInteger)
+        question = (
+            sa.select(*keys, total.label("content_octets_out"))
+            .where(table.day >= since_day)
+            .group_by(*keys)
+            .order_by(*keys)
+        )
+        with self._database.read() as connection:
+            return [LedgerDay(**row._mapping) for row in connection.execute(question)]
+
     def rows(self, *, since_day: int = 0, store: str | None = None) -> list[LedgerRow]:
         """The rows themselves, in the order of their key."""
         table = schema.ledger.c
@@ -109,14 +140,26 @@ def add_rows(connection: sa.Connection, rows: Sequence[LedgerRow]) -> None:
     """Add the sums of rows to those of the same key."""
     if rows:
         values = [{name: getattr(row, name) for name in (*LEDGER_KEY, *LEDGER_SUMS)} for row in rows]
-        connection.execute(_adding(connection.dialect.name), values)
+        dialect = connection.dialect.name
+        connection.execute(_adding(dialect, schema.ledger, LEDGER_KEY, LEDGER_SUMS), values)
+        connection.execute(_adding(dialect, schema.ledger_days, DAYS_KEY, DAYS_SUMS), _by_day(rows))
+
+
+def _by_day(rows: Sequence[LedgerRow]) -> list[dict[str, Any]]:
+    sums: dict[tuple[Any, ...], list[int]] = {}
+    for row in rows:
+        total = sums.setdefault(_DAYS_KEY_OF(row), [0] * len(DAYS_SUMS))
+        for place, name in enumerate(DAYS_SUMS):
+            total[place] += getattr(row, name)
+    names = (*DAYS_KEY, *DAYS_SUMS)
+    return [dict(zip(names, (*key, *total), strict=True)) for key, total in sums.items()]
 
 
 @cache
-def _adding(dialect: str) -> Any:
+def _adding(dialect: str, table: sa.Table, keys: tuple[str, ...], sums: tuple[str, ...]) -> Any:
     """Building the statement takes longer than running it, so it is built once."""
-    statement = schema.insert(dialect, schema.ledger)
+    statement = schema.insert(dialect, table)
     return statement.on_conflict_do_update(
-        index_elements=list(LEDGER_KEY),
-        set_={name: schema.ledger.c[name] + statement.excluded[name] for name in LEDGER_SUMS},
+        index_elements=list(keys),
+        set_={name: table.c[name] + statement.excluded[name] for name in sums},
     )

@@ -16,7 +16,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -222,6 +223,25 @@ def lead(
         raise
     session.close()
     return None
+
+
+@contextmanager
+def unled(url: str) -> Iterator[PostgresDatabase]:
+    """The state at an address, its tables made if they are missing, with nobody leading it meanwhile. Raises
+    :class:`StateError` if a program does."""
+    holder = a_holder()
+    database = open_postgres(url, holder=holder, create=True, now_ns=0, busy_timeout_s=float(_CONNECT_S))
+    try:
+        session = database.session(holder)
+        try:
+            if not session.execute(sa.select(sa.func.pg_try_advisory_lock(_LEADER))).scalar_one():
+                leader = _leader(session)[0] or "a sekisho"
+                raise StateError(f"{database.name}: {leader} leads; stop every `sekisho detect` first")
+            yield database
+        finally:
+            session.close()
+    finally:
+        database.close()
 
 
 def a_holder() -> str:

@@ -38,11 +38,11 @@ def begin_day(connection: sa.Connection, day: int, keep: Retention) -> list[Stre
     if connection.execute(sa.select(schema.run_days.c.day).where(schema.run_days.c.day == day)).first():
         return []
     connection.execute(schema.run_days.insert(), {"day": day})
-    table, forgotten = schema.sequences.c, []
+    of, forgotten = schema.sequences.c, []
     if (before := _day_before(connection, keep.sequences)) is not None:
-        old = sa.select(table.agent_id, table.run_id, table.lane).where(table.day < before)
+        old = sa.select(of.agent_id, of.run_id, of.lane).where(of.day < before)
         forgotten = [(agent, run, lane) for agent, run, lane in connection.execute(old)]
-        connection.execute(sa.delete(schema.sequences).where(table.day < before))
+        connection.execute(sa.delete(schema.sequences).where(of.day < before))
         connection.execute(sa.delete(schema.gaps).where(schema.gaps.c.day < before))
         connection.execute(sa.delete(schema.dead).where(schema.dead.c.day < before))
         connection.execute(sa.delete(schema.taken).where(schema.taken.c.day < before))
@@ -51,12 +51,21 @@ def begin_day(connection: sa.Connection, day: int, keep: Retention) -> list[Stre
         for table_of in (schema.digest_blocks, schema.fresh_digests):
             connection.execute(sa.delete(table_of).where(table_of.c.day < before))
     if (before := _day_before(connection, keep.ledger)) is not None:
-        connection.execute(sa.delete(schema.ledger).where(schema.ledger.c.day < before))
+        _forget_ledger(connection, before)
         connection.execute(sa.delete(schema.coverage).where(schema.coverage.c.to_hour < before * 24))
         connection.execute(sa.delete(schema.receipts).where(schema.receipts.c.last_ns < before * DAY_NS))
     if (before := _day_before(connection, keep.events)) is not None:
         deliveries.forget_events(connection, before * DAY_NS)
     return forgotten
+
+
+def _forget_ledger(connection: sa.Connection, before: int) -> None:
+    """Its rows lie by day, so they tell which of the sums by day go with them: those have no index by day."""
+    old = schema.ledger.c.day < before
+    keys = [schema.ledger.c[name] for name in schema.DAYS_KEY]
+    sums = sa.tuple_(*(schema.ledger_days.c[name] for name in schema.DAYS_KEY))
+    connection.execute(sa.delete(schema.ledger_days).where(sums.in_(sa.select(*keys).where(old).distinct())))
+    connection.execute(sa.delete(schema.ledger).where(old))
 
 
 def _day_before(connection: sa.Connection, days: int) -> int | None:

@@ -12,12 +12,13 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 """Raised with every change of a table below; :mod:`agent.store.database` refuses what is newer.
 
 2: inputs, identities, gaps, leases, tokens, ended_keys, enrolment_actions, agents, taken, coverage, receipts,
 maintenance.
-3: dead, streams, fresh_digests, digest_blocks; the last three in place of digests."""
+3: dead, streams, fresh_digests, digest_blocks; the last three in place of digests.
+4: ledger_days."""
 
 metadata = sa.MetaData()
 
@@ -296,6 +297,30 @@ ledger = _table(
     rowid=False,
 )
 
+DAYS_KEY: Final = (
+    "tenant",
+    "store",
+    "entity",
+    "asn",
+    "as_org",
+    "provider",
+    "owner",
+    "country",
+    "initiator",
+    "day",
+)
+DAYS_SUMS: Final = ("flows", "content_octets_out")
+
+ledger_days = _table(
+    "ledger_days",
+    *(_int(name) if name in ("day", "asn") else _text(name) for name in DAYS_KEY),
+    *(_int(name) for name in DAYS_SUMS),
+    sa.PrimaryKeyConstraint(*DAYS_KEY),
+    rowid=False,
+)
+"""The ledger's rows summed over processes, vantages and categories, a store and its destination side by side: what
+twelve months are summed from. Written with the ledger, in the same transaction."""
+
 findings = _table(
     "findings",
     _text("id", primary_key=True),
@@ -362,6 +387,15 @@ deliveries = _table(
     sa.Index("deliveries_sink", "sink", "state", "id"),
 )
 """The outbox: one row per notice and sink; ``state`` is waiting, sent or dead."""
+
+
+def summed_days() -> Any:
+    """The statement that makes ``ledger_days`` from the ledger, in a database that had none."""
+    keys = [ledger.c[name] for name in DAYS_KEY]
+    totals = [sa.cast(sa.func.sum(ledger.c[name]), sa.BigInteger) for name in DAYS_SUMS]
+    return ledger_days.insert().from_select(
+        [*DAYS_KEY, *DAYS_SUMS], sa.select(*keys, *totals).group_by(*keys)
+    )
 
 
 def insert(dialect: str, table: sa.Table) -> Any:

@@ -27,6 +27,7 @@ from agent.store.database import Database, RuntimeLock, open_database, translate
 from agent.store.deliveries import Deliveries
 from agent.store.digests import Digests, put_step
 from agent.store.enrolments import Enrolments
+from agent.store.entities import Entities, Namer, move
 from agent.store.inputs import Inputs, Intake, put_intake
 from agent.store.ledger import Ledger, add_rows
 from agent.store.retention import Retention, begin_day
@@ -56,6 +57,8 @@ class Commit:
     """Id of the newest action on a case that the detector has heard of; 0: as before."""
     intake: Intake = field(default_factory=Intake)
     """How far Kafka was read, which agents' keys were pinned, which batches are missing."""
+    entity_of: Namer | None = None
+    """Another table of owners is taken: every row of the ledger gets the entity that this one names."""
 
 
 class Role(Protocol):
@@ -98,6 +101,7 @@ class State:
         self._day = -1
         self.cases = Cases(database, clock)
         self.ledger = Ledger(database)
+        self.entities = Entities(database)
         self.deliveries = Deliveries(database)
         self.inputs = Inputs(database)
         self.enrolments = Enrolments(database)
@@ -250,6 +254,8 @@ class State:
                 row = {"commit_no": number, "time_ns": work.now_ns, "body": versions}
                 connection.execute(schema.versions.insert(), row)
             faultpoint("commit.after_detector")
+            if work.entity_of is not None:
+                move(connection, work.entity_of)
             _put_decision(connection, work)
             _put_position(connection, work)
             put_intake(connection, work.intake, work.now_ns, day)

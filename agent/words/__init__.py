@@ -12,7 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from agent.words.escape import csv_text, json_text, shown, shown_lines
-from agent.words.phrases import LANGUAGES, Language, Phrases, phrases, screen_phrases
+from agent.words.phrases import LANGUAGES, Language, Phrases, phrases, regime_phrases, screen_phrases
 
 if TYPE_CHECKING:
     from agent.words.alert import Detail, render
@@ -29,6 +29,7 @@ __all__ = [
     "harmless",
     "json_text",
     "phrases",
+    "regime_phrases",
     "render",
     "screen_phrases",
     "shown",

@@ -1,5 +1,5 @@
 """Phrases by key: of alerts from ``en.yaml`` and ``ja.yaml``, of screens from ``screen.en.yaml`` and
-``screen.ja.yaml`` besides; both files of a pair hold the same keys with the same blanks.
+``screen.ja.yaml`` besides, of packs and rules from ``regimes.en.yaml`` and ``regimes.ja.yaml``; both files of a pair hold the same keys with the same blanks.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ class Phrases:
     text must have passed :func:`agent.words.escape.shown`. Raises ``KeyError`` for an unknown key or a blank left empty.
     """
 
-    def __init__(self, language: Language, *, screens: bool = False) -> None:
+    def __init__(self, language: Language, *, screens: bool = False, regimes: bool = False) -> None:
         self.language = language
         self._table: dict[str, str] = dict(_flat("", _read(f"{language}.yaml")))
         if screens:
             self._table.update(_flat("", _read(f"screen.{language}.yaml")))
+        if regimes:
+            self._table.update(_flat("", _read(f"regimes.{language}.yaml")))
         self._country = 0 if language == "en" else 1
 
     def __call__(self, key: str, /, **values: Any) -> str:
@@ -68,6 +70,12 @@ def phrases(language: str) -> Phrases:
 def screen_phrases(language: str) -> Phrases:
     """The phrases of alerts and of the command line's screens, read once. Raises ``ValueError`` as :func:`phrases`."""
     return Phrases(_known(language), screens=True)
+
+
+@cache
+def regime_phrases(language: str) -> Phrases:
+    """The phrases of alerts, of the screens, and of packs and rules, read once. Raises ``ValueError`` as :func:`phrases`."""
+    return Phrases(_known(language), screens=True, regimes=True)
 
 
 def _known(language: str) -> Language:

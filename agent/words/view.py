@@ -25,6 +25,7 @@ from agent.core.finding import (
 )
 from agent.words import units
 from agent.words.escape import shown, shown_in
+from agent.words.owners import stakes
 from agent.words.phrases import Phrases
 
 UNKNOWN = "?"
@@ -226,6 +227,18 @@ class CaseView:
         )
 
     @property
+    def doubts(self) -> str:
+        """The four doubts by name, never one product: amount, link, location, owner."""
+        say = self._say
+        return say(
+            "inferred.doubts",
+            amount=say("inferred.amount_estimated" if self.traffic.estimated else "inferred.amount_measured"),
+            link=say("inferred.link_direct"),
+            location=self._confidence(self.to.location_confidence),
+            owner=self._confidence(self.to.owner_confidence),
+        )
+
+    @property
     def names(self) -> str:
         """The host names that were claimed for the addresses, each once."""
         names = list(dict.fromkeys(named.name for named in self.to.names))
@@ -270,6 +283,11 @@ class CaseView:
             checked=owner.checked,
             confidence=self._confidence(self.to.owner_confidence),
         )
+
+    @property
+    def stakes(self) -> list[str]:
+        """Who holds how much of whom above the network's holder, as recorded; the nearest ones."""
+        return stakes(self.to.owner.chain[:TOP], self._say)
 
     @property
     def owner_on_record(self) -> bool:
@@ -329,6 +347,17 @@ class CaseView:
         name = (
             finding.rule if finding.rule.startswith(f"{finding.pack}/") else f"{finding.pack}/{finding.rule}"
         )
+        if finding.measure != "content":
+            return self._say(
+                "why.rule_measured",
+                rule=name,
+                version=finding.rule_version.removeprefix("v"),
+                categories=self._say.join(finding.categories or self.store.categories)
+                or self._say("unknown"),
+                n=units.exact(finding.threshold_octets),
+                measure=self._word("measure", finding.measure),
+                window=self._word("window", finding.window),
+            )
         return self._say(
             "why.rule_listed" if finding.destinations else "why.rule",
             rule=name,
@@ -340,6 +369,13 @@ class CaseView:
             window=self._word("window", finding.window),
         )
 
+    def largest(self, finding: Finding) -> str:
+        """The largest sum of a window."""
+        exact = units.exact(finding.content_octets_out)
+        if finding.measure != "content":
+            return self._say("why.largest_measured", n=exact, measure=self._word("measure", finding.measure))
+        return self._say("why.largest", size=units.size(finding.content_octets_out), exact=exact)
+
     def first_seen(self, finding: Finding) -> str:
         """That there was no earlier egress, within the days observed and no further."""
         if not finding.first_seen:
@@ -347,6 +383,31 @@ class CaseView:
         if finding.observed_days < 1:
             return self._say("why.no_history")
         return self._say("why.first_seen", n=finding.observed_days)
+
+    def estimate(self, finding: Finding) -> str:
+        """Between how many persons, from what; or what the register lacks for it."""
+        told = finding.estimate
+        if told is None:
+            return ""
+        if told.state is None:
+            missing = self._say.join([self._word("estimate_input", name) for name in told.missing])
+            return self._say("why.no_estimate", over=units.exact(told.over), missing=missing)
+        return self._say(
+            "why.estimate",
+            state=self._word("estimate_state", told.state),
+            lowest=units.exact(told.lowest or 0),
+            highest=units.exact(told.highest or 0),
+            over=units.exact(told.over),
+            subjects=units.exact(told.subjects or 0),
+            record=self._between(told.record_octets),
+            records=self._between(told.records_per_subject),
+            wire=self._between(told.wire_per_octet),
+            attested=self._say("why.records_attested" if told.attested else "why.records_not_attested"),
+        )
+
+    @staticmethod
+    def _between(pair: tuple[float, float] | None) -> str:
+        return "-".join(f"{end:g}" for end in pair or ())
 
     def reasons(self, finding: Finding) -> list[str]:
         """Further reasons, and what lowered or raised the severity; an unknown key is printed as it is."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools.forbidden import claims
 from tests.tools.places import DATABASES, ROOT
 
 SECONDS = 60.0
@@ -88,9 +89,10 @@ def sekisho(
 
 
 def fit_to_be_seen(outcome: Outcome) -> None:
-    """Fail for a traceback, or a message of a library, in what was shown."""
+    """Fail for a traceback, a message of a library, or a claim that sekisho never makes, in what was shown."""
     for never in NEVER_SHOWN:
         assert never not in outcome.text, outcome.text
+    assert list(claims([("", outcome.text)], assurances=False)) == []
 
 
 def with_databases(state_dir: Path) -> Path:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 SECOND_NS = 10**9
 BASE_NS = 10 * SECOND_NS
@@ -109,3 +111,41 @@ def _episodes(buckets: dict[int, int], rule: Asked, ends_ns: int) -> list[tuple[
         else:
             episodes.append((j, j, total))
     return episodes
+
+
+# windows of a year: whole UTC days
+
+
+def day_of(ns: int) -> date:
+    """The UTC day of a time."""
+    return datetime.fromtimestamp(ns // SECOND_NS, UTC).date()
+
+
+def counts_on(window: str, zone: str, day: date, today: date) -> bool:
+    """Whether a day counts in the sum of another one."""
+    if day > today:
+        return False
+    if window == "12mo":
+        try:
+            before = today.replace(year=today.year - 1)
+        except ValueError:  # 29 February
+            before = today.replace(year=today.year - 1, day=28)
+        return day > before
+    begins = datetime(today.year, today.month, today.day, tzinfo=UTC)
+    year = begins.astimezone(ZoneInfo(zone)).year
+    ends = datetime(day.year, day.month, day.day, 23, 59, 59, tzinfo=UTC)
+    return ends.astimezone(ZoneInfo(zone)).year >= year
+
+
+def year_episodes(days: dict[date, int], window: str, zone: str, over: int, ends: date) -> list[tuple]:
+    """(first day, last day, largest sum) of each episode of a rule whose quiet is 365 days."""
+    out: list[tuple[date, date, int]] = []
+    today = min(days, default=ends)
+    while today <= ends:
+        total = sum(v for day, v in days.items() if counts_on(window, zone, day, today))
+        if total > over and out and (today - out[-1][1]).days < 365:
+            out[-1] = (out[-1][0], today, max(out[-1][2], total))
+        elif total > over:
+            out.append((today, today, total))
+        today += timedelta(days=1)
+    return out

@@ -12,6 +12,7 @@ from agent.core.wire import arrow_type
 from tests.tools.cli_pages import cli_page, man_page
 from tests.tools.decoding_page import with_tables
 from tests.tools.metrics_page import metrics_page
+from tests.tools.packs_page import packs_page
 from tests.tools.readme_page import readme_page
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -54,6 +55,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "decoding.md": lambda: with_tables((DOCS / "decoding.md").read_text()),
     "flow-schema.md": flow_schema,
     "metrics.md": metrics_page,
+    "packs.md": packs_page,
     "../README.md": readme_page,
 }
 

@@ -14,10 +14,12 @@ import pytest
 from agent.cli import COMMANDS, cli
 from agent.cli.examples import EXAMPLES
 from tests.tools.cli_pages import commands
+from tests.tools.policy_files import OWN_PACK, in_git
 from tests.tools.program import sekisho
 
 TREE = dict(commands())
 SAMPLE = Path(str(resources.files("agent"))) / "sample"
+ROOT = Path(__file__).parents[2]
 NEEDS_THE_HOST = (
     "sekisho --set kafka",
     "sudo ",
@@ -43,6 +45,8 @@ CODES = {
     "sekisho db verify --json": {1},
     "sekisho status --host db-1": {1},
     "sekisho maintenance end 1": {1},
+    "sekisho ledger verify monday.db": {0, 1},
+    "sekisho ledger restore monday.db --overwrite": {0, 1},
 }
 """Exit codes of examples that say that something is missing in an empty state."""
 
@@ -82,7 +86,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(SAMPLE / "sample.pcap.gz", home / name)
     shutil.copy(SAMPLE / "policy.yaml", home / "policy.yaml")
     shutil.copy(SAMPLE / "overrides.yaml", home / "overrides.yaml")
+    for name in ("ownership.yaml", "canaries.yaml"):
+        shutil.copy(ROOT / "deploy" / "examples" / name, home / name)
     (home / "sekisho.yaml").write_text("host: db-01\npolicy: [policy.yaml]\noverrides: [overrides.yaml]\n")
+    for name in ("old", "new", "packs"):
+        (home / name).mkdir()
+        shutil.copy(SAMPLE / "policy.yaml", home / name / "policy.yaml")
+    (home / "packs" / "policy.yaml").write_text(OWN_PACK)
+    in_git(home, "policy.yaml", "overrides.yaml")
     assert sekisho("replay", "--sample", "--state", home / "state", "--quiet", home=home).code == 0
     return home
 
@@ -127,8 +138,8 @@ def test_examples_run(line: str, home: Path, tmp_path: Path) -> None:
         (["cases", "lst"], "No such command 'lst'. Did you mean 'list'?"),
         (
             ["zzz"],
-            "There are: check, db, init, up, agent, detect, archive, republish, top, replay, status, cases, flows, who, policy, assets, "
-            "enrolment, maintenance, kafka, simulate, config, completion.",
+            "There are: check, db, init, up, agent, detect, archive, republish, top, replay, status, cases, flows, who, policy, owners, assets, "
+            "enrolment, ledger, maintenance, kafka, simulate, config, completion.",
         ),
         (["replay", "--sampel"], "--sample"),
         (["flows", "--by", "ownr"], "--by ownr: did you mean owner?"),

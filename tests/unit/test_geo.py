@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,48 @@ def test_special_addresses_have_no_country_whatever_a_database_says(tmp_path: Pa
         ("US", None, None, "medium"),
         none,
     ]
+
+
+SPECIAL = [
+    "0.0.0.0", "0.255.255.255", "10.0.0.0", "10.255.255.255", "100.64.0.0", "100.127.255.255", "127.0.0.1",
+    "169.254.0.1", "172.16.0.0", "172.31.255.255", "192.0.0.1", "192.0.2.1", "192.168.0.0", "192.168.255.255",
+    "198.18.0.1", "198.51.100.1", "203.0.113.1", "224.0.0.0", "239.255.255.255", "240.0.0.1", "255.255.255.255",
+]  # fmt: skip
+SPECIAL_6 = [
+    "::",
+    "::1",
+    "fc00::1",
+    "fdff::1",
+    "fe80::1",
+    "febf::1",
+    "ff00::1",
+    "ff02::1",
+    "ffff::1",
+    "2001:db8::1",
+]
+
+
+@pytest.mark.parametrize("witness", ["US", "JP"])
+def test_no_special_address_has_a_country_in_any_form(tmp_path: Path, witness: str) -> None:
+    """Private, shared, multicast, reserved, documentation and unspecified addresses have no place, no confidence and no
+    witness of a place, at the ends of each range, in IPv4, IPv6, 6to4 and as IPv4 inside IPv6, though two databases of
+    different lineage name a country for every address."""
+    everywhere = ("0.0.0.0/1", "128.0.0.0/1", "2001:db8::/32", "4000::/2", "8000::/2", "c000::/2")
+    whole = {network: {"country_code": "US"} for network in everywhere}
+    install(tmp_path, whole)
+    mmdb.write(
+        tmp_path / "second.mmdb",
+        {n: {"country_code": witness} for n in whole},
+        database_type="GeoLite2-Country",
+        aliases=mmdb.MAXMIND_ALIASES,
+    )
+    enricher = built(tmp_path, country_witness=tmp_path / "second.mmdb")
+    mapped = [f"::ffff:{address}" for address in SPECIAL]
+    six_to_four = [f"2002:{int(IPv4Address(a)) >> 16:x}:{int(IPv4Address(a)) & 0xFFFF:x}::" for a in SPECIAL]
+    asked = [*SPECIAL, *SPECIAL_6, *mapped, *six_to_four]
+    found = dict(zip(asked, says(enricher, *asked), strict=True))
+    assert {a: f for a, f in found.items() if (f[0], f[3]) != (None, "none")} == {}
+    assert says(enricher, "9.9.8.9", "::ffff:9.9.8.9")[0][0] == "US"
 
 
 def test_an_override_wins_over_the_databases(tmp_path: Path) -> None:

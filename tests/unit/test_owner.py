@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.core.accounts import Accounts
 from agent.core.clock import DataClock
@@ -142,3 +145,40 @@ def test_a_table_with_faults_is_refused(tmp_path: Path) -> None:
     path.write_text(TABLE.replace("owner: guess}", "owner: gues}"))
     with pytest.raises(PolicyError, match=r"own\.yaml:"):
         owner.Settings(ownership=path).build(Context(Accounts(), tmp_path))
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([None, 64500, 64501, 64502, 64503, 64999]),
+            st.sampled_from([None, 64500, 64502, 64999]),
+            st.sampled_from([None, "north-cloud", "fought-net", "aws"]),
+            st.sampled_from([None, "eu", "cn-north-1"]),
+            st.sampled_from(["203.0.113.1", "198.51.100.1", "2001:db8::1"]),
+        ),
+        max_size=30,
+    )
+)
+def test_columns_say_what_single_networks_are_judged_as(rows: list[tuple[Any, ...]]) -> None:
+    """However rows are put together, each has the answer that its network alone is judged to have."""
+    with TemporaryDirectory() as folder:
+        enricher = built(
+            Path(folder),
+            Override(network="203.0.113.0/24", owner="guess"),
+            Override(network="2001:db8::/32", provider="north-cloud"),
+        )
+    overrides = {"203.0.113.1": enricher._overrides[0], "2001:db8::1": enricher._overrides[1]}
+    names = ("remote_asn", "remote_asn_witness", "remote_cloud", "remote_cloud_region", "remote_address")
+    expected = []
+    for asn, second, cloud, region, address in rows:
+        fact, worth = owner.judged(
+            enricher._ownership,
+            asn=asn,
+            witness_asn=second,
+            cloud=cloud,
+            region=region,
+            override=overrides.get(address),
+            today=date(2026, 11, 21),
+        )
+        expected.append((fact.provider or None, fact.owner_id or None, fact.owner_country, worth.value))
+    assert says(enricher, *(dict(zip(names, row, strict=True)) for row in rows)) == expected

@@ -19,7 +19,8 @@ from agent.core.finding import OwnerFact
 from agent.policy.load import load
 from agent.policy.match import Match, in_networks, matches, restricts
 from agent.policy.model import DestinationSet, Override
-from agent.policy.ownership import Ownership, is_stale, page
+from agent.policy.ownership import Ownership, is_stale
+from agent.policy.ownership_page import page
 
 TODAY = date(2026, 11, 21)
 TABLE = Ownership.load()

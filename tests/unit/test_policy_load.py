@@ -75,7 +75,7 @@ def test_whole_policy(tmp_path: Path) -> None:
     assert policy.overrides == (
         Override(network=ip_network("203.0.113.0/25"), owner_country="CN", source="contract"),
     )
-    assert (policy.awake, {p.pack for p in policy.packs}) == (("operator",), {"operator", "us-dsp"})
+    assert policy.awake == ("operator",)
 
 
 def test_version_is_of_everything_read(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_attested_pack_is_awake(tmp_path: Path) -> None:
     asleep, awake = policy_of(tmp_path, rule), policy_of(tmp_path, attested)
     early = policy_of(tmp_path, attested, today=date(2025, 4, 7))
     assert [p.awake for p in (asleep, awake, early)] == [("operator",), ("operator", "us-dsp"), ("operator",)]
-    assert [(p, r.over, r.severity) for p, r in awake.rules if p == "us-dsp"] == [
+    assert [(p, r.over, r.severity) for p, r in awake.rules if r.id == "us-dsp-octet-floor"] == [
         ("us-dsp", 2 * 10**8, Severity.MEDIUM)
     ]
     assert (asleep.destination("us-dsp-countries"), bool(awake.destination("us-dsp-countries"))) == (
@@ -254,19 +254,23 @@ def test_rule_on_a_set_of_a_pack_asleep(tmp_path: Path) -> None:
     )
 
 
-def test_historic_pack_attested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_historic_pack_attested(tmp_path: Path) -> None:
     """A historic pack binds nobody now: attesting it is a fault."""
-    from agent.policy import load as module
-    from agent.policy.model import PackState
+    (said,) = faults_of(tmp_path, "attestations: [{pack: de-9b, entity: X, by: Y, on: 2026-01-01}]\n")
+    assert said == "0.yaml:1: pack `de-9b` is historic and binds nobody now (remove the attestation)"
 
-    shipped = module.shipped_packs()
-    old = tuple(
-        (d, p.model_copy(update={"state": PackState.HISTORIC}) if p.pack == "us-dsp" else p)
-        for d, p in shipped
+
+def test_attested_with_a_word_that_is_not_asked(tmp_path: Path) -> None:
+    """A word that the pack does not ask about an entity, and one entity attested twice, are faults."""
+    text = (
+        "attestations:\n"
+        "  - {pack: au-soci, entity: X, by: Y, on: 2026-01-01, words: [part_2b]}\n"
+        "  - {pack: au-soci, entity: X, by: Z, on: 2026-01-02}\n"
     )
-    monkeypatch.setattr(module, "shipped_packs", lambda: old)
-    (said,) = faults_of(tmp_path, "attestations: [{pack: us-dsp, entity: X, by: Y, on: 2026-01-01}]\n")
-    assert said == "0.yaml:1: pack `us-dsp` is historic and binds nobody now (remove the attestation)"
+    assert faults_of(tmp_path, text) == [
+        "0.yaml:2: `part_2b` is none of the pack's words (did you mean `part_2b_applies`?)",
+        "0.yaml:3: `X` is attested for `au-soci` twice, first at 0.yaml:2 (keep one of them)",
+    ]
 
 
 def test_overrides_in_csv(tmp_path: Path) -> None:
