@@ -43,6 +43,9 @@ demo: $(READY) ## move real data between network namespaces and watch it end in 
 bench: $(READY_DEV) ## every benchmark beside its peers; writes docs/performance.md
 	@$(BIN)/python -m tests.bench
 
+bench-peers: $(READY_DEV) ## fetch Quix Streams and Spark for `python -m tests.bench fleet rows` (0.6 GB, in .cache/peers)
+	@$(BIN)/python -m tests.bench.streaming
+
 bench-capture: $(READY_DEV) ## what live capture counts and costs, written into docs/capture-accuracy.md (root, about 40 minutes)
 	@$(SUDO) $(CURDIR)/$(BIN)/python -m tests.bench.bench_capture
 	@$(SUDO) $(CURDIR)/$(BIN)/python -m tests.bench.bench_overhead
@@ -79,4 +82,4 @@ wheel: $(READY_DEV) ## build the wheel into dist/
 tidy: ## remove what was made here
 	@rm -rf $(VENV) build dist collectors/bpf/lib .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-.PHONY: help setup run test check demo bench bench-capture soak kafka-up kafka-down fault docs lock bpf libbpf wheel tidy
+.PHONY: help setup run test check demo bench bench-peers bench-capture soak kafka-up kafka-down fault docs lock bpf libbpf wheel tidy

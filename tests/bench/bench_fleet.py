@@ -1,7 +1,8 @@
 """What one detector takes on one core: messages of 1,000 rows beside a JSON object for each row, and a whole fleet.
 
     python -m tests.bench fleet                       # both; the fleet: 10,000 hosts, half a minute
-    python -m tests.bench fleet rows                  # the first alone
+    python -m tests.bench fleet rows                  # the first alone; `make bench-peers` before it for all peers
+    python -m tests.bench fleet rows MESSAGES RECORDS # smaller, to see that it works: printed, not put into the page
     python -m tests.bench fleet drain HOSTS MINUTES   # the second alone; 10000 20 is the whole
 
 A topic of a real broker is filled by the simulation, then read to its end by the program as `sekisho detect` runs it: from
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -33,8 +33,8 @@ from agent.simulation.plan import Asked, Plan
 from tests.bench import thousand
 from tests.bench.measure import REPEATS, once
 from tests.bench.page import SCALING, Bar, Report
+from tests.bench.streaming import QUIX, SPARK
 from tests.tools.brokers import Cluster, cluster
-from tests.tools.places import ROOT
 
 HOSTS, MINUTES, RATE = 10_000, 0.5, 50
 HANDED = 1.32
@@ -42,12 +42,13 @@ HANDED = 1.32
 MESSAGES = 4_000
 PEER_ROWS = 300_000
 _JSON = "a JSON object for each row (orjson), dicts for four windows; checks no signature, keeps nothing"
-QUIX = os.environ.get("TESTS_QUIX", "")
-"""An interpreter that has quixstreams: it needs other versions than ours, so it has a place of its own."""
+STREAMING = {peer.name: peer for peer in (QUIX, SPARK)}
+_WINDOW = "a JSON object for each row, one window of five minutes by agent over rows of stores"
 PEERS = {
     "dicts": f"{_JSON}; kafka-python, as ours",
     "dicts-c": f"{_JSON}; confluent-kafka, a client in C",
-    "quix": "Quix Streams, a JSON object for each row, one window of five minutes by agent over rows of stores",
+    "quix": f"Quix Streams, {_WINDOW}",
+    "spark": f"Spark Structured Streaming, local[1], {_WINDOW}; three fields of each object taken out, one micro-batch, default state store",
 }
 THOUSAND, PLAIN, FLEET = "simulated.thousand", "simulated.plain", "simulated.fleet"
 
@@ -69,23 +70,25 @@ class Filled:
 def main(arguments: Sequence[str]) -> bool:
     """Measure, print, write the page. Returns whether a bar was not met."""
     part, *sizes = arguments or ("",)
-    hosts, minutes = (int(sizes[0]), float(sizes[1])) if sizes else (HOSTS, MINUTES)
     below = False
     with tempfile.TemporaryDirectory(prefix="bench-") as name, cluster() as broker:
         folder = Path(name)
         kafka = Connection(servers=tuple(broker.bootstrap))
         topics.ready(kafka, "sekisho.dead.v1", 1, mixed=True)
         if part in ("", "rows"):
-            below |= _per_row(kafka, broker, folder)
+            messages, records = map(int, sizes or (MESSAGES, PEER_ROWS))
+            below |= _per_row(kafka, broker, folder, messages, records)
         if part in ("", "drain"):
+            hosts, minutes = (int(sizes[0]), float(sizes[1])) if sizes else (HOSTS, MINUTES)
             below |= _of_fleet(kafka, broker, folder, hosts, minutes)
     return below
 
 
-def _per_row(kafka: Connection, broker: Cluster, folder: Path) -> bool:
-    filled = _fill_thousand(kafka, broker)
-    peers = _fill_plain(kafka) if importlib.util.find_spec("confluent_kafka") else None
-    wanted = [name for name in PEERS if name != "quix" or QUIX] if peers else []
+def _per_row(kafka: Connection, broker: Cluster, folder: Path, messages: int, records: int) -> bool:
+    filled = _fill_thousand(kafka, broker, messages)
+    peers = _fill_plain(kafka, messages, records) if importlib.util.find_spec("confluent_kafka") else None
+    away = [name for name, peer in STREAMING.items() if peer.python is None]
+    wanted = [name for name in PEERS if name not in away] if peers else []
     took: dict[str, list[dict[str, Any]]] = {"ours": [], **{name: [] for name in PEERS}}
     for turn in range(REPEATS):
         took["ours"].append(_drain(folder / f"thousand-{turn}", broker, THOUSAND, filled))
@@ -108,9 +111,18 @@ def _per_row(kafka: Connection, broker: Cluster, folder: Path) -> bool:
         bars.append(Bar("beside a JSON object for each row, with the same client", 5.0, times))
     title = (
         f"{filled.messages:,} messages of 1,000 rows of {thousand.HOSTS} hosts, one in fifty with a store; "
-        f"{filled.octets / filled.rows:.1f} octets a row in the topic; {REPEATS} runs in turns; ledger exact"
+        f"{filled.octets / filled.rows:.1f} octets a row in the topic; peers {records:,} records of the same rows; {REPEATS} runs in turns; ledger exact"
     )
-    report = Report("fleet-rows", title, table, bars, page=SCALING)
+    notes = [f"{', '.join(away)}: not at hand, `make bench-peers` fetches them"] if peers and away else []
+    report = Report(
+        "fleet-rows",
+        title,
+        table,
+        bars,
+        notes,
+        partial=messages < MESSAGES or records < PEER_ROWS,
+        page=SCALING,
+    )
     report.publish()
     return not all(bar.is_met for bar in bars if not bar.what.startswith("goal"))
 
@@ -154,21 +166,21 @@ def _of_fleet(kafka: Connection, broker: Cluster, folder: Path, hosts: int, minu
     return not all(bar.is_met for bar in bars)
 
 
-def _fill_thousand(kafka: Connection, broker: Cluster) -> Filled:
-    plan = thousand.plan(MESSAGES)
+def _fill_thousand(kafka: Connection, broker: Cluster, messages: int) -> Filled:
+    plan = thousand.plan(messages)
     fleet = Fleet(plan, _version(plan))
     out, octets = _into(kafka, THOUSAND), 0
     begun = time.process_time()
-    for batch in thousand.batches(fleet, MESSAGES):
+    for batch in thousand.batches(fleet, messages):
         octets += int(batch["content_octets_out"][batch["store"] >= 0].sum())
         out.put(thousand.sealed(fleet, batch))
     out.close()
     taken = time.process_time() - begun
     stored = _stored(broker, THOUSAND)
-    return Filled(MESSAGES, MESSAGES * thousand.ROWS, octets, stored, plan.policy(), taken)
+    return Filled(messages, messages * thousand.ROWS, octets, stored, plan.policy(), taken)
 
 
-def _fill_plain(kafka: Connection) -> Filled:
+def _fill_plain(kafka: Connection, messages: int, records: int) -> Filled:
     """The same rows as JSON objects, each a record."""
     import orjson
     from confluent_kafka import Producer
@@ -177,10 +189,10 @@ def _fill_plain(kafka: Connection) -> Filled:
     producer = Producer(
         {"bootstrap.servers": kafka.servers[0], "compression.type": "zstd", "linger.ms": 50, "acks": "all"}
     )
-    plan = thousand.plan(MESSAGES)
+    plan = thousand.plan(messages)
     rows = octets = 0
     # All hosts, and so one row in fifty of a store, within a step.
-    for batch in thousand.batches(Fleet(plan), PEER_ROWS // thousand.ROWS):
+    for batch in thousand.batches(Fleet(plan), records // thousand.ROWS):
         for row in batch.rows():
             rows += 1
             octets += row["content_octets_out"] if row["store"] else 0
@@ -247,8 +259,8 @@ def _peer(name: str, folder: Path, broker: Cluster, filled: Filled | None) -> di
 def _once(side: str, folder: Path, broker: Cluster, topic: str, count: int) -> dict[str, Any]:
     where = [broker.bootstrap[0], topic, str(count)]
     line = [sys.executable, "-m", "tests.bench.drain", side, str(folder), *where]
-    if side == "quix":
-        line = [QUIX, str(ROOT / "tests/bench/quix.py"), *where]
+    if side in STREAMING:
+        line = [*STREAMING[side].command, *where]
     used = once(line, folder)
     told: dict[str, Any] = json.loads(used.out.rpartition("RESULT ")[2].splitlines()[0])
     told["anonymous_mib"] = used.anonymous_mib
@@ -264,4 +276,10 @@ def _rate(runs: Sequence[dict[str, Any]]) -> float:
 def _said(runs: Sequence[dict[str, Any]]) -> str:
     most = max(run["anonymous_mib"] for run in runs)
     start_s = statistics.median(run["start_s"] for run in runs)
-    return f"{most:.0f} MiB at most; start {start_s:.1f} s CPU, not counted"
+    version = f"{runs[0]['version']}; " if "version" in runs[0] else ""
+    warming = [run["warming_s"] for run in runs if "warming_s" in run]
+    apart = f"start {start_s:.1f} s CPU"
+    if warming:
+        alone_s = statistics.median(run["alone_s"] for run in runs)
+        apart += f", {statistics.median(warming):.1f} s of readings that warm it, {alone_s:.1f} s of a query over a dozen rows"
+    return f"{version}{most:.0f} MiB at most; {apart}, not counted"

@@ -14,7 +14,7 @@ import uuid
 
 def main(server: str, topic: str, records: int) -> None:
     """Read so many records; one line of JSON with the CPU that took."""
-    from quixstreams import Application
+    from quixstreams import Application, __version__
 
     held = {"rows": 0, "ledger": 0}
 
@@ -44,7 +44,7 @@ def main(server: str, topic: str, records: int) -> None:
             "wall_s": time.monotonic() - wall_s,
             "start_s": start_s,
         }
-    print("RESULT " + json.dumps({**taken, **held}))
+    print("RESULT " + json.dumps({**taken, **held, "version": __version__}))
 
 
 if __name__ == "__main__":

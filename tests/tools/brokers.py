@@ -26,6 +26,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from tests.tools import maven
 from tests.tools.netns import Namespace
 from tests.tools.places import ROOT
 
@@ -50,34 +51,7 @@ appender.stdout.layout.pattern = %d %p %m (%c)%n
 def fetched() -> Path:
     """The folder with Kafka's jars, fetched once. Raises ``RuntimeError`` with what is missing."""
     cache = Path(os.environ.get("TESTS_KAFKA", ROOT / ".cache" / "kafka"))
-    libraries = cache / VERSION
-    if (libraries / ".whole").exists():
-        return libraries
-    for program, package in (("java", "default-jre-headless"), ("mvn", "maven")):
-        if shutil.which(program) is None:
-            raise RuntimeError(f"{program} is not installed; Debian: apt-get install {package}")
-    shutil.rmtree(libraries, ignore_errors=True)
-    libraries.mkdir(parents=True)
-    with tempfile.TemporaryDirectory() as work:
-        (Path(work) / "pom.xml").write_text(_pom())
-        done = subprocess.run(
-            [
-                "mvn",
-                "-q",
-                "-B",
-                "dependency:copy-dependencies",
-                f"-DoutputDirectory={libraries}",
-                "-DincludeScope=runtime",
-            ],
-            cwd=work,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if done.returncode:
-        raise RuntimeError(f"Maven could not fetch Kafka {VERSION}: {done.stdout.strip()[-2000:]}")
-    (libraries / ".whole").touch()
-    return libraries
+    return maven.fetched(_ARTIFACTS, cache / VERSION)
 
 
 class Broker:
@@ -281,17 +255,6 @@ def _free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [int(each.getsockname()[1]) for each in sockets]
-
-
-def _pom() -> str:
-    wanted = "".join(
-        f"<dependency><groupId>{group}</groupId><artifactId>{name}</artifactId><version>{version}</version></dependency>"
-        for group, name, version in _ARTIFACTS
-    )
-    return (
-        "<project><modelVersion>4.0.0</modelVersion><groupId>sekisho</groupId><artifactId>broker</artifactId>"
-        f"<version>1</version><dependencies>{wanted}</dependencies></project>"
-    )
 
 
 def main(arguments: Sequence[str]) -> None:
