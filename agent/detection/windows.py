@@ -299,7 +299,9 @@ class Ring:
         gone = [b for b in self._counted if b < low]
         if gone:
             self._counted.difference_update(gone)
-            pieces = [piece for bucket in gone for piece in self._buckets[bucket].pieces()]
+            # A bucket of rows that sent nothing has none once it was looked at.
+            none = (np.zeros(0, np.int32), np.zeros(0, np.int64))
+            pieces = [none, *(piece for bucket in gone for piece in self._buckets[bucket].pieces())]
             paths, amounts = (np.concatenate(column) for column in zip(*pieces, strict=True))
             for group, bound in self.bounds.items():
                 pairs = pair_of if group == PAIR else (others or {})[group]

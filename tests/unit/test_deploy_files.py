@@ -27,7 +27,7 @@ PAGE = (ROOT / "docs" / "deploy.md").read_text()
 COMPOSED: dict[str, Any] = yaml.safe_load((COMPOSE / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSED["services"]
 OURS = [name for name in SERVICES if name not in ("kafka", "postgres")]
-UNITS = {"detect": "detector", "archive": "archiver"}
+UNITS = {"detect": "detector", "archive": "archiver", "republish": "republisher"}
 
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="needs systemd-analyze (apt-get install systemd)"

@@ -251,3 +251,13 @@ def test_an_empty_decade_costs_nothing():
         detector.window_sum("default", "ehr", "as:64500", "30d", rows[-1].end_ns // WINDOWS["30d"].grain_ns)
         == MB
     )
+
+
+def test_a_bucket_of_rows_that_sent_nothing_is_let_go_like_any_other():
+    """Acknowledgements alone hold no octets of content: a bucket of many of them has no cells in the end."""
+    ring = Ring(WINDOWS["5m"])
+    for _ in range(50):
+        ring.add(Parts.of(np.array([7]), np.array([0]), np.array([0])))
+    ring.retire(7, np.zeros(1, np.int64))
+    ring.retire(7 + 3 * WINDOWS["5m"].n, np.zeros(1, np.int64))
+    assert (ring.series(np.ones(1, bool)), ring.bound[0]) == ({}, 0)
