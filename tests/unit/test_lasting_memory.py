@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from agent.core.process import give_back, program_version
-from collectors.bpf import epochs
+from collectors.bpf import epochs, libbpf
 from collectors.bpf.layout import KEY, VALUE
 
 ROWS = 5
@@ -40,11 +40,11 @@ def test_a_reading_holds_no_more_than_its_rows(monkeypatch: pytest.MonkeyPatch) 
         ctypes.c_uint32.from_address(count).value = ROWS
         raise OSError(errno.ENOENT, "that was the last one")
 
-    monkeypatch.setattr(epochs.libbpf, "call", some_rows)
+    monkeypatch.setattr(libbpf, "call", some_rows)
     reader = object.__new__(epochs.Epochs)
     reader.entries, reader._token = 131_072, np.zeros(8, np.uint8)
     keys, values = reader._rows(3)
-    assert (keys.base, values.base) == (None, None)
+    assert keys.base is None and values.base is None
     assert keys.tobytes() == b"\1" * ROWS * KEY.itemsize
     assert values.tobytes() == b"\2" * ROWS * VALUE.itemsize
 
