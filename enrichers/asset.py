@@ -130,8 +130,7 @@ class Asset:
         places = self._index.places
         elsewhere: set[PlaceKey] = set()
         if places.networks:
-            for high, low in np.unique(batch["local_address"], axis=0).tolist():
-                elsewhere.update(places.at_address(high << 64 | low))
+            elsewhere.update(places.at_addresses(batch["local_address"]))
         for pod in batch.text("pod").values:
             elsewhere.update(places.at_pod(pod))
         return (self._index.stores[n] for n in sorted(found | self._index.numbers(elsewhere)))

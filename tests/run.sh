@@ -48,7 +48,7 @@ rm -rf build dist
 python -m build --wheel --no-isolation -o dist . >/dev/null
 pip install -q --disable-pip-version-check --no-deps --target build/wheel dist/*.whl
 mkdir -p build/test
-cp -r tests deploy docs *.md LICENSE pyproject.toml requirements*.txt build/test/
+cp -r tests deploy docs *.md LICENSE Makefile pyproject.toml requirements*.txt build/test/
 python - build/wheel <<'PY'
 import pathlib, sys
 wheel = pathlib.Path(sys.argv[1])

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Final
 
-from agent.core.address import V4_PREFIX
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.core.address import Addresses, is_v4
+from agent.core.grouping import distinct
 from agent.policy.recognition import Recognition
 from agent.policy.registers import Category, Store
 
 PlaceKey = tuple[str, Any]
+_V4: Final = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True)
@@ -71,14 +77,32 @@ class Places:
             if pod.endswith("*"):
                 yield "pods within", pod[:-1]
 
-    def at_address(self, address: int) -> Iterator[PlaceKey]:
-        """Keys under which places are kept that hold an address: its 128 bits, IPv4 v4-mapped."""
-        versions = [(6, address)]
-        if address >> 32 == V4_PREFIX >> 32:
-            versions.append((4, address & 0xFFFF_FFFF))
-        for version, number in versions:
-            for around in self._around(version, 32 if version == 4 else 128, number):
-                yield "network", around
+    def at_addresses(self, addresses: Addresses) -> Iterator[PlaceKey]:
+        """Keys under which places are kept that hold any of some addresses, shape (n, 2); IPv4 v4-mapped."""
+        high, low = addresses[:, 0], addresses[:, 1]
+        v4 = low[is_v4(addresses)] & np.uint64(_V4)
+        for version, length in self.lengths:
+            firsts = self._firsts[version, length]
+            if version == 4:
+                for first in _among(v4 & _mask(length, 32), firsts):
+                    yield "network", (4, length, first)
+            elif length <= 64:
+                for first in _among(high & _mask(length, 64), firsts):
+                    yield "network", (6, length, first << 64)
+            else:
+                masked = addresses[np.isin(high, firsts)]
+                masked[:, 1] &= _mask(length - 64, 64)
+                for upper, lower in np.unique(masked, axis=0).tolist():
+                    if (key := (6, length, upper << 64 | lower)) in self.networks:
+                        yield "network", key
+
+    @cached_property
+    def _firsts(self) -> dict[tuple[int, int], NDArray[np.uint64]]:
+        """By version and length: the first addresses of networks, sorted; of IPv6 their upper halves."""
+        found: dict[tuple[int, int], set[int]] = {lengths: set() for lengths in self.lengths}
+        for version, length, first in self.networks:
+            found[version, length].add(first if version == 4 else first >> 64)
+        return {lengths: np.array(sorted(firsts), np.uint64) for lengths, firsts in found.items()}
 
     def at_pod(self, pod: str) -> Iterator[PlaceKey]:
         """Keys under which places are kept that hold a pod."""
@@ -99,6 +123,19 @@ class Places:
         for length in range(min(len(name), self.longest) + 1):
             if name[:length] in self.beginnings:
                 yield name[:length]
+
+
+def _mask(length: int, bits: int) -> np.uint64:
+    """The upper ``length`` of so many bits."""
+    return np.uint64((1 << bits) - (1 << (bits - length)))
+
+
+def _among(values: NDArray[np.uint64], sorted_ones: NDArray[np.uint64]) -> list[int]:
+    """Those that stand among the sorted ones, each once."""
+    once = distinct(values)
+    at = np.minimum(np.searchsorted(sorted_ones, once), len(sorted_ones) - 1)
+    found: list[int] = once[sorted_ones[at] == once].tolist()
+    return found
 
 
 class StoreIndex:

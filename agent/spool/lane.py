@@ -74,6 +74,8 @@ class Lane:
         self._writer: SegmentWriter | None = None
         self._reader: SegmentReader | None = None
         self._flights: deque[_Flight] = deque()
+        self._answered: set[int] = set()
+        """Numbers that were acknowledged and then rewound, because an earlier one was not."""
         self._done = _Place()
         self._segments: list[Segment] = []
         self._next, self._end = 1, Tally()
@@ -135,7 +137,11 @@ class Lane:
                 at = self._read
                 at.offset, at.tally = record.next_offset, at.tally + Tally(1, record.amounts)
                 behind = _Place(at.segment, at.offset, at.tally)
-                self._flights.append(_Flight(record.number, Tally(1, record.amounts), behind, done=False))
+                done = record.number in self._answered
+                self._flights.append(_Flight(record.number, Tally(1, record.amounts), behind, done=done))
+                if done:
+                    self._answered.remove(record.number)
+                    continue
                 out.append(Record(self._lane, record.number, record.amounts, record.body))
                 octets += len(record.body)
                 if octets >= most_octets:
@@ -162,7 +168,8 @@ class Lane:
         return left
 
     def rewind(self) -> None:
-        """Take again everything that was not acknowledged."""
+        """Take again everything that was not acknowledged, and nothing else."""
+        self._answered.update(f.number for f in self._flights if f.done and f.number >= 0)
         self._flights.clear()
         self._shut_reader()
         self._read = self._start()

@@ -71,7 +71,6 @@ def test_a_port_that_another_has_is_named(folder: Path) -> None:
     assert not folder.exists()
 
 
-@pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="beside the checkout's Makefile only")
 def test_make_calls_it(port: int) -> None:
     """What make would run is this program with this port."""
     for what, more in (("up", f" --port {port}"), ("down", "")):

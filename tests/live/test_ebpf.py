@@ -333,7 +333,7 @@ def test_exchanging_maps_under_load_loses_nothing(
     two: Pair, here: Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With an exchange every 10 ms under full load, every packet is in exactly one row."""
-    monkeypatch.setattr("collectors.ebpf.SECOND_NS", 10_000_000)
+    monkeypatch.setattr("collectors.bpf.kept.SECOND_NS", 10_000_000)
     monkeypatch.setattr("collectors.bpf.counting._TICK_S", 0.01)
     with capturing(here) as capture:
         here.run(FAN, PEER4, 200_000, 500)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -29,13 +30,19 @@ TEXTS = (
     "agent/sample/*.yaml",
     "tests/golden/*.txt",
 )
+PROGRAM = Path(str(files("agent"))).parent
+"""Where the program that is tested lies: this tree, or the wheel."""
+
+
+def found(pattern: str) -> list[Path]:
+    return sorted((PROGRAM if pattern.startswith("agent/") else ROOT).glob(pattern))
 
 
 def lines(*patterns: str) -> Iterator[tuple[str, str]]:
     for pattern in patterns:
-        for file in sorted(ROOT.glob(pattern)):
+        for file in found(pattern):
             for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-                yield f"{file.relative_to(ROOT)}:{number}", line
+                yield f"{file.name}:{number}", line
 
 
 def test_pages_make_no_claim() -> None:
@@ -50,7 +57,7 @@ def test_templates_phrases_and_packs_make_no_claim() -> None:
 
 def test_what_is_searched_is_there() -> None:
     """Every pattern finds files, so that a moved folder is not taken for one without claims."""
-    assert [pattern for pattern in (*PAGES, *TEXTS) if not list(ROOT.glob(pattern))] == []
+    assert [pattern for pattern in (*PAGES, *TEXTS) if not found(pattern)] == []
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import subprocess
 from datetime import date
@@ -12,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.core import address
+from agent.core.address import Network
 from agent.core.errors import PolicyError
 from agent.policy.load import load
-from agent.policy.meeting import StoreIndex
+from agent.policy.meeting import Places, StoreIndex
 from agent.policy.model import Attestation, Policy, Recognition, Rule, Store
 from agent.policy.overlaps import common_claim
 from agent.policy.repository import commit_of, marks
@@ -374,3 +377,36 @@ def test_settings_of_a_work_tree_start_nothing(tree: Path) -> None:
         load([tree], today=TODAY).commit == git(tree, "-c", "core.fsmonitor=false", "rev-parse", "HEAD")[:12]
     )
     assert not ran.exists()
+
+
+_LENGTHS = st.sampled_from([0, 8, 18, 31, 32])
+_NETWORKS = st.one_of(
+    st.builds(
+        lambda number, length: ipaddress.ip_network((number, length), strict=False),
+        st.integers(0, 2**32 - 1).map(ipaddress.IPv4Address),
+        _LENGTHS,
+    ),
+    st.builds(
+        lambda number, length: ipaddress.ip_network((number, length), strict=False),
+        st.integers(0, 2**128 - 1).map(ipaddress.IPv6Address),
+        st.sampled_from([0, 32, 63, 64, 65, 96, 127, 128]),
+    ),
+)
+
+
+@given(st.lists(_NETWORKS, min_size=1, max_size=8), st.data())
+def test_the_places_of_many_addresses_are_those_of_each(networks: list[Network], data: st.DataObject) -> None:
+    """Found by columns, a network is among the places exactly if one of the addresses lies in it."""
+    inside = [
+        data.draw(st.integers(int(n.network_address), int(n.broadcast_address)).map(type(n.network_address)))
+        for n in networks[::2]
+    ]
+    some = [*map(str, inside), "192.0.2.1", "2001:db8::1", "::ffff:198.51.100.7"]
+    addresses = address.parse(some)
+    places = Places.of([Recognition(addresses=tuple(networks))])
+    wanted = {
+        (n.version, n.prefixlen, int(n.network_address))
+        for n in networks
+        if bool(address.NetworkSet([n]).contains(addresses).any())
+    }
+    assert {key for _, key in places.at_addresses(addresses)} == wanted

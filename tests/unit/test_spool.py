@@ -126,6 +126,23 @@ def test_rewind_takes_again_what_is_not_acknowledged(folder: Path) -> None:
     spool.close()
 
 
+def test_what_was_acknowledged_out_of_turn_does_not_come_again(folder: Path) -> None:
+    """One record is refused while those behind it are taken: after the connection is made anew only it comes again."""
+    spool = Spool(folder, ROOMY)
+    for i in range(4):
+        spool.append(1, amounts(i), body(i))
+    first, second, third, _ = spool.take(1, 10_000)
+    left = [spool.acknowledge(first), spool.acknowledge(third)]
+    for _ in range(2):
+        spool.rewind()
+        again = spool.take(1, 10_000)
+        assert [which(r.body) for r in again] == [1, 3]
+    left += [spool.acknowledge(record) for record in again]
+    assert left == [Tally(1, amounts(0)), Tally(), Tally(2, amounts(1) + amounts(2)), Tally(1, amounts(3))]
+    assert (spool.waiting(), second.number) == (Tally(), 1)
+    spool.close()
+
+
 def test_take_gives_no_more_than_asked_for(folder: Path) -> None:
     """Memory is bounded by what the taker asks for, never by what waits."""
     spool = Spool(folder, ROOMY)
@@ -353,6 +370,8 @@ class Life(RuleBasedStateMachine):
         self.out: dict[int, list[tuple[int, object]]] = {0: [], 1: []}
         self.seen: set[int] = set()
         """Acknowledged in any run."""
+        self.done: set[int] = set()
+        """Acknowledged in this run: they never come again."""
         self.gone = Tally()
         """Dropped in earlier runs."""
         self.acked = Tally()
@@ -379,6 +398,7 @@ class Life(RuleBasedStateMachine):
     @rule(lane=st.sampled_from(LANES), octets=st.integers(1, 60_000))
     def take(self, lane: int, octets: int) -> None:
         for record in self.spool.take(lane, octets):
+            assert which(record.body) not in self.done
             self.out[lane].append((which(record.body), record))
 
     @precondition(lambda self: self.out[0] or self.out[1])
@@ -389,6 +409,7 @@ class Life(RuleBasedStateMachine):
         number, record = self.out[lane].pop(at)
         self.acked += self.spool.acknowledge(record)  # type: ignore[arg-type]
         self.seen.add(number)
+        self.done.add(number)
 
     @rule()
     def note(self) -> None:
@@ -418,6 +439,7 @@ class Life(RuleBasedStateMachine):
 
     def _new_run(self, inherited: Tally) -> None:
         self.out = {0: [], 1: []}
+        self.done.clear()
         self.before, self.acked = inherited, Tally()
         self.start = self.next
 

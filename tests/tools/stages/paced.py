@@ -73,7 +73,9 @@ class Paced:
         self._next = int(begun.read_text()) if begun.exists() else 0
 
     def _step(self, plan: Plan, stop: threading.Event) -> Iterator[FlowBatch]:
-        (self._folder / "begun").write_text(str(self._next + 1))
+        temporary = self._folder / ".begun"
+        temporary.write_text(str(self._next + 1))  # whole or not at all: a kill may come here
+        temporary.replace(self._folder / "begun")
         batch = self._counted(plan, "")
         yield batch
 
