@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Final, Protocol, get_args, runtime_checkable
 
 from agent.config import Settings
@@ -14,6 +13,7 @@ from agent.core.clock import SECOND_NS, Clock
 from agent.core.decision import Decision
 from agent.core.finding import NoticeKind
 from agent.core.message import Reason
+from agent.core.process import program_version
 from agent.metrics import Histogram, Reading, Role
 from agent.runtime import Runtime
 from agent.seal import STOPPED
@@ -202,7 +202,7 @@ def of_copier(role: type[CopyRuntime], run: CopyRuntime | None) -> Reading:
 
 def _begun(role: Role) -> Reading:
     reading = Reading(role)
-    reading.put("build_info", 1, version("sekisho"), role)
+    reading.put("build_info", 1, program_version(), role)
     return reading
 
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -28,7 +27,7 @@ from agent.core.decision import Decision
 from agent.core.errors import SekishoError, SinkError
 from agent.core.finding import Destination, Event, Severity
 from agent.core.flow import BatchHeader, FlowBatch
-from agent.core.process import give_back, settled
+from agent.core.process import give_back, program_version, settled
 from agent.core.stages import Carrier, Collector, Context, Enricher, Keeping, Scoped, Sink, Witness
 from agent.deciding import LocalDecide
 from agent.detection.detector import Detector
@@ -270,7 +269,7 @@ class Runtime:
         for enricher in self.enrichers:
             versions |= enricher.versions()
         return {
-            "version": version("sekisho"),
+            "version": program_version(),
             "collectors": sorted(self.collectors),
             "versions": versions,
             "policy": self.policy.version,

@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-from typing import Final
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Final
 
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
@@ -67,10 +69,27 @@ def settled() -> None:
 
 def give_back() -> None:
     """Hand free memory back to the system (glibc only): what lasts for months is to be as large as it is, not as it was."""
+    if (trim := _trim()) is not None:
+        trim(0)
+
+
+@cache
+def _trim() -> Callable[[int], Any] | None:
+    """glibc's ``malloc_trim``, found once: each handle of a library is a class of its own, in a cycle with itself, which
+    stays until the next search for cycles."""
     import ctypes
 
     with contextlib.suppress(OSError, AttributeError):  # another C library has another way
-        ctypes.CDLL(None).malloc_trim(0)
+        return ctypes.CDLL(None).malloc_trim
+    return None
+
+
+@cache
+def program_version() -> str:
+    """The version that is installed, looked up once: that reads the names of all packages, and leaves cycles of them."""
+    from importlib.metadata import version
+
+    return version("sekisho")
 
 
 def let_go(descriptor: int) -> None:
