@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+
+from agent.policy import git
 
 CHANGED: Final = "+changed"
 """Ends a commit from which the files differ."""
 _DIGITS: Final = 12
 _PATIENCE_S: Final = 10
-_GIT: Final = ("git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "--no-optional-locks")
-"""The work tree's own settings must not name programs that git would run here."""
 
 
 def commit_of(paths: Sequence[Path], files: Sequence[Path] = ()) -> str:
@@ -59,20 +57,8 @@ def _is_of_policy(line: str) -> bool:
 
 def _asked(tree: Path, *words: str) -> str | None:
     """What git says; None if it cannot."""
-    plain = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
-    try:
-        done = subprocess.run(
-            [*_GIT, *_trusting(tree), "-C", str(tree), *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            stdin=subprocess.DEVNULL,
-            timeout=_PATIENCE_S,
-            env={**plain, "LC_ALL": "C"},
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.decode(errors="replace") if done.returncode == 0 else None
+    said = git.asked(tree, *_trusting(tree), *words, patience_s=_PATIENCE_S)
+    return None if said is None else said.decode(errors="replace")
 
 
 def _trusting(tree: Path) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,8 +10,8 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from agent.core.errors import Fault, PolicyError
+from agent.policy import git
 
-_GIT: Final = ("git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", "--no-optional-locks")
 _PATIENCE_S: Final = 30
 _ENDINGS: Final = (".yaml", ".yml", ".csv")
 
@@ -69,18 +67,4 @@ def _copied(tree: Path, revision: str, path: Path, folder: Path) -> Path | None:
 
 
 def _git(tree: Path, *words: str) -> bytes | None:
-    """What git says; None if it cannot."""
-    plain = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
-    try:
-        done = subprocess.run(
-            [*_GIT, "-C", str(tree), *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            stdin=subprocess.DEVNULL,
-            timeout=_PATIENCE_S,
-            env={**plain, "LC_ALL": "C"},
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
+    return git.asked(tree, *words, patience_s=_PATIENCE_S)

@@ -32,11 +32,9 @@ from agent.core.kafka import Connection, quiet
 from agent.core.message import HEADER_KEY, SIGNATURE_KEY, Message
 from agent.seal import MAX_AGE_NS, STORE_LANE
 from collectors.bpf.kept import NEAR_STORE_NS
-from tests.bench import crossings, hosted, marked
+from tests.bench import crossings, hosted
 from tests.bench.charged import Charged
 from tests.bench.page import SCALING, Bar, Report
-from tests.capture.leftovers import sweep
-from tests.capture.tiers import hindrance
 from tests.tools import netns, postgres, topics
 from tests.tools.brokers import cluster
 from tests.tools.fleet import Program
@@ -84,14 +82,8 @@ def main(arguments: Sequence[str] = ()) -> bool:
     """Measure, print, write the page. Returns whether a bar was not met."""
     count = int(arguments[0]) if arguments else CROSSINGS
     seconds = float(arguments[1]) if len(arguments) > 1 else SECONDS
-    if os.geteuid():
-        print("left out: it needs root, for it makes network namespaces")
+    if hosted.left_out():
         return False
-    if why := hindrance("ebpf"):
-        print(f"left out: no eBPF here ({why})")
-        return False
-    marked.end_in_order()
-    sweep()
     with tempfile.TemporaryDirectory(prefix="sekisho-alert-") as name:
         ways, missing = measure(Path(name), count, seconds)
     report = told(ways, missing, seconds, partial=count < CROSSINGS)

@@ -23,12 +23,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from tests.bench import hosted, marked
+from tests.bench import hosted
 from tests.bench.charged import Charged, Cpu
 from tests.bench.hosted import Memory, Recounted
 from tests.bench.page import SCALING, Bar, Report
-from tests.capture.leftovers import sweep
-from tests.capture.tiers import hindrance
 from tests.tools import netns, topics
 from tests.tools.brokers import Broker, cluster
 
@@ -91,14 +89,8 @@ class Soak:
 def main(arguments: Sequence[str] = ()) -> bool:
     """Measure, print, write the page. Returns whether a bar was not met."""
     minutes = float(arguments[0]) if arguments else MINUTES
-    if os.geteuid():
-        print("left out: it needs root, for it makes network namespaces")
+    if hosted.left_out():
         return False
-    if why := hindrance("ebpf"):
-        print(f"left out: no eBPF here ({why})")
-        return False
-    marked.end_in_order()
-    sweep()
     with tempfile.TemporaryDirectory(prefix="sekisho-soak-") as name:
         seen = soak(Path(name), minutes * 60)
     report = told(seen, partial=minutes < MINUTES)

@@ -23,6 +23,7 @@ if __package__ in (None, ""):
 
 from tests.bench import marked
 from tests.bench.charged import Charged
+from tests.bench.hosted import databases
 from tests.bench.loads import Loads, loads
 from tests.bench.rivals import Place
 from tests.capture.leftovers import sweep
@@ -84,7 +85,7 @@ def whole(two: Pair, folder: Path, core: int, load: Loads) -> Whole | None:
         return None
     state = folder / "state"
     state.mkdir()
-    tables = _databases(state)
+    tables = databases(state)
     with EBPF.around(), contextlib.closing(Charged("program")) as charged:
         settings = folder / "sekisho.yaml"
         settings.write_text(json.dumps(_settings(load)))
@@ -176,17 +177,6 @@ def _settings(load: Loads) -> dict[str, object]:
         "archive": True,
         "collectors": {"ebpf": {"cgroup": str(load.watched.folder), "pin_dir": pins}},
     }
-
-
-def _databases(state: Path) -> str:
-    """Lay the installed databases where the program looks, installing them once; what came of it."""
-    cache = ROOT / ".cache"
-    line = (sys.executable, "-m", "agent.cli", "--state-dir", str(cache), "db", "install", "--if-missing")
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode or not (cache / "databases").is_dir():
-        return "none, for they could not be installed"
-    (state / "databases").symlink_to(cache / "databases")
-    return "country and network"
 
 
 @contextlib.contextmanager

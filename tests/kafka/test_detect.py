@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kafka import KafkaAdminClient, KafkaConsumer
+from kafka import KafkaConsumer
 
 from agent.core.clock import MINUTE_NS, DataClock
 from agent.core.errors import StateError
@@ -24,7 +24,7 @@ from tests.tools.fleet import (
     FakeAgent,
     Program,
     Sender,
-    make_topics,
+    empty_topics,
     now_ns,
     settings_of,
     theft,
@@ -37,13 +37,7 @@ MB = 10**6
 
 @pytest.fixture
 def sender(broker: Cluster) -> Iterator[Sender]:
-    admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
-    old = set(admin.list_topics()) & {FLOWS, DEAD}
-    if old:
-        admin.delete_topics(sorted(old))
-        until(lambda: not set(admin.list_topics()) & {FLOWS, DEAD}, "end of the old topics")
-    admin.close()
-    make_topics(broker.bootstrap)
+    empty_topics(broker.bootstrap)
     made = Sender(broker.bootstrap)
     yield made
     made.close()

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kafka import KafkaAdminClient
 
 from agent.core.accounts import Amounts
 from agent.core.clock import MINUTE_NS, DataClock
@@ -15,12 +14,11 @@ from agent.receiving.refused import by_run
 from agent.store.state import State
 from tests.tools.brokers import Cluster
 from tests.tools.fleet import (
-    DEAD,
     FLOWS,
     FakeAgent,
     Program,
     Sender,
-    make_topics,
+    empty_topics,
     now_ns,
     settings_of,
     theft,
@@ -33,13 +31,7 @@ MB = 10**6
 
 @pytest.fixture
 def sender(broker: Cluster) -> Iterator[Sender]:
-    admin = KafkaAdminClient(bootstrap_servers=broker.bootstrap)
-    old = set(admin.list_topics()) & {FLOWS, DEAD}
-    if old:
-        admin.delete_topics(sorted(old))
-        until(lambda: not set(admin.list_topics()) & {FLOWS, DEAD}, "end of the old topics")
-    admin.close()
-    make_topics(broker.bootstrap, partitions=1)
+    empty_topics(broker.bootstrap, partitions=1)
     made = Sender(broker.bootstrap)
     yield made
     made.close()

@@ -93,6 +93,17 @@ def make_topics(bootstrap: list[str], partitions: int = 2, names: Iterable[str] 
     admin.close()
 
 
+def empty_topics(bootstrap: list[str], partitions: int = 2) -> None:
+    """The two topics with nothing in them, whatever an earlier test left there."""
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    old = set(admin.list_topics()) & {FLOWS, DEAD}
+    if old:
+        admin.delete_topics(sorted(old))
+        until(lambda: not set(admin.list_topics()) & {FLOWS, DEAD}, "end of the old topics")
+    admin.close()
+    make_topics(bootstrap, partitions)
+
+
 class Sender:
     """A plain producer."""
 
