@@ -152,6 +152,10 @@ class Sink(Protocol):
 class Carrier(Protocol):
     """Takes sealed messages to where they are kept for good. All but ``send``'s ``done`` runs in the caller's thread."""
 
+    @property
+    def longest_s(self) -> float:
+        """When an answer has not come after so long, none will."""
+
     def connect(self) -> None:
         """Be ready to send; nothing happens where it is. Blocks. Raises :class:`~agent.core.errors.SinkError`."""
 

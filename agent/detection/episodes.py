@@ -84,7 +84,6 @@ class Feed:
     own: Bools
     """By row: read by the rule and of the pair."""
     of_pair: Bools
-    late: Bools
     ends: Ints
     seen_ns: Ints
     """When each row counts as seen first: where the first of its octets counts."""
@@ -165,9 +164,13 @@ class Track:
             low = self.watch.window.low(self.at)
             self.sum += sum(added[b] for b in closed if b >= low)
             self.raised = min(closed) if self.raised is None else min(self.raised, *closed)
-        touched = [b for b in added if (self.at is None or b > self.at) and not self._covers(b)]
+        touched = [b for b in {self._counts_at(b) for b in added} if not self._covers(b)]
         if any(self.window_sum(b) > self.over for b in touched):
             self._open_on_arrival(feed, mine, added, (first_before, paths_before), emit)
+
+    def _counts_at(self, bucket: int) -> int:
+        """The first bucket not evaluated yet whose sum a bucket is part of, as long as the window reaches back to it."""
+        return bucket if self.at is None else max(bucket, self.at + 1)
 
     def _look_at_rows(self, feed: Feed, rows: slice) -> None:
         of_pair = feed.of_pair[rows]
@@ -186,10 +189,11 @@ class Track:
         """Find the row that passed the threshold first: add the rows again, one by one."""
         window, over = self.watch.window, self.over
         first_ns, paths = before[0], set(before[1])
-        if self.watch.is_tested and not self._can_pass_on_arrival(min(added), first_ns):
+        looked_at = {self._counts_at(b) for b in added}
+        if self.watch.is_tested and not self._can_pass_on_arrival(min(looked_at), first_ns):
             return
         then = {b: v - added.get(b, 0) for b, v in self.series.items()}
-        sums = {b: self.window_sum(b, then) for b in added}
+        sums = {b: self.window_sum(b, then) for b in looked_at}
         last_of_row = np.r_[cells.row[1:] != cells.row[:-1], True].tolist()
         whole = feed.of_pair.nonzero()[0]
         seen = 0
@@ -204,9 +208,8 @@ class Track:
                 first_ns = min(first_ns, int(feed.seen_ns[whole[seen]]))
                 seen += 1
             paths.add(int(feed.paths[row]))
-            if not ends_row or feed.late[row] or sums[bucket] <= over or self._covers(bucket):
-                continue
-            if (self.at is not None and bucket <= self.at) or self._reaches(bucket, then):
+            bucket = self._counts_at(bucket)
+            if not ends_row or sums[bucket] <= over or self._covers(bucket) or self._reaches(bucket, then):
                 continue
             is_first = first_ns >= self.watch.window.bounds(bucket)[0]
             if self.asked and not ("first_seen" in self.asked and is_first):

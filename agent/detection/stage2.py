@@ -239,7 +239,6 @@ class Stage2:
             ),
             own=of_pair & grown(self._cube.rule_reads[track.watch.index], self._cube.paths.count)[paths],
             of_pair=of_pair,
-            late=ends < before,
             ends=ends,
             seen_ns=seen_ns(step)[rows],
             paths=paths,
