@@ -36,7 +36,8 @@ from agent.store.sequences import Intervals, Stream
 from collectors.kafka import Reader, Record
 from sinks.dead_letters import DeadLetters
 
-POLL_RECORDS: Final = 500
+POLL_RECORDS: Final = 1_000
+"""Messages of one turn, where so many wait: of small ones a turn and its commit cost as much as many of them."""
 GATHER_OCTETS: Final = 64 * 2**20
 """Octets of messages that one commit takes, at most (and what one answer adds)."""
 WAIT_S: Final = 0.2
