@@ -53,6 +53,7 @@ TURN = st.tuples(
 
 @given(st.lists(TURN, max_size=40), st.booleans())
 @example([("a", [0], 0), ("b", [2], 0), ("a", [1], -1), ("b", [0], 61)], False)
+@example([("a", [1500], 0), ("b", [2000], 30), ("c", [0, 1200], 40)], False)
 def test_the_watermark_is_that_of_the_plain_rule(
     turns: list[tuple[str, list[int], int]], replay: bool
 ) -> None:
