@@ -17,7 +17,7 @@ from agent.core.errors import StateError
 from agent.core.flow import FlowBatch, Mark, Text, concat_text
 from agent.detection.keys import Bools, Ints
 from agent.detection.pack import pack, unpack
-from agent.detection.sources import SUSPECT_NS, Sources
+from agent.detection.sources import BEGINNING, SUSPECT_NS, Sources
 from agent.detection.windows import BASE_NS
 
 TEXTS: Final = (
@@ -39,6 +39,7 @@ NUMBERS: Final = ("remote_asn", "protocol", "local_port", "remote_port")
 AMOUNTS: Final = ("flows", "octets_out", "packets_out", "octets_in", "packets_in", "content_octets_out")
 LATEST_NS: Final = 2**62 - 1
 """In the year 2116."""
+_NO_ROWS: Final = np.zeros(0, np.intp)
 _OUTSIDE_RULES: Final = np.uint16(Mark.SELF | Mark.TRANSIT)
 
 
@@ -81,14 +82,16 @@ def admit(
     received = each[0] if len(set(each)) == 1 else np.repeat(np.array(each, np.int64), [*map(len, batches)])
     suspect = np.zeros(len(ends), bool) if replay else (ends > received + SUSPECT_NS) | marked
     ends = np.where(suspect, received, ends)
-    before, after = _observed(batches, each, ends, ~suspect, sources)
-    inside = [np.flatnonzero((b["store"] >= 0) & ((b["marks"] & _OUTSIDE_RULES) == 0)) for b in batches]
+    inside = [_of_stores(b) for b in batches]
     wanted = [
         rows[b.text("remote_scope").take(rows).where("external")] if len(rows) else rows
         for b, rows in zip(batches, inside, strict=True)
     ]
+    before, after = _observed(batches, each, ends, ~suspect, sources, [*map(len, wanted)])
     begins = np.cumsum([0, *map(len, batches)])[:-1].tolist()
-    read = np.concatenate([rows + begin for rows, begin in zip(wanted, begins, strict=True)])
+    read = np.concatenate(
+        [_NO_ROWS, *(rows + begin for rows, begin in zip(wanted, begins, strict=True) if len(rows))]
+    )
     parts = [(b, rows) for b, rows in zip(batches, wanted, strict=True) if len(rows)]
 
     def column(name: str) -> NDArray[Any]:
@@ -129,20 +132,42 @@ def admit(
     return step
 
 
+def _of_stores(batch: FlowBatch) -> Ints:
+    """Which rows are of a store and may be read."""
+    if not batch.text("store").values:
+        return _NO_ROWS
+    return np.flatnonzero((batch["store"] >= 0) & ((batch["marks"] & _OUTSIDE_RULES) == 0))
+
+
 def _observed(
-    batches: Sequence[FlowBatch], received: Sequence[int], ends: Ints, trusted: Bools, sources: Sources
+    batches: Sequence[FlowBatch],
+    received: Sequence[int],
+    ends: Ints,
+    trusted: Bools,
+    sources: Sources,
+    wanted: Sequence[int],
 ) -> tuple[Ints, int]:
-    """The watermark before each row and after the last; batches of one source and time that follow each other go as one."""
-    begins = np.cumsum([0, *map(len, batches)]).tolist()
-    before, after, first = [], 0, 0
+    """The watermark before each row and after the last; batches of one source and time that follow each other go as one.
+
+    ``wanted``: of how many rows of each batch the watermark is read. Where that is none, it is not told: most batches are
+    such ones, and are passed by.
+    """
+    lengths = [*map(len, batches)]
+    begins = np.cumsum([0, *lengths]).tolist()
+    moving = np.append(np.where(trusted, ends, BEGINNING), BEGINNING)
+    newest = np.maximum.reduceat(moving, begins[:-1]).tolist()
+    before, after, first = np.zeros(len(ends), np.int64), sources.watermark, 0
     whose = [(_source(b), at) for b, at in zip(batches, received, strict=True)]
     for i, (source, at) in enumerate(whose):
-        if i + 1 == len(whose) or whose[i + 1] != whose[i]:
-            rows = slice(begins[first], begins[i + 1])
-            marks, after = sources.observe(source, ends[rows], trusted[rows], at)
-            before.append(marks)
-            first = i + 1
-    return np.concatenate(before), after
+        if i + 1 < len(whose) and whose[i + 1] == whose[i]:
+            continue
+        rows = slice(begins[first], begins[i + 1])
+        if any(wanted[first : i + 1]) or not all(lengths[first : i + 1]):
+            before[rows], after = sources.observe(source, ends[rows], trusted[rows], at)
+        else:
+            after = sources.pass_by(source, int(moving[rows.start]), max(newest[first : i + 1]), at)
+        first = i + 1
+    return before, after
 
 
 def _source(batch: FlowBatch) -> str:

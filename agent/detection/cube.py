@@ -33,7 +33,7 @@ UNBOUNDED: Final = 2**31 - 1
 COLLAPSED: Final = -2
 """In place of an AS number past the limit."""
 NEVER_NS: Final = 2**62
-_PATH: Final = (
+PATH: Final = (
     "tenant",
     "store",
     "initiator",
@@ -50,6 +50,7 @@ _PATH: Final = (
     "override",
     "sets",
 )
+"""Columns of a path's key."""
 _NUMBERS: Final = frozenset(("shared", "estimated", "remote_asn", "sets"))
 _LOST_PAST_LIMIT: Final = ("remote_country", "remote_as_org", "location_confidence", "owner_confidence")
 SERVICE_PORTS: Final = 2**17
@@ -81,7 +82,7 @@ class Cube:
     book: Rulebook
     names: Names = field(default_factory=Names)
     pairs: Keys = field(default_factory=lambda: Keys(3, UNBOUNDED))
-    paths: Keys = field(default_factory=lambda: Keys(len(_PATH), PATHS))
+    paths: Keys = field(default_factory=lambda: Keys(len(PATH), PATHS))
     details: Keys = field(default_factory=lambda: Keys(_DETAIL, DETAILS))
     pair_of: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))
     """By path."""
@@ -168,7 +169,7 @@ class Cube:
         columns["override"] = self._overrides.values(step.arrays["remote"])
         service = self._service(step, columns["initiator"])
         columns["sets"] = self._sets(step, service)
-        path = self._paths([columns[name] for name in _PATH], step.arrays["end_ns"])
+        path = self._paths([columns[name] for name in PATH], step.arrays["end_ns"])
         if self.names.refused:
             self._count("texts_past_limit", self.names.refused)
             self.names.refused = 0
@@ -194,7 +195,7 @@ class Cube:
 
     def initiators(self, paths: Ints) -> Ints:
         """Codes of who opened the flows of some paths."""
-        codes: Ints = self.paths.columns[_PATH.index("initiator"), paths]
+        codes: Ints = self.paths.columns[PATH.index("initiator"), paths]
         return codes
 
     def left_on(self, paths: Iterable[int], ports: Sequence[int]) -> bool:
@@ -216,8 +217,8 @@ class Cube:
         ids = self.paths.ids(key)
         if len(full := np.flatnonzero(ids < 0)):
             self._count("rows_past_path_limit", len(full))
-            lost = {_PATH.index(name): NONE for name in _LOST_PAST_LIMIT} | {
-                _PATH.index("remote_asn"): COLLAPSED
+            lost = {PATH.index(name): NONE for name in _LOST_PAST_LIMIT} | {
+                PATH.index("remote_asn"): COLLAPSED
             }
             rest = [
                 np.full(len(full), lost[i], np.int64) if i in lost else column[full]
@@ -271,10 +272,10 @@ class Cube:
         address, and so the destination sets that name networks; how far to trust place and owner; sampling."""
         n = len(step.arrays["day"])
         nothing, zero = np.full(n, NONE, np.int64), np.zeros(n, np.int64)
-        columns = {name: zero if name in _NUMBERS else nothing for name in _PATH}
+        columns = {name: zero if name in _NUMBERS else nothing for name in PATH}
         columns |= {name: self.names.codes(step.text(name)) for name in step.meta["texts"]}
         columns["remote_asn"] = step.arrays["remote_asn"]
-        paths = self._paths([columns[name] for name in _PATH], (step.arrays["day"] + 1) * DAY_NS - 1)
+        paths = self._paths([columns[name] for name in PATH], (step.arrays["day"] + 1) * DAY_NS - 1)
         self.first_ns = grown(self.first_ns, self.pairs.count, NEVER_NS)
         for pairs in (self.pair_of, *self.groups.values()):
             np.minimum.at(self.first_ns, pairs[paths], step.arrays["day"] * DAY_NS)
@@ -319,7 +320,7 @@ class Cube:
 
     def fact(self, path: int) -> PathFact:
         """What a path stands for. Made anew each time: of most paths nobody asks twice."""
-        key = dict(zip(_PATH, self.paths.columns[:, path].tolist(), strict=True))
+        key = dict(zip(PATH, self.paths.columns[:, path].tolist(), strict=True))
         text = {name: self.names.text(code) for name, code in key.items() if name not in _NUMBERS}
         return PathFact(
             tenant=text["tenant"],
@@ -409,5 +410,5 @@ class Cube:
 
 def estimated_of(cube: Cube) -> NDArray[np.bool_]:
     """By path: whether its amounts are multiplied up from samples."""
-    column = cube.paths.columns[_PATH.index("estimated")]
+    column = cube.paths.columns[PATH.index("estimated")]
     return np.asarray(column[: cube.paths.count] > 0)
