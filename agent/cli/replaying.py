@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import tempfile
 import threading
 import time
 import uuid
@@ -60,12 +59,10 @@ class Replay:
         """Replay, print, and say how it went as an exit code."""
         loaded = self._settings()
         with ExitStack() as stack:
-            state_dir = self.state
-            if state_dir is None:
-                state_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sekisho-replay-")))
-            state_dir.mkdir(parents=True, exist_ok=True)
+            if self.state is not None:
+                self.state.mkdir(parents=True, exist_ok=True)
             with Bar(lambda: words(loaded.settings.language)("starting"), show=not self.quiet):
-                run = stack.enter_context(self._runtime(loaded, state_dir))
+                run = stack.enter_context(self._runtime(loaded))
             self._refuse_another_view(run)
             for case in run.state.cases.list_cases():
                 self.cases[case.id] = case
@@ -95,7 +92,7 @@ class Replay:
             sinks["archive"] = ArchiveSettings(directory=self.state / "archive")
         return replace(loaded, stages=replace(loaded.stages, sinks=sinks))
 
-    def _runtime(self, loaded: config.Loaded, state_dir: Path) -> Runtime:
+    def _runtime(self, loaded: config.Loaded) -> Runtime:
         sinks: dict[str, Sink] = {}
         if not self.as_json and not self.quiet:
             # What draws is loaded where something is drawn: it is a tenth of the start.
@@ -109,7 +106,8 @@ class Replay:
         settings = self._collector(loaded)
         run = Runtime(
             loaded,
-            state_path=state_dir / "state.db",
+            state_path=self.state / "state.db" if self.state is not None else None,
+            keeps=self.state is not None,
             run_id=self._run_id(loaded, settings),
             replay=True,
             comes_again=self.state is not None,
