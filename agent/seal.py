@@ -7,7 +7,8 @@ all else join. A batch is sealed at 1,000 rows, or 1 s (lane 1) and 10 s (lane 0
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,11 +113,8 @@ class Sealer:
         if self._count[lane]:
             self._since_ns[lane] = now_ns
         out = rows.take(slice(0, full)).compact()
-        for start in range(0, full, MAX_ROWS):
-            part = out.take(slice(start, min(start + MAX_ROWS, full)))
-            before = part.amounts()
-            part = join_rows(part) if lane == OTHER_LANE else part
-            self._accounts.seal(before, held_in=self._held_in)
+        for part in joined(out, MAX_ROWS) if lane == OTHER_LANE else _parts(out, range(0, full, MAX_ROWS)):
+            self._accounts.seal(part.amounts(), held_in=self._held_in)
             yield part.under(self._numbered(lane, rows.header))
 
     def _adapt(self, lane: int, now_ns: int) -> None:
@@ -176,12 +174,35 @@ def _sort_keys(batch: FlowBatch) -> list[NDArray[np.generic]]:
 
 def join_rows(batch: FlowBatch) -> FlowBatch:
     """Rows of no store with their ephemeral port nulled, those alike within one minute joined. Sums stay the same."""
+    return next(joined(batch, max(1, len(batch))), batch)
+
+
+def joined(batch: FlowBatch, at_once: int) -> Iterator[FlowBatch]:
+    """The same of each so many rows: what one pass does for many parts is much the same as for one."""
+    if not len(batch):
+        return
     local_port, remote_port = _without_ephemeral(batch)
     batch = batch.with_columns(local_port=local_port, remote_port=remote_port)
     minute = batch["end_ns"] // MINUTE_NS
-    order, starts = groups([minute, *_key_columns(batch)])
-    if len(starts) == len(batch):
-        return batch
+    begins = np.arange(0, len(batch), at_once)
+    order, starts = groups([minute, *_key_columns(batch), np.arange(len(batch)) // at_once])
+    if len(starts) < len(batch):
+        at = np.searchsorted(starts, begins)
+        # A part without rows alike stays in its order.
+        alone = np.diff(at, append=len(starts)) == np.diff(begins, append=len(batch))
+        for begin in begins[alone].tolist():
+            end = min(begin + at_once, len(batch))
+            order[begin:end] = np.arange(begin, end)
+        batch, begins = _summed(batch, order, starts), at
+    yield from _parts(batch, begins.tolist())
+
+
+def _parts(batch: FlowBatch, begins: Sequence[int]) -> Iterator[FlowBatch]:
+    for begin, end in pairwise([*begins, len(batch)]):
+        yield batch.take(slice(begin, end))
+
+
+def _summed(batch: FlowBatch, order: NDArray[np.intp], starts: NDArray[np.intp]) -> FlowBatch:
     sizes = np.diff(np.append(starts, len(order)))
     first = order[starts]
     columns: dict[str, ColumnData] = {name: np.add.reduceat(batch[name][order], starts) for name in _SUMMED}

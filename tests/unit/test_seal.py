@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import SECOND_NS
 from agent.core.flow import BatchHeader, FlowBatch
-from agent.seal import MAX_ROWS, Sealer, in_order, join_rows
+from agent.seal import MAX_ROWS, Sealer, in_order, join_rows, joined
 from tests.tools.rows import BATCHES, batch_of
 
 HEADER = BatchHeader(agent_id="agent", run_id="run", host="db-01")
@@ -84,7 +85,7 @@ def test_sealing_is_accounted() -> None:
 def test_rows_alike_but_for_the_ephemeral_port_join() -> None:
     """The opener's port is nulled; times span both rows, flags are joined, a differing end reason is null."""
     second = 10**9
-    joined = join_rows(
+    whole = join_rows(
         batch_of(
             [
                 {
@@ -119,7 +120,7 @@ def test_rows_alike_but_for_the_ephemeral_port_join() -> None:
         "packets_in": 10,
         "content_octets_out": 960,
     }
-    assert list(joined.rows()) == list(batch_of([expected]).rows())
+    assert list(whole.rows()) == list(batch_of([expected]).rows())
 
 
 def test_rows_of_different_minutes_stay_apart() -> None:
@@ -136,10 +137,17 @@ def test_rows_of_different_minutes_stay_apart() -> None:
 @given(BATCHES)
 def test_joining_keeps_every_amount(batch: FlowBatch) -> None:
     """Joining changes no sum, forgets no direction and never makes rows of unequal vantage one."""
-    joined = join_rows(batch)
+    whole = join_rows(batch)
     names = ("flows", "octets_out", "packets_out", "octets_in", "packets_in", "content_octets_out")
-    assert [joined[n].sum() for n in names] == [batch[n].sum() for n in names]
-    assert set(joined.text("vantage").decode()) == set(batch.text("vantage").decode())
+    assert [whole[n].sum() for n in names] == [batch[n].sum() for n in names]
+    assert set(whole.text("vantage").decode()) == set(batch.text("vantage").decode())
+
+
+@given(BATCHES, st.integers(1, 5))
+def test_joining_many_parts_at_once_is_joining_each(batch: FlowBatch, at_once: int) -> None:
+    """Parts that are joined in one pass are the same rows in the same order as parts that are joined one by one."""
+    alone = [join_rows(batch.take(slice(n, n + at_once))) for n in range(0, len(batch), at_once)]
+    assert [list(part.rows()) for part in joined(batch, at_once)] == [list(part.rows()) for part in alone]
 
 
 @given(BATCHES)
