@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from pydantic import ValidationError
@@ -33,6 +33,9 @@ from agent.words.units import Number
 from collectors.captures.folders import choose
 from collectors.pcap import Settings as PcapSettings
 from sinks.archive import Settings as ArchiveSettings
+
+_CUT: Final = "2"
+"""Another one where the same rows would go into other batches: a replay that was cut off under the old one cannot go on."""
 
 
 @dataclass
@@ -145,7 +148,8 @@ class Replay:
 
         ``replay-<input>-<view>``: the view is what decides which row goes into which batch.
         """
-        view = hashlib.sha256("\0".join((*map(str, settings.local), loaded.settings.host)).encode())
+        parts = (_CUT, *map(str, settings.local), loaded.settings.host)
+        view = hashlib.sha256("\0".join(parts).encode())
         view.update(settings.model_dump_json(exclude={"files", "local"}, exclude_defaults=True).encode())
         for path in (*loaded.settings.policy, *loaded.settings.overrides):
             with contextlib.suppress(OSError):  # reading the policy says it better
@@ -158,8 +162,8 @@ class Replay:
         told = run.run_id.rsplit("-", 1)[0] + "-"
         if any(other.startswith(told) and other != run.run_id for _, other, _ in run.state.streams()):
             raise StateError(
-                f"{self.state}: holds a replay of the same files under another policy, host, --local, --tunnels or --names; "
-                "name another folder with --state"
+                f"{self.state}: holds a replay of the same files under another policy, host, --local, --tunnels or --names, "
+                "or by another version of sekisho; name another folder with --state"
             )
 
     def _hear(self, decision: Decision) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
-from hypothesis import strategies as st
 
 from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import SECOND_NS
 from agent.core.flow import BatchHeader, FlowBatch
-from agent.seal import MAX_ROWS, Sealer, in_order, join_rows, joined
+from agent.seal import MAX_ROWS, Sealer, in_order, join_rows
 from tests.tools.rows import BATCHES, batch_of
 
 HEADER = BatchHeader(agent_id="agent", run_id="run", host="db-01")
@@ -55,6 +55,38 @@ def test_in_step_rows_of_stores_go_before_full_batches_of_others() -> None:
     assert [b.header.lane for b in in_step.add(rows, 0)] == [1, 0]
 
 
+def _alike(of: range) -> FlowBatch:
+    """Two connections to each of many services: one row each once joined."""
+    return batch_of(
+        [{"initiator": "local", "local_port": 40000 + n, "remote_port": p} for p in of for n in range(2)]
+    )
+
+
+def test_a_batch_is_full_when_its_joined_rows_fill_it() -> None:
+    """1,000 rows that join to 500 wait for more; sealed are 1,000 joined rows, in the order they came."""
+    sealer, _ = _sealer()
+    half = MAX_ROWS // 2
+    assert list(sealer.add(_alike(range(half)), 0)) == []
+    assert list(sealer.add(_alike(range(half - 1, MAX_ROWS - 1)), 0)) == []
+    (sealed,) = sealer.add(_alike(range(MAX_ROWS - 1, MAX_ROWS + half)), 0)
+    assert sealed["remote_port"].tolist() == list(range(MAX_ROWS))
+    assert sealed["flows"].tolist() == [4 if p == half - 1 else 2 for p in range(MAX_ROWS)]
+    assert [b["remote_port"].tolist() for b in sealer.flush()] == [list(range(MAX_ROWS, MAX_ROWS + half))]
+
+
+def test_rows_that_join_without_end_are_sealed_by_age() -> None:
+    """However many rows come, those that all join stay one row, and it goes when its first has waited long enough."""
+    sealer, accounts = _sealer()
+    rows = _alike(range(1)).take(np.zeros(MAX_ROWS, np.intp))
+    for turn in range(10):
+        accounts.capture(rows.amounts(), held_in="batches")
+        assert list(sealer.add(rows, turn * SECOND_NS)) == []
+    assert sealer.amounts() == Amounts(10 * MAX_ROWS, 10_000 * MAX_ROWS, 5_000 * MAX_ROWS)
+    (sealed,) = sealer.due(10 * SECOND_NS)
+    assert (len(sealed), sealed.amounts()) == (1, accounts.read().sealed)
+    assert accounts.read().residue == Amounts()
+
+
 def test_what_is_let_go_stands_in_the_account() -> None:
     """Rows that are held when a run is stopped are forgotten as dropped."""
     sealer, accounts = _sealer()
@@ -85,7 +117,7 @@ def test_sealing_is_accounted() -> None:
 def test_rows_alike_but_for_the_ephemeral_port_join() -> None:
     """The opener's port is nulled; times span both rows, flags are joined, a differing end reason is null."""
     second = 10**9
-    whole = join_rows(
+    joined = join_rows(
         batch_of(
             [
                 {
@@ -120,7 +152,7 @@ def test_rows_alike_but_for_the_ephemeral_port_join() -> None:
         "packets_in": 10,
         "content_octets_out": 960,
     }
-    assert list(whole.rows()) == list(batch_of([expected]).rows())
+    assert list(joined.rows()) == list(batch_of([expected]).rows())
 
 
 def test_rows_of_different_minutes_stay_apart() -> None:
@@ -137,17 +169,10 @@ def test_rows_of_different_minutes_stay_apart() -> None:
 @given(BATCHES)
 def test_joining_keeps_every_amount(batch: FlowBatch) -> None:
     """Joining changes no sum, forgets no direction and never makes rows of unequal vantage one."""
-    whole = join_rows(batch)
+    joined = join_rows(batch)
     names = ("flows", "octets_out", "packets_out", "octets_in", "packets_in", "content_octets_out")
-    assert [whole[n].sum() for n in names] == [batch[n].sum() for n in names]
-    assert set(whole.text("vantage").decode()) == set(batch.text("vantage").decode())
-
-
-@given(BATCHES, st.integers(1, 5))
-def test_joining_many_parts_at_once_is_joining_each(batch: FlowBatch, at_once: int) -> None:
-    """Parts that are joined in one pass are the same rows in the same order as parts that are joined one by one."""
-    alone = [join_rows(batch.take(slice(n, n + at_once))) for n in range(0, len(batch), at_once)]
-    assert [list(part.rows()) for part in joined(batch, at_once)] == [list(part.rows()) for part in alone]
+    assert [joined[n].sum() for n in names] == [batch[n].sum() for n in names]
+    assert set(joined.text("vantage").decode()) == set(batch.text("vantage").decode())
 
 
 @given(BATCHES)
