@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from agent import logs
 from agent.core.accounts import Accounts, Amounts
@@ -22,9 +23,11 @@ from agent.core.message import Header
 from agent.detection.claims import Claims
 from agent.detection.detector import Detector
 from agent.pipeline import newest
-from agent.store.cases import ActionKind
-from agent.store.inputs import Intake
-from agent.store.state import Commit, State
+from agent.store.kept import ActionKind, Commit
+
+if TYPE_CHECKING:  # a replay that keeps nothing loads no database
+    from agent.store.inputs import Intake
+    from agent.store.state import State
 
 SNAPSHOT_EVERY = 256
 """Commits between two snapshots of the detector; deltas fill the time between."""
@@ -47,6 +50,8 @@ class LocalDecide:
     notice_sinks: tuple[str, ...] = ()
     replay: bool = False
     """The data's end is the end: evaluate all of it."""
+    keeps: bool = True
+    """Another run may go on from what is committed."""
     not_seen: tuple[str, ...] = ()
     """What the collectors of this run cannot see; stands in every case."""
     witnessed: Callable[[Destination], Destination] = lambda destination: destination
@@ -211,7 +216,7 @@ class LocalDecide:
         self._delta_octets += len(decision.delta)
         due = snapshot or self._commits % SNAPSHOT_EVERY == 0 or self._delta_octets > SNAPSHOT_OCTETS
         # The first one names the table of owners by which the deltas after it are decided.
-        due = due or not self._has_snapshot
+        due = self.keeps and (due or not self._has_snapshot)
         if due:
             self._delta_octets, self._has_snapshot = 0, True
         work = Commit(
@@ -223,7 +228,7 @@ class LocalDecide:
             notice_sinks=self.notice_sinks,
             versions=versions or {},
             last_action=self._action,
-            intake=intake or Intake(),
+            intake=intake,
             entity_of=self.detector.recorded_entity if decision.reclassified else None,
         )
         self._until_committed(work)

@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, cast
 
 from agent import logs
 from agent.config import Loaded, Settings, agent_id, read_ownership, read_policy
@@ -38,12 +38,13 @@ from agent.seal import Sealer
 from agent.service import Attendant
 from agent.signals import Signals
 from agent.store.outbox import Outbox
-from agent.store.state import State
+from agent.store.unkept import Unkept
 from agent.view import View
 from collectors.host import rights
 
 if TYPE_CHECKING:  # a run that sends nothing loads nothing of it
     from agent.sending.send import Send
+    from agent.store.state import State
 
 LOOK_EVERY_NS = 5 * SECOND_NS
 OUTBOX_STOP_S = 10.0
@@ -64,6 +65,8 @@ class Runtime:
     accounts: Accounts = field(default_factory=Accounts)
     clock: Clock = field(default_factory=SystemClock)
     state_path: Path | None = None
+    keeps: bool = True
+    """What is decided outlasts the run; else no state is opened."""
     run_id: str = ""
     replay: bool = False
     """Time is the data's, and the run ends with it. Policy and databases are those of its start."""
@@ -173,6 +176,10 @@ class Runtime:
         return {name: settings.build(context) for name, settings in self.loaded.stages.collectors.items()}
 
     def _open_state(self) -> State:
+        if not self.keeps:
+            return cast("State", Unkept())  # all of it that a run asks for which sends nothing
+        from agent.store.state import State
+
         return State.open(self.state_path or self.settings.state_dir / "state.db", clock=self.clock)
 
     def _assemble(self) -> None:
@@ -221,6 +228,7 @@ class Runtime:
             host=settings.host,
             lateness_ns=settings.lateness,
             replay=self.replay,
+            comes_back=self.keeps,
         )
         return LocalDecide(
             detector,
@@ -230,6 +238,7 @@ class Runtime:
             settings.host,
             notice_sinks=notice_sinks,
             replay=self.replay,
+            keeps=self.keeps,
             stop=self.stop,
             committed=self._committed,
             retrying=self.attendant.retrying,

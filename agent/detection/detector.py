@@ -68,9 +68,12 @@ class Detector:
         lateness_ns: int = 2 * MINUTE_NS,
         simulated: bool = False,
         replay: bool = False,
+        comes_back: bool = True,
     ) -> None:
-        """``replay``: the data is the clock. No row is ahead of its receipt, no source is silent, time does not pass."""
+        """``replay``: the data is the clock. No row is ahead of its receipt, no source is silent, time does not pass.
+        Without ``comes_back`` nobody will :meth:`restore` it: decisions have no delta."""
         self._host, self._lateness, self._simulated, self._replay = host, lateness_ns, simulated, replay
+        self._comes_back = comes_back
         self._ownership = ownership
         self._owners_version = ownership.version if ownership is not None else ""
         """Of the table by which what was sent has its entities."""
@@ -209,7 +212,7 @@ class Detector:
             cases=(*owed.cases, *effects.cases),
             notices=(*owed.notices, *effects.notices),
             reclassified=owed.reclassified or effects.reclassified,
-            delta=packed(self._steps),
+            delta=packed(self._steps) if self._comes_back else b"",
         )
         self._steps = []
         return decision

@@ -7,8 +7,6 @@ are applied when a case is read. So both may write at any time and neither overw
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,41 +16,9 @@ from agent.core.errors import StateError
 from agent.core.finding import Case, CaseState, Finding
 from agent.store import schema
 from agent.store.database import Database
-
-
-class ActionKind(StrEnum):
-    """What a person did."""
-
-    ACK = "ack"
-    """A person has it."""
-    CLOSE = "close"
-    """It is done with."""
-
-
-class Verdict(StrEnum):
-    """What a person found out about the transfer when closing its case. No statement of law."""
-
-    EXPECTED = "expected"
-    """Known and wanted."""
-    UNEXPECTED = "unexpected"
-    """Not wanted; whatever was to be done was done."""
-    MISTAKEN = "mistaken"
-    """Sekisho measured or attributed it wrongly."""
-    EXERCISE = "exercise"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """One action of one person on one case."""
-
-    id: int
-    case_id: str
-    kind: ActionKind
-    who: str
-    note: str
-    verdict: Verdict | None
-    time_ns: int
+from agent.store.kept import Action as Action
+from agent.store.kept import ActionKind as ActionKind
+from agent.store.kept import Verdict as Verdict
 
 
 class Cases:
