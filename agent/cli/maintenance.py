@@ -149,8 +149,8 @@ def _check_second(settings: Settings, state: State, host: str, who: str, second:
 
     from agent.config import read_policy
     from agent.core.errors import StateError
+    from agent.covering.covering import stores_on
     from agent.detection.fleet import Known
-    from agent.receiving.standing import stores_on
 
     policy = read_policy(settings, datetime.now(UTC).date())
     agents = [Known.of(body) for body in state.coverage.agents().values()]
