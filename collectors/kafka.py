@@ -16,6 +16,7 @@ from typing import Any, Final
 from agent.core.errors import CaptureError, SinkError
 from agent.core.kafka import Connection, in_words, quiet, refuse_slow_checksums
 from agent.core.log import Log
+from agent.core.said import said
 
 FETCH_OCTETS: Final = 16 * 2**20
 """Compressed octets of one answer; the client holds one such answer per broker, and what a message of it unpacks to."""
@@ -92,7 +93,11 @@ class Reader:
         except (KafkaError, OSError, SinkError, ValueError) as error:
             self.close()
             raise CaptureError(
-                f"{in_words(error, self._connection, self.topic)} (topic {self.topic})"
+                said(
+                    "{reason} (topic {topic})",
+                    reason=in_words(error, self._connection, self.topic, reading=True).args[0],
+                    topic=self.topic,
+                )
             ) from error
         now_ns = time.time_ns()
         records = [_record(r, now_ns) for rows in found.values() for r in rows]
@@ -116,7 +121,11 @@ class Reader:
         except (KafkaError, OSError, SinkError, ValueError) as error:
             self.close()
             raise CaptureError(
-                f"{in_words(error, self._connection, self.topic)} (topic {self.topic})"
+                said(
+                    "{reason} (topic {topic})",
+                    reason=in_words(error, self._connection, self.topic, reading=True).args[0],
+                    topic=self.topic,
+                )
             ) from error
         return True
 

@@ -66,8 +66,14 @@ def command(options: Options, host: str | None, limit: int, as_json: bool) -> No
         hosts = [one for one in hosts if one.host.lower() == host.lower()]
         if not hosts:
             from agent.core.errors import StateError
+            from agent.core.said import said
 
-            raise StateError(f"nothing is known of host {host!r}; `sekisho status` shows the hosts there are")
+            raise StateError(
+                said(
+                    "nothing is known of host {host}; `sekisho status` shows the hosts there are",
+                    host=repr(host),
+                )
+            )
     from agent.receiving.standing import last_receipts, summed
 
     account, residue = summed(hosts)
