@@ -33,6 +33,7 @@ from agent.core.stages import (
     Collector,
     Context,
     Enricher,
+    Following,
     Keeping,
     Scoped,
     Sink,
@@ -416,6 +417,9 @@ class Runtime:
         if changed:
             self.policy, self.ownership = policy, ownership if moved else self.ownership
             self.decide.change_policy(lambda detector: detector.set_policy(policy, self.ownership))
+            for collector in self.collectors.values():
+                if isinstance(collector, Following):
+                    collector.follow(policy)
         versions = {"version": policy.version} | ({"ownership": ownership.version} if moved else {})
         versions |= {"commit": policy.commit} if policy.commit else {}
         self.decide.announce(Event(name="policy_reloaded", detail=dict(versions)))

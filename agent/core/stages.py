@@ -83,6 +83,14 @@ class Keeping(Protocol):
 
 
 @runtime_checkable
+class Following(Protocol):
+    """A collector that watches by the policy."""
+
+    def follow(self, policy: Any) -> None:
+        """Called from another thread when the policy (:class:`agent.policy.model.Policy`) has changed. Does not block."""
+
+
+@runtime_checkable
 class Scoped(Protocol):
     """A collector that may watch only what somebody allowed."""
 
