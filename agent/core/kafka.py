@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import socket
 import ssl
 import threading
@@ -15,12 +16,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from agent.core.errors import SinkError
 from agent.core.said import said
 
-_Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+_TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
+
+
+def _topic(value: str) -> str:
+    if not _TOPIC.fullmatch(value) or value in (".", ".."):
+        raise ValueError(f"{value!r}: expected a topic's name, letters, digits and . _ - alone")
+    return value
+
+
+_Topic = Annotated[str, AfterValidator(_topic)]
 _PEM: Final = "PEM"
 _END_S: Final = 2.0
 """How long the thread of a producer may take to end once it was told to."""
@@ -48,6 +58,16 @@ class Topics(_Part):
         "sekisho.enrolment.v1", description="Agents that ask to be known, and the answers"
     )
     dead: _Topic = Field("sekisho.dead.v1", description="Messages that nobody could read, with the reason")
+
+    @model_validator(mode="after")
+    def _are_apart(self) -> Self:
+        of_name: dict[str, list[str]] = {}
+        for role, name in self:
+            of_name.setdefault(name, []).append(role)
+        for name, roles in of_name.items():
+            if len(roles) > 1:
+                raise ValueError(f"{' and '.join(roles)} have one name, {name!r}; expected a topic for each")
+        return self
 
 
 class Tls(_Part):
