@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from agent.core.errors import CaptureError, SinkError
-from agent.core.kafka import Connection, in_words, quiet, refuse_slow_checksums
+from agent.core.kafka import Connection, hearing, in_words, meant, quiet, refuse_slow_checksums
 from agent.core.log import Log
 from agent.core.said import said
 
@@ -231,6 +231,7 @@ class Reader:
 
     def _connect(self) -> None:
         from kafka import KafkaAdminClient, KafkaConsumer
+        from kafka.errors import KafkaError
 
         if self._consumer is not None:
             return
@@ -239,7 +240,11 @@ class Reader:
         options = self._connection.options(self._client_id)
         if self._admin is None:
             known = {name: value for name, value in options.items() if name != "metrics_enabled"}
-            self._admin = _made(KafkaAdminClient, known)
+            with hearing() as heard:
+                try:
+                    self._admin = _made(KafkaAdminClient, known)
+                except KafkaError as error:
+                    raise meant(error, heard, self._connection) from error
         reading = {
             "group_id": None,
             "enable_auto_commit": False,

@@ -256,7 +256,7 @@ def made_by(connection: Connection, client_id: str) -> Iterator[dict[str, Any]]:
 
     Raises :class:`SinkError`.
     """
-    from kafka.errors import KafkaError, SaslAuthenticationFailedError
+    from kafka.errors import KafkaError
     from kafka.net.compat import KafkaNetClient
 
     refuse_slow_checksums()
@@ -274,11 +274,29 @@ def made_by(connection: Connection, client_id: str) -> Iterator[dict[str, Any]]:
             for each in opened:
                 with contextlib.suppress(KafkaError, OSError, RuntimeError):
                     each.close()
-            cause = heard.cause(error)
-            if connection.sasl is not None and "socket disconnected" in str(cause):
-                # A broker answers a wrong password and closes; the client may see the end before the answer.
-                cause = SaslAuthenticationFailedError()
-            raise in_words(cause, connection) from error
+            raise meant(error, heard, connection) from error
+
+
+def meant(error: BaseException, heard: Heard, connection: Connection) -> SinkError:
+    """Why a connection did not come about, by what the client library logged meanwhile."""
+    from kafka.errors import SaslAuthenticationFailedError
+
+    cause = heard.cause(error)
+    if "socket disconnected" in str(cause):
+        # A broker answers a wrong password and closes; the client may see the end before the answer.
+        cause = SaslAuthenticationFailedError() if connection.sasl is not None else _closed(connection)
+    elif "Invalid frame length" in str(cause):  # the alert of a broker that speaks TLS
+        cause = _closed(connection)
+    return in_words(cause, connection)
+
+
+def _closed(connection: Connection) -> SinkError:
+    """A broker that takes a connection and ends it at once says no more than that."""
+    text = said(
+        "{where} takes the connection and ends it: it may ask for TLS, a certificate or a password (kafka.tls, kafka.sasl)",
+        where=f"kafka {', '.join(connection.servers)}",
+    )
+    return SinkError(text, retriable=True)
 
 
 def let_go(producer: Any, wait_s: float = 0.0) -> None:
