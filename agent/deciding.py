@@ -20,12 +20,14 @@ from agent.core.faults import faultpoint
 from agent.core.finding import WAITING, Case, Destination, Event, HostTold, Notice, NoticeKind, finding_id
 from agent.core.flow import FlowBatch
 from agent.core.message import Header
+from agent.covering.covering import Covering
 from agent.detection.claims import Claims
 from agent.detection.detector import Detector
 from agent.pipeline import newest
 from agent.store.kept import ActionKind, Commit
 
 if TYPE_CHECKING:  # a replay that keeps nothing loads no database
+    from agent.store.coverage import Covered
     from agent.store.inputs import Intake
     from agent.store.state import State
 
@@ -63,6 +65,8 @@ class LocalDecide:
     """Called after each commit that changed something: wakes the outbox, feeds a live view."""
     retrying: Callable[[str], None] = lambda _reason: None
     """Called before a commit that was refused is tried again."""
+    covering: Covering | None = None
+    """Keeps what was observed, of a run that decides only its own rows."""
     duplicates: Amounts = field(default_factory=Amounts)
     position: str = ""
     """Where in its input the last run stood at its last commit."""
@@ -102,7 +106,11 @@ class LocalDecide:
         decision = self.detector.take_all(fresh, received_ns)
         told = [b.header.position for b in fresh if b.header.position]
         position = self.position = newest(self.position, told) if told else ""
-        self._commit(decision, tuple((b.header.batch_id, None) for b in fresh), position, last.versions)
+        ids = tuple((b.header.batch_id, None) for b in fresh)
+        covered = self.covering.count(fresh) if self.covering else Covered()
+        self._commit(decision, ids, position, last.versions, intake=Intake(covered=covered))
+        if self.covering:
+            self.covering.counted(covered)
 
     def take_sealed(
         self,

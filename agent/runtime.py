@@ -26,9 +26,20 @@ from agent.core.clock import SECOND_NS, Clock, SteadyClock, SystemClock, when
 from agent.core.decision import Decision
 from agent.core.errors import SekishoError, SinkError
 from agent.core.finding import Destination, Event, Severity
-from agent.core.flow import BatchHeader, FlowBatch
+from agent.core.flow import SCHEMA_VERSION, BatchHeader, FlowBatch
 from agent.core.process import give_back, program_version, settled
-from agent.core.stages import Carrier, Collector, Context, Enricher, Keeping, Scoped, Sink, Witness
+from agent.core.stages import (
+    Carrier,
+    Collector,
+    Context,
+    Enricher,
+    Following,
+    Keeping,
+    Scoped,
+    Sink,
+    TakesCoverage,
+    Witness,
+)
 from agent.deciding import LocalDecide
 from agent.detection.detector import Detector
 from agent.pipeline import Pipeline
@@ -43,6 +54,7 @@ from agent.view import View
 from collectors.host import rights
 
 if TYPE_CHECKING:  # a run that sends nothing loads nothing of it
+    from agent.covering.own import OwnCoverage
     from agent.sending.send import Send
     from agent.store.state import State
 
@@ -85,6 +97,7 @@ class Runtime:
     _policy_refused: bool = False
     """Whether the policy's files hold a fault that people were told of."""
     _steady: SteadyClock | None = None
+    _own: OwnCoverage | None = None
     _unclosed: list[str] = field(default_factory=list)
     _started_ns: int = 0
     _told_ns: int = 0
@@ -135,6 +148,8 @@ class Runtime:
                 live = frozenset(name for name, one in self.collectors.items() if one.live)
                 self.attendant.begins(live, self.pipeline.failures, self.stop)
                 self.pipeline.run()
+                if self._own is not None:
+                    self._own.finish()
         finally:
             self._tell_standing()
             self.outbox.stop(deadline_s=OUTBOX_STOP_S)
@@ -196,6 +211,7 @@ class Runtime:
             if isinstance(collector, Keeping):
                 collector.resume(self.decide.position)
         self.pipeline = self._make_pipeline(header)
+        self._own = self._covering(header)
         self._asked = threading.Event()
         self._looked_ns = self.clock.monotonic_ns()
         self._started_ns = self.clock.now_ns()
@@ -244,6 +260,31 @@ class Runtime:
             retrying=self.attendant.retrying,
             not_seen=self._not_seen,
             witnessed=self._witnessed,
+        )
+
+    def _covering(self, header: BatchHeader) -> OwnCoverage | None:
+        """What keeps what was observed; None where time is the data's, or whoever is sent the rows keeps it."""
+        live = all(collector.live for collector in self.collectors.values())
+        if self.replay or not live or not isinstance(self.decide, LocalDecide):
+            return None
+        from agent.observing import own_coverage
+
+        return own_coverage(
+            self.settings,
+            self.decide,
+            lambda: self.policy,
+            [sink for sink in self.sinks.values() if isinstance(sink, TakesCoverage)],
+            lambda: {
+                "schema_version": SCHEMA_VERSION,
+                "agent_id": header.agent_id,
+                "run_id": header.run_id,
+                "host": header.host,
+                "account": self.accounts.read().as_dict(),
+                "lanes": {
+                    str(lane): {"next_sequence": n} for lane, n in self.pipeline.sealer.sequences.items()
+                },
+                **self._facts(),
+            },
         )
 
     def _sending(self, carrier: Carrier, header: BatchHeader, notice_sinks: tuple[str, ...]) -> Send:
@@ -314,6 +355,8 @@ class Runtime:
 
     def _between(self) -> None:
         """The worker's chores between two batches."""
+        if self._own is not None:
+            self._own.turn()
         if self._asked.is_set():
             self._asked.clear()
             self.attendant.reloading()
@@ -383,6 +426,9 @@ class Runtime:
         if changed:
             self.policy, self.ownership = policy, ownership if moved else self.ownership
             self.decide.change_policy(lambda detector: detector.set_policy(policy, self.ownership))
+            for collector in self.collectors.values():
+                if isinstance(collector, Following):
+                    collector.follow(policy)
         versions = {"version": policy.version} | ({"ownership": ownership.version} if moved else {})
         versions |= {"commit": policy.commit} if policy.commit else {}
         self.decide.announce(Event(name="policy_reloaded", detail=dict(versions)))

@@ -7,7 +7,7 @@ first row; its id is (agent id, run id, lane, sequence). This is the seam to Kaf
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +99,11 @@ class Sealer:
                 self._accounts.drop(STOPPED, batch, held_in=self._held_in)
             self._rows[lane], self._count[lane] = [], 0
         self._since_ns.clear()
+
+    @property
+    def sequences(self) -> Mapping[int, int]:
+        """Lane -> number of the next batch."""
+        return dict(self._sequence)
 
     def amounts(self) -> Amounts:
         """What is held and not yet sealed."""

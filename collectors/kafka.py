@@ -18,8 +18,9 @@ from typing import Any, Final
 import zstandard
 
 from agent.core.errors import CaptureError, SinkError
-from agent.core.kafka import Connection, in_words, quiet, refuse_slow_checksums
+from agent.core.kafka import Connection, hearing, in_words, meant, quiet, refuse_slow_checksums
 from agent.core.log import Log
+from agent.core.said import said
 
 FETCH_OCTETS: Final = 16 * 2**20
 """Compressed octets of one answer; the client holds one such answer per broker, and what a message of it unpacks to."""
@@ -99,7 +100,11 @@ class Reader:
         except (KafkaError, OSError, SinkError, ValueError) as error:
             self.close()
             raise CaptureError(
-                f"{in_words(error, self._connection, self.topic)} (topic {self.topic})"
+                said(
+                    "{reason} (topic {topic})",
+                    reason=in_words(error, self._connection, self.topic, reading=True).args[0],
+                    topic=self.topic,
+                )
             ) from error
         now_ns = time.time_ns()
         records = [_record(r, now_ns) for rows in found.values() for r in rows]
@@ -123,7 +128,11 @@ class Reader:
         except (KafkaError, OSError, SinkError, ValueError) as error:
             self.close()
             raise CaptureError(
-                f"{in_words(error, self._connection, self.topic)} (topic {self.topic})"
+                said(
+                    "{reason} (topic {topic})",
+                    reason=in_words(error, self._connection, self.topic, reading=True).args[0],
+                    topic=self.topic,
+                )
             ) from error
         return True
 
@@ -229,6 +238,7 @@ class Reader:
 
     def _connect(self) -> None:
         from kafka import KafkaAdminClient, KafkaConsumer
+        from kafka.errors import KafkaError
 
         if self._consumer is not None:
             return
@@ -238,7 +248,11 @@ class Reader:
         options = self._connection.options(self._client_id)
         if self._admin is None:
             known = {name: value for name, value in options.items() if name != "metrics_enabled"}
-            self._admin = _made(KafkaAdminClient, known)
+            with hearing() as heard:
+                try:
+                    self._admin = _made(KafkaAdminClient, known)
+                except KafkaError as error:
+                    raise meant(error, heard, self._connection) from error
         reading = {
             "group_id": None,
             "enable_auto_commit": False,

@@ -244,7 +244,7 @@ def _said(error: BaseException) -> int:
     if isinstance(error, ReaderGoneError | BrokenPipeError):
         return 0
     if isinstance(error, SekishoError):
-        _say(str(error))
+        _say(_in_language(error))
     elif isinstance(error, MemoryError):
         _say("out of memory: give it more, or lower max_flows of the collector")
     elif isinstance(error, UnicodeError):
@@ -254,6 +254,14 @@ def _said(error: BaseException) -> int:
     else:
         _say(f"a defect of ours ({type(error).__name__}: {error}); {_kept(error)}")
     return EXIT_ERROR
+
+
+def _in_language(error: SekishoError) -> str:
+    """What it says in the language of the settings that were read last."""
+    from agent.cli.common import spoken
+    from agent.words.faults import of_error
+
+    return of_error(error, spoken())
 
 
 def _show(error: click.ClickException) -> None:

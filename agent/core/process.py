@@ -62,7 +62,11 @@ def prepare() -> None:
 
 
 def settled() -> None:
-    """What is there now stays for good: no later search for cycles looks at it."""
+    """What is there now stays for good: no later search for cycles looks at it.
+
+    What is already garbage goes first: frozen, it would stay as long as the process.
+    """
+    gc.collect()
     gc.freeze()
     gc.set_threshold(OBJECTS_BETWEEN, 10, 10)
 

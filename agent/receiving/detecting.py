@@ -14,15 +14,15 @@ from typing import Any, cast
 from agent.core.errors import ConfigError, Fault, SekishoError
 from agent.core.flow import BatchHeader
 from agent.core.kafka import Connection
+from agent.covering.covering import Covering
+from agent.covering.publishing import Publisher
 from agent.deciding import LocalDecide
 from agent.detection.fleet import LIVE
 from agent.pipeline import Pipeline
 from agent.receiving.checking import Checker
-from agent.receiving.covering import Covering
 from agent.receiving.enrolling import Desk, desk
 from agent.receiving.gaps import Gaps
 from agent.receiving.hearing import Agents
-from agent.receiving.publishing import Publisher
 from agent.receiving.refused import Refusals
 from agent.receiving.stream import MessageStream
 from agent.runtime import Runtime
@@ -127,6 +127,9 @@ class DetectRuntime(Runtime):
             stop=self.stop,
         )
         return cast(Pipeline, stream)
+
+    def _covering(self, header: BatchHeader) -> None:
+        """None: heartbeats of agents are what it keeps coverage by."""
 
     def _between_turns(self) -> None:
         self._between()

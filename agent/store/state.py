@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from agent.core.clock import DAY_NS, Clock
 from agent.core.errors import StateError, TakenOverError
 from agent.core.faults import faultpoint
+from agent.core.said import said
 from agent.store import deliveries, schema
 from agent.store.cases import Cases, put_cases, put_findings
 from agent.store.coverage import Coverage
@@ -259,8 +260,11 @@ class State:
         changed = connection.execute(sa.update(head).where(mine).values(commit_no=number))
         if changed.rowcount != 1:
             raise TakenOverError(
-                f"{self.name}: another sekisho has taken this state over since this one opened it; "
-                "nothing was written; stop one of the two"
+                said(
+                    "{name}: another sekisho has taken this state over since this one opened it; "
+                    "nothing was written; stop one of the two",
+                    name=self.name,
+                )
             )
 
 

@@ -33,6 +33,8 @@ SECRET = "never-to-be-shown"
         ),
         ({"servers": ["k:1"], "sasl": {"user": "a", "password": SECRET, "secret_file": "s"}}, "password"),
         ({"servers": ["k:1"], "topics": {"flows": "a b"}}, "topics.flows"),
+        ({"servers": ["k:1"], "topics": {"flows": ".."}}, "letters, digits and . _ - alone"),
+        ({"servers": ["k:1"], "topics": {"flows": "a", "agents": "a"}}, "flows and agents have one name"),
     ],
 )
 def test_what_cannot_work_is_refused(given: dict[str, Any], said: str) -> None:
