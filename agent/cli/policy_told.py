@@ -25,6 +25,7 @@ _TOLD: Final = frozenset(
         "destinations",
         "except_destinations",
         "initiator",
+        "steps",
     }
     | {"over", "window", "any_of", "quiet", "severity", "tests", "subjects", "group_by", "zone", "measure"}
 )
@@ -33,7 +34,6 @@ _LONGEST: Final = 120
 
 def rule_lines(pack: Pack, rule: Rule, policy: Policy, say: Phrases, today: date) -> Iterator[str]:
     """What a rule watches, when it finds, how severe; whether its pack is awake; what the regime counts; what is missing."""
-    from agent.cli.common import size
     from agent.policy.packfiles import standing
     from agent.words import regimes, span
 
@@ -42,7 +42,7 @@ def rule_lines(pack: Pack, rule: Rule, policy: Policy, say: Phrases, today: date
         yield say("explain.disabled")
     yield regimes.standing(standing(pack, policy.attestations, today), pack, say)
     yield from _watched(rule, policy, say)
-    over = f"{rule.over:,}" if rule.measure == "flows" else size(rule.over)
+    over = _counted(rule, rule.over)
     yield say(f"explain.finds_{rule.measure}", over=over, window=say.named("window", rule.window))
     if rule.initiator != "any":
         yield say(f"explain.opened_{rule.initiator}")
@@ -59,11 +59,21 @@ def rule_lines(pack: Pack, rule: Rule, policy: Policy, say: Phrases, today: date
         if name not in _TOLD:
             yield say("explain.also", name=name, value=_short(value, say))
     yield say("explain.severity", severity=say(f"severity.{rule.severity.name.lower()}").lower())
+    for step in rule.steps:
+        named = say(f"severity.{step.severity.name.lower()}").lower()
+        yield say("explain.step", over=_counted(rule, step.over), severity=named)
     if rule.quiet is not None:
         yield say("explain.quiet", span=span(rule.quiet, say))
     yield from _numbers(pack, rule, say)
     yield from missing_lines(pack, _stores_of(rule, policy), say)
     yield say("explain.tests", n=len(rule.tests)) if rule.tests else say("explain.no_tests")
+
+
+def _counted(rule: Rule, amount: int) -> str:
+    """An amount of what a rule counts."""
+    from agent.cli.common import size
+
+    return f"{amount:,}" if rule.measure == "flows" else size(amount)
 
 
 def missing_lines(pack: Pack, stores: Sequence[Store], say: Phrases) -> Iterator[str]:
@@ -119,9 +129,12 @@ def _further(rule: Rule, say: Phrases) -> list[str]:
     facts = [say("explain.first_seen")] if rule.any_of.first_seen else []
     if rule.any_of.share_of_store is not None:
         facts.append(say("explain.share", share=share(rule.any_of.share_of_store)))
-    others = rule.any_of.model_dump(
-        mode="json", exclude_defaults=True, exclude={"first_seen", "share_of_store"}
-    )
+    if rule.any_of.first_seen_process:
+        facts.append(say("explain.first_seen_process"))
+    if rule.any_of.destinations is not None:
+        facts.append(say("explain.destinations", n=f"{rule.any_of.destinations:,}"))
+    told = {"first_seen", "share_of_store", "first_seen_process", "destinations"}
+    others = rule.any_of.model_dump(mode="json", exclude_defaults=True, exclude=told)
     return [*facts, *(f"{name} = {_short(value, say)}" for name, value in others.items())]
 
 

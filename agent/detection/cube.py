@@ -62,11 +62,13 @@ class Placed:
     path: Ints
     pair: Ints
     detail: Ints
+    known_details: int = 0
+    """How many details there were before."""
 
 
 _Reading = tuple[tuple[tuple[str, frozenset[int]], ...], tuple[str, ...]]
 """Rules by their grouping, and rings that hold but what their rules read."""
-NOWHERE: Final = Placed(*(np.zeros(0, np.int64) for _ in range(3)))
+NOWHERE: Final = Placed(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
 """No rows."""
 
 
@@ -87,6 +89,12 @@ class Cube:
     """By path."""
     first_ns: Ints = field(default_factory=lambda: np.full(1024, NEVER_NS, np.int64))
     """By pair: when it was first seen."""
+    processes: Keys = field(default_factory=lambda: Keys(3, UNBOUNDED))
+    """(tenant, store, process), as far as a detail knows one."""
+    process_of: Ints = field(default_factory=lambda: np.full(1024, NONE, np.int64))
+    """By detail: the program."""
+    process_ns: Ints = field(default_factory=lambda: np.full(1024, NEVER_NS, np.int64))
+    """By program: end of the first row that was not late."""
     set_keys: list[str] = field(default_factory=list)
     """Destination sets with networks that were ever in force; a path's ``sets`` has a bit for each."""
     born_ns: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))
@@ -181,7 +189,10 @@ class Cube:
             columns["vantage"],
             service,
         ]
-        return Placed(path, pair, self._details([path, *detail, local[:, 0], local[:, 1], columns["host"]]))
+        known = self.details.count
+        ids = self._details([path, *detail, local[:, 0], local[:, 1], columns["host"]])
+        self._see_processes(known, ids, step)
+        return Placed(path, pair, ids, known)
 
     def pair(self, pair: int) -> tuple[str, str, str]:
         """(tenant, store, entity) of a pair."""
@@ -350,6 +361,24 @@ class Cube:
             self.details.limit = DETAILS
         return ids
 
+    def _see_processes(self, known: int, details: Ints, step: Step) -> None:
+        """Programs of details from ``known`` on, and when each was first seen. A late row is seen at another time by
+        another cut of batches, so it does not count."""
+        self._learn_processes(known)
+        program = self.process_of[details]
+        seen = np.flatnonzero((program >= 0) & ~step.late)
+        np.minimum.at(self.process_ns, program[seen], step.arrays["end_ns"][seen])
+
+    def _learn_processes(self, known: int) -> None:
+        count = self.details.count
+        if count > known:
+            path, process = self.details.columns[0, known:], self.details.columns[2, known:]
+            tenant, store = self.paths.columns[0, path], self.paths.columns[1, path]
+            self.process_of = grown(self.process_of, count, NONE)
+            named = np.flatnonzero(process >= 0)
+            self.process_of[known + named] = self.processes.ids([tenant[named], store[named], process[named]])
+            self.process_ns = grown(self.process_ns, self.processes.count, NEVER_NS)
+
     def _service(self, step: Step, initiator: Ints) -> Ints:
         """protocol and port of the end that accepted; -1 where its port or the initiator is not known."""
         by_local = initiator == self.names.code("local")
@@ -387,6 +416,8 @@ class Cube:
             "pair_of": self.pair_of[: self.paths.count],
             "first_ns": self.first_ns[: self.pairs.count],
             "born_ns": self.born_ns[: self.paths.count],
+            "processes": self.processes.columns,
+            "process_ns": self.process_ns[: self.processes.count],
         }
 
     def set_state(self, meta: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
@@ -401,6 +432,11 @@ class Cube:
             details = np.vstack([details, np.full((1, details.shape[1]), NONE, np.int64)])
         self.details = Keys.of(details, UNBOUNDED)
         self.paths.limit, self.details.limit = PATHS, DETAILS
+        self.processes = Keys.of(arrays.get("processes", np.zeros((3, 0), np.int64)), UNBOUNDED)
+        self._learn_processes(0)
+        # Of an older version, which did not tell when: every program that is there was seen long ago.
+        seen = arrays.get("process_ns", np.zeros(self.processes.count, np.int64))
+        self.process_ns = grown(seen, 1024, NEVER_NS)
         self.pair_of = grown(arrays["pair_of"], 1024)
         self.first_ns = grown(arrays["first_ns"], 1024, NEVER_NS)
         self.born_ns = grown(arrays["born_ns"], 1024)
