@@ -213,6 +213,10 @@ class Runtime:
             stop=self.stop,
         )
 
+    def _most_paths(self) -> int | None:
+        """Networks of stores that the detector keeps apart; None: as many as one host needs."""
+        return None
+
     def _deciding(self, notice_sinks: tuple[str, ...]) -> LocalDecide:
         settings = self.settings
         detector = Detector(
@@ -221,6 +225,7 @@ class Runtime:
             host=settings.host,
             lateness_ns=settings.lateness,
             replay=self.replay,
+            most_paths=self._most_paths(),
         )
         return LocalDecide(
             detector,

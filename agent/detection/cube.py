@@ -30,6 +30,8 @@ from agent.detection.windows import PAIR, WINDOWS
 PATHS: Final = 65_536
 DETAILS: Final = 262_144
 UNBOUNDED: Final = 2**31 - 1
+PAST_LIMIT: Final = ("flows", "octets_out", "octets_in")
+"""What is counted of rows past the limit of paths, beside the rows."""
 COLLAPSED: Final = -2
 """In place of an AS number past the limit."""
 NEVER_NS: Final = 2**62
@@ -81,10 +83,12 @@ class Cube:
     """The keys, and what is known of each."""
 
     book: Rulebook
+    most_paths: int | None = None
+    """The limit of paths; of details it is four times as much. None: :data:`PATHS` and :data:`DETAILS`."""
     names: Names = field(default_factory=Names)
     pairs: Keys = field(default_factory=lambda: Keys(3, UNBOUNDED))
-    paths: Keys = field(default_factory=lambda: Keys(len(_PATH), PATHS))
-    details: Keys = field(default_factory=lambda: Keys(_DETAIL, DETAILS))
+    paths: Keys = field(default_factory=lambda: Keys(len(_PATH), UNBOUNDED))
+    details: Keys = field(default_factory=lambda: Keys(_DETAIL, UNBOUNDED))
     pair_of: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))
     """By path."""
     first_ns: Ints = field(default_factory=lambda: np.full(1024, NEVER_NS, np.int64))
@@ -106,7 +110,12 @@ class Cube:
     reasons: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._bound()
         self.use(self.book)
+
+    def _bound(self) -> None:
+        self.paths.limit = PATHS if self.most_paths is None else self.most_paths
+        self.details.limit = DETAILS if self.most_paths is None else DETAILS // PATHS * self.most_paths
 
     def use(self, book: Rulebook) -> None:
         """Judge all paths by another rulebook."""
@@ -176,7 +185,7 @@ class Cube:
         columns["override"] = self._overrides.values(step.arrays["remote"])
         service = self._service(step, columns["initiator"])
         columns["sets"] = self._sets(step, service)
-        path = self._paths([columns[name] for name in _PATH], step.arrays["end_ns"])
+        path = self._paths([columns[name] for name in _PATH], step.arrays["end_ns"], step)
         if self.names.refused:
             self._count("texts_past_limit", self.names.refused)
             self.names.refused = 0
@@ -222,11 +231,14 @@ class Cube:
         """Paths of a pair, in whatever grouping."""
         return [int(p) for p in np.flatnonzero(self.members(pair))]
 
-    def _paths(self, key: list[Ints], ends: Ints) -> Ints:
+    def _paths(self, key: list[Ints], ends: Ints, step: Step | None = None) -> Ints:
         known = self.paths.count
         ids = self.paths.ids(key)
         if len(full := np.flatnonzero(ids < 0)):
             self._count("rows_past_path_limit", len(full))
+            if step is not None:
+                for name in PAST_LIMIT:
+                    self._count(f"{name}_past_path_limit", int(step.arrays[name][full].sum()))
             lost = {_PATH.index(name): NONE for name in _LOST_PAST_LIMIT} | {
                 _PATH.index("remote_asn"): COLLAPSED
             }
@@ -236,7 +248,7 @@ class Cube:
             ]
             self.paths.limit = UNBOUNDED
             ids[full] = self.paths.ids(rest)
-            self.paths.limit = PATHS
+            self._bound()
         if self.paths.count > known:
             new, first = np.unique(ids, return_index=True)
             self._learn(known, ends[first[new >= known]].tolist())
@@ -358,7 +370,7 @@ class Cube:
             self.details.limit = UNBOUNDED
             nothing = np.full(len(full), NONE, np.int64)
             ids[full] = self.details.ids([key[0][full], *[nothing] * (len(key) - 1)])
-            self.details.limit = DETAILS
+            self._bound()
         return ids
 
     def _see_processes(self, known: int, details: Ints, step: Step) -> None:
@@ -431,7 +443,7 @@ class Cube:
         if len(details) < _DETAIL:  # of an older version, which did not tell hosts apart
             details = np.vstack([details, np.full((1, details.shape[1]), NONE, np.int64)])
         self.details = Keys.of(details, UNBOUNDED)
-        self.paths.limit, self.details.limit = PATHS, DETAILS
+        self._bound()
         self.processes = Keys.of(arrays.get("processes", np.zeros((3, 0), np.int64)), UNBOUNDED)
         self._learn_processes(0)
         # Of an older version, which did not tell when: every program that is there was seen long ago.

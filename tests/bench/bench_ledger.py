@@ -34,10 +34,12 @@ BAR_MS = 50.0
 LARGE = 200
 """Networks of a store's largest destination, which is the first."""
 ROUNDS = 3
+DAYS_AT_ONCE = 10
+"""In one transaction: a write-ahead log of the whole year would double what the disk must hold."""
 
 _ROWS = f"""
 INSERT INTO ledger ({", ".join((*LEDGER_KEY, *LEDGER_SUMS))})
-WITH RECURSIVE d(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM d WHERE i < {DAYS - 1}),
+WITH RECURSIVE d(i) AS (SELECT :first UNION ALL SELECT i + 1 FROM d WHERE i < :last),
   s(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM s WHERE i < {STORES - 1}),
   e(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM e WHERE i < :entities - 1),
   n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {LARGE - 1}),
@@ -60,7 +62,11 @@ def fill(database: Database, entities: int) -> float:
     index = next(iter(ledger_table.indexes))
     with database.write() as connection:
         index.drop(connection)
-        connection.execute(sa.text(_ROWS), {"entities": entities})
+    for first in range(0, DAYS, DAYS_AT_ONCE):
+        last = min(first + DAYS_AT_ONCE, DAYS) - 1
+        with database.write() as connection:
+            connection.execute(sa.text(_ROWS), {"entities": entities, "first": first, "last": last})
+    with database.write() as connection:
         index.create(connection)
     with database.write() as connection:
         connection.execute(summed_days())
