@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from datetime import date
 
     from agent.policy.model import Pack, Policy, Rule
+    from agent.policy.ownership import Ownership
     from agent.words import Phrases
 
 
@@ -147,18 +148,18 @@ def try_out(
 ) -> None:
     """Run the tests that stand beside rules through the detector, each rule alone and its pack awake.
 
-    Without FILES: those of the settings. Rules of all packs are tried, asleep or awake; a shipped rule that your
+    Without FILES: those of the settings; owners are those of your own files, too (`ownership`). Rules of all packs are tried, asleep or awake; a shipped rule that your
     policy changes has only the tests that you give it. Exit code 1 if a test fails.
     """
     from agent.cli.policy_told import trial_document, trial_lines
+    from agent.config import read_ownership
     from agent.detection.trials import trials
-    from agent.policy.ownership import Ownership
 
     policy, _ = _read(options, files)
     rules = _all_rules(policy)
     _refuse_unknown(options, only, [rule.id for _, rule in rules], "no rule is called {name}")
     rules = [(pack, rule) for pack, rule in rules if not only or rule.id in only]
-    done = list(trials(rules, policy, Ownership.load()))
+    done = list(trials(rules, policy, read_ownership(options.load().settings)))
     untested = [f"{pack}/{rule.id}" for pack, rule in rules if not rule.tests]
     blamed = [name for name in untested if strict and name.partition("/")[0] in policy.awake]
     failed = [trial for trial in done if not trial.passed]
@@ -203,10 +204,12 @@ def explain(
     from datetime import UTC, datetime
 
     from agent.cli.policy_told import pack_lines, rule_lines
+    from agent.config import read_ownership
 
     policy, _ = _read(options, files)
     say = _words(options, language)
     today = datetime.now(UTC).date()
+    ownership = read_ownership(options.load().settings)
     packs = {pack.pack: pack for pack in policy.packs}
     rules = {rule.id: (packs[pack], rule) for pack, rule in _all_rules(policy)}
     if name is not None:
@@ -214,14 +217,14 @@ def explain(
         _refuse_unknown(options, [rule_name], [*packs, *rules], "no rule and no pack is called {name}")
         name = rule_name
     if as_json:
-        echo_json(_explained(policy, name, rules, today), indent=2)
+        echo_json(_explained(policy, name, rules, ownership, today), indent=2)
     elif name is None:
         _list_packs(policy, say, today)
     else:
         lines = (
             pack_lines(packs[name], policy, say, today)
             if name in packs
-            else rule_lines(*rules[name], policy, say, today)
+            else rule_lines(*rules[name], policy, ownership, say, today)
         )
         for line in lines:
             tell(line)
@@ -339,9 +342,13 @@ def _list_packs(policy: Policy, say: Phrases, today: date) -> None:
 
 
 def _explained(
-    policy: Policy, name: str | None, rules: Mapping[str, tuple[Pack, Rule]], today: date
+    policy: Policy,
+    name: str | None,
+    rules: Mapping[str, tuple[Pack, Rule]],
+    ownership: Ownership,
+    today: date,
 ) -> dict[str, Any]:
-    from agent.cli.policy_told import missing
+    from agent.cli.policy_told import missing, of_owners
     from agent.policy.packfiles import standing
 
     def told(pack: Pack) -> dict[str, Any]:
@@ -352,11 +359,12 @@ def _explained(
         return {"awake": found.awake, "why": found.why, "missing": lacking, "pack": whole}
 
     if name is None:
-        return {"packs": [told(pack) for pack in policy.packs], "rule": None}
+        return {"packs": [told(pack) for pack in policy.packs], "rule": None, "owners": None}
     if name in rules:
         pack, rule = rules[name]
-        return {"packs": [told(pack)], "rule": rule.model_dump(mode="json")}
-    return {"packs": [told(pack) for pack in policy.packs if pack.pack == name], "rule": None}
+        owners = of_owners(rule, policy, ownership, today)
+        return {"packs": [told(pack)], "rule": rule.model_dump(mode="json"), "owners": owners}
+    return {"packs": [told(pack) for pack in policy.packs if pack.pack == name], "rule": None, "owners": None}
 
 
 @command.command(epilog=example("policy schema"))

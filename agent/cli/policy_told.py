@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from agent.detection.trials import Trial
     from agent.policy.differences import Difference
-    from agent.policy.model import Pack, Policy, Rule, Store
+    from agent.policy.model import DestinationSet, Pack, Policy, Rule, Store
+    from agent.policy.ownership import Ownership
     from agent.words import Phrases
 
 INPUTS: Final = ("subjects", "record_octets", "records_per_subject", "compression")
@@ -32,7 +33,9 @@ _TOLD: Final = frozenset(
 _LONGEST: Final = 120
 
 
-def rule_lines(pack: Pack, rule: Rule, policy: Policy, say: Phrases, today: date) -> Iterator[str]:
+def rule_lines(
+    pack: Pack, rule: Rule, policy: Policy, ownership: Ownership, say: Phrases, today: date
+) -> Iterator[str]:
     """What a rule watches, when it finds, how severe; whether its pack is awake; what the regime counts; what is missing."""
     from agent.policy.packfiles import standing
     from agent.words import regimes, span
@@ -47,6 +50,10 @@ def rule_lines(pack: Pack, rule: Rule, policy: Policy, say: Phrases, today: date
     if rule.initiator != "any":
         yield say(f"explain.opened_{rule.initiator}")
     yield from _to(rule, policy, say)
+    if (known := of_owners(rule, policy, ownership, today)) is not None:
+        yield say(
+            "explain.on_record", n=f"{known['networks']:,}", review=known["review"], table=known["version"]
+        )
     if facts := _further(rule, say):
         yield say("explain.any_of", facts=say.join(facts))
     if rule.subjects is not None:
@@ -113,7 +120,7 @@ def _watched(rule: Rule, policy: Policy, say: Phrases) -> Iterator[str]:
 def _to(rule: Rule, policy: Policy, say: Phrases) -> Iterator[str]:
     from agent.words import regimes
 
-    sets = {d.id: d for p in policy.packs for d in p.destinations} | {d.id: d for d in policy.destinations}
+    sets = _sets(policy)
 
     def told(names: Sequence[str]) -> str:
         return say.join([f"{n} ({regimes.destinations(sets[n], say)})" if n in sets else n for n in names])
@@ -121,6 +128,21 @@ def _to(rule: Rule, policy: Policy, say: Phrases) -> Iterator[str]:
     yield say("explain.to", sets=told(rule.destinations)) if rule.destinations else say("explain.to_all")
     if rule.except_destinations:
         yield say("explain.except", sets=told(rule.except_destinations))
+
+
+def of_owners(rule: Rule, policy: Policy, ownership: Ownership, today: date) -> dict[str, Any] | None:
+    """How many networks on record are in the sets of a rule, by the table of owners in force; None for a rule of all ends."""
+    from agent.policy.match import on_record
+
+    if not rule.destinations:
+        return None
+    sets = _sets(policy)
+    networks, review = on_record([sets[n] for n in rule.destinations if n in sets], ownership, today)
+    return {"version": ownership.version, "networks": networks, "review": review}
+
+
+def _sets(policy: Policy) -> dict[str, DestinationSet]:
+    return {d.id: d for p in policy.packs for d in p.destinations} | {d.id: d for d in policy.destinations}
 
 
 def _further(rule: Rule, say: Phrases) -> list[str]:
