@@ -24,7 +24,7 @@ from agent.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from datetime import date
+    from datetime import date, datetime, tzinfo
 
     from agent.policy.model import Pack, Policy, Rule
     from agent.policy.ownership import Ownership
@@ -191,19 +191,31 @@ def try_out(
 @click.option(
     "--language", type=click.Choice(["en", "ja"]), help="In this language instead of that of the settings."
 )
+@click.option(
+    "--from",
+    "begins",
+    metavar="WHEN",
+    help="Of a PACK: also when each of its clocks would end, if it started then.",
+)
 @json_option("One JSON document: the packs, or the pack or rule.")
 @click.pass_obj
 def explain(
-    options: Options, name: str | None, files: tuple[Path, ...], language: str | None, as_json: bool
+    options: Options,
+    name: str | None,
+    files: tuple[Path, ...],
+    language: str | None,
+    begins: str | None,
+    as_json: bool,
 ) -> None:
     """Tell in plain words what a RULE or PACK watches, what it rests on, and why it is awake or asleep.
 
     A rule is told with its thresholds, the numbers of its regime with section and mark, and what the stores do not state
-    yet. Without NAME: every pack, and why it is awake or asleep.
+    yet. Without NAME: every pack, and why it is awake or asleep. With --from the clocks of a pack's reports are counted from
+    that time, in the pack's time zone or in yours: arithmetic alone. Whether one runs is for a person to say.
     """
     from datetime import UTC, datetime
 
-    from agent.cli.policy_told import pack_lines, rule_lines
+    from agent.cli.policy_told import due_lines, due_of, pack_lines, rule_lines
     from agent.config import read_ownership
 
     policy, _ = _read(options, files)
@@ -216,8 +228,12 @@ def explain(
         _, _, rule_name = name.rpartition("/")
         _refuse_unknown(options, [rule_name], [*packs, *rules], "no rule and no pack is called {name}")
         name = rule_name
+    if begins is not None and name not in packs:
+        raise click.UsageError("--from goes with the name of a pack")
+    start, zone = _clock(options, packs.get(name or ""), begins)
     if as_json:
-        echo_json(_explained(policy, name, rules, ownership, today), indent=2)
+        due = due_of(packs[name], start, zone) if name in packs and start else None
+        echo_json({**_explained(policy, name, rules, ownership, today), "due": due}, indent=2)
     elif name is None:
         _list_packs(policy, say, today)
     else:
@@ -227,6 +243,8 @@ def explain(
             else rule_lines(*rules[name], policy, ownership, say, today)
         )
         for line in lines:
+            tell(line)
+        for line in due_lines(packs[name], start, zone, say) if name in packs and start else ():
             tell(line)
 
 
@@ -339,6 +357,23 @@ def _list_packs(policy: Policy, say: Phrases, today: date) -> None:
         tell(f"{pack.pack}: {pack.title.in_language(say.language)}")
         tell(f"  {say('pack.state', state=say(f'state.{pack.state}'), kind=say(f'kind.{pack.kind}'))}")
         tell(f"  {regimes.standing(standing(pack, policy.attestations, today), pack, say)}")
+
+
+def _clock(options: Options, pack: Pack | None, begins: str | None) -> tuple[datetime | None, tzinfo]:
+    """The start of clocks that was asked for, and the zone in which their days are counted."""
+    from datetime import UTC, datetime
+    from zoneinfo import ZoneInfo
+
+    from agent.cli.times import point_ns
+    from agent.core.clock import SECOND_NS, SystemClock
+
+    now_ns = SystemClock().now_ns()
+    zone = ZoneInfo(pack.zone) if pack is not None and pack.zone else options.load().settings.zone
+    if begins is None:
+        return None, zone or UTC
+    at_s = point_ns(begins, "--from", now_ns, zone) // SECOND_NS
+    start = datetime.fromtimestamp(at_s, UTC)
+    return start, zone or start.astimezone().tzinfo or UTC
 
 
 def _explained(

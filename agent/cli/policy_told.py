@@ -7,6 +7,8 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from datetime import datetime, tzinfo
+
     from agent.detection.trials import Trial
     from agent.policy.differences import Difference
     from agent.policy.model import DestinationSet, Pack, Policy, Rule, Store
@@ -190,6 +192,43 @@ def pack_lines(pack: Pack, policy: Policy, say: Phrases, today: date) -> Iterato
     if not pack.rules:
         yield f"  {say('pack.no_rule')}"
     yield from missing_lines(pack, stores, say)
+
+
+def due_lines(pack: Pack, start: datetime, zone: tzinfo, say: Phrases) -> Iterator[str]:
+    """When each clock of a pack ends, if it starts then."""
+    from agent.words import regimes
+
+    yield ""
+    yield say("due.head", start=_told_moment(start.astimezone(zone)))
+    for report in pack.reports:
+        for clock in report.deadlines:
+            ends = clock.ends(start, zone)
+            told = say("due.none") if ends is None else say("due.by", at=_told_moment(ends))
+            yield f"  {report.id}: {told}; {regimes.deadline(clock, say)}"
+    yield f"  {say('due.arithmetic')}"
+
+
+def due_of(pack: Pack, start: datetime, zone: tzinfo) -> list[dict[str, Any]]:
+    """The same as plain values."""
+    return [
+        {
+            "report": report.id,
+            "starts": clock.starts,
+            "within": clock.within,
+            "only_if": clock.only_if,
+            "unless": clock.unless,
+            "days": clock.days,
+            "ends": ends.isoformat() if (ends := clock.ends(start, zone)) else None,
+            "zone": str(zone),
+            "mark": clock.mark,
+        }
+        for report in pack.reports
+        for clock in report.deadlines
+    ]
+
+
+def _told_moment(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} {at.tzname()}"
 
 
 # tests

@@ -200,6 +200,26 @@ def test_a_pack_in_both_languages(language: str, said: list[str], home: Path) ->
     assert [line for line in said if line not in lines] == []
 
 
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        ("en", "nis2.early_warning: ends 2026-11-23 00:00:00 UTC; 24 hours"),
+        ("ja", "2026-11-23 00:00:00 UTC まで"),
+    ],
+)
+def test_clocks_of_a_pack_are_counted_from_a_time(language: str, said: str, home: Path) -> None:
+    """With --from, each clock with its end and its basis, in words and as JSON; a rule has none."""
+    asked = ("policy", "explain", "eu-nis2", "--from", "2026-11-22T00:00Z")
+    (home / "sekisho.yaml").write_text("policy: [policy.yaml]\ntime_zone: UTC\n")
+    assert said in sekisho(*asked, "--language", language, home=home).out
+    due = json.loads(sekisho(*asked, "--json", home=home).out)["due"]
+    assert {(d["report"], d["ends"], d["zone"]) for d in due} >= {
+        ("nis2.early_warning", "2026-11-23T00:00:00+00:00", "UTC"),
+        ("nis2.notification", "2026-11-25T00:00:00+00:00", "UTC"),
+    }
+    assert sekisho("policy", "explain", "mine", "--from", "now", home=home).code == 2
+
+
 def test_an_attested_pack_says_who_attested_it(home: Path) -> None:
     """An awake pack names the entity, the person and the day."""
     with (home / "policy.yaml").open("a") as file:
