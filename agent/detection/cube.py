@@ -23,6 +23,7 @@ from agent.core.finding import OwnerFact
 from agent.core.grouping import distinct
 from agent.detection.admit import Step
 from agent.detection.keys import NONE, Bools, Ints, Keys, Names, grown
+from agent.detection.programs import Programs
 from agent.detection.rules import Hit, PathFact, Rulebook, networks_key, service_codes, services_key
 from agent.detection.spans import Spans
 from agent.detection.windows import PAIR, WINDOWS
@@ -93,12 +94,7 @@ class Cube:
     """By path."""
     first_ns: Ints = field(default_factory=lambda: np.full(1024, NEVER_NS, np.int64))
     """By pair: when it was first seen."""
-    processes: Keys = field(default_factory=lambda: Keys(3, UNBOUNDED))
-    """(tenant, store, process), as far as a detail knows one."""
-    process_of: Ints = field(default_factory=lambda: np.full(1024, NONE, np.int64))
-    """By detail: the program."""
-    process_ns: Ints = field(default_factory=lambda: np.full(1024, NEVER_NS, np.int64))
-    """By program: end of the first row that was not late."""
+    programs: Programs = field(default_factory=Programs)
     set_keys: list[str] = field(default_factory=list)
     """Destination sets with networks that were ever in force; a path's ``sets`` has a bit for each."""
     born_ns: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))
@@ -200,7 +196,9 @@ class Cube:
         ]
         known = self.details.count
         ids = self._details([path, *detail, local[:, 0], local[:, 1], columns["host"]])
-        self._see_processes(known, ids, step)
+        self.programs.learn(known, *self._programs_of(known))
+        on_time = ~step.late
+        self.programs.see(ids[on_time], step.arrays["end_ns"][on_time])
         return Placed(path, pair, ids, known)
 
     def pair(self, pair: int) -> tuple[str, str, str]:
@@ -373,23 +371,10 @@ class Cube:
             self._bound()
         return ids
 
-    def _see_processes(self, known: int, details: Ints, step: Step) -> None:
-        """Programs of details from ``known`` on, and when each was first seen. A late row is seen at another time by
-        another cut of batches, so it does not count."""
-        self._learn_processes(known)
-        program = self.process_of[details]
-        seen = np.flatnonzero((program >= 0) & ~step.late)
-        np.minimum.at(self.process_ns, program[seen], step.arrays["end_ns"][seen])
-
-    def _learn_processes(self, known: int) -> None:
-        count = self.details.count
-        if count > known:
-            path, process = self.details.columns[0, known:], self.details.columns[2, known:]
-            tenant, store = self.paths.columns[0, path], self.paths.columns[1, path]
-            self.process_of = grown(self.process_of, count, NONE)
-            named = np.flatnonzero(process >= 0)
-            self.process_of[known + named] = self.processes.ids([tenant[named], store[named], process[named]])
-            self.process_ns = grown(self.process_ns, self.processes.count, NEVER_NS)
+    def _programs_of(self, known: int) -> tuple[Ints, Ints, Ints]:
+        """Codes of tenant, store and process of the details from ``known`` on."""
+        path, process = self.details.columns[0, known:], self.details.columns[2, known:]
+        return self.paths.columns[0, path], self.paths.columns[1, path], process
 
     def _service(self, step: Step, initiator: Ints) -> Ints:
         """protocol and port of the end that accepted; -1 where its port or the initiator is not known."""
@@ -428,8 +413,7 @@ class Cube:
             "pair_of": self.pair_of[: self.paths.count],
             "first_ns": self.first_ns[: self.pairs.count],
             "born_ns": self.born_ns[: self.paths.count],
-            "processes": self.processes.columns,
-            "process_ns": self.process_ns[: self.processes.count],
+            **self.programs.state(),
         }
 
     def set_state(self, meta: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
@@ -444,11 +428,7 @@ class Cube:
             details = np.vstack([details, np.full((1, details.shape[1]), NONE, np.int64)])
         self.details = Keys.of(details, UNBOUNDED)
         self._bound()
-        self.processes = Keys.of(arrays.get("processes", np.zeros((3, 0), np.int64)), UNBOUNDED)
-        self._learn_processes(0)
-        # Of an older version, which did not tell when: every program that is there was seen long ago.
-        seen = arrays.get("process_ns", np.zeros(self.processes.count, np.int64))
-        self.process_ns = grown(seen, 1024, NEVER_NS)
+        self.programs.set_state(arrays, *self._programs_of(0))
         self.pair_of = grown(arrays["pair_of"], 1024)
         self.first_ns = grown(arrays["first_ns"], 1024, NEVER_NS)
         self.born_ns = grown(arrays["born_ns"], 1024)

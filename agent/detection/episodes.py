@@ -97,7 +97,7 @@ class Feed:
     ends_of: Ints
     """By row: the pair of its destination, in whatever grouping the track is."""
     processes: Ints
-    """By row: the store's program (:attr:`agent.detection.cube.Cube.processes`), -1 where it is not known."""
+    """By row: the store's program (:attr:`agent.detection.programs.Programs`), -1 where it is not known."""
 
 
 class Track:

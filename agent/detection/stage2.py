@@ -209,10 +209,10 @@ class Stage2:
             buckets, paths, amounts = ring.cells_between(-_NEVER, _NEVER)
             mine = np.flatnonzero(own[paths])
             track.note_destinations(buckets[mine], self._cube.pair_of[paths[mine]], amounts[mine])
-        track.process_ns = lambda: self._cube.process_ns
+        track.process_ns = lambda: self._cube.programs.first_ns
         if watch.asks_processes:
             of = self._cube.details.columns[0, : self._known_details]
-            track.processes = set(distinct(self._cube.process_of[: len(of)][own[of]]).tolist())
+            track.processes = set(distinct(self._cube.programs.of[: len(of)][own[of]]).tolist())
         return track
 
     def _stores(self) -> Ints:
@@ -258,7 +258,7 @@ class Stage2:
             step_rows=rows,
             amounts=content,
             ends_of=placed.pair[rows],
-            processes=self._cube.process_of[placed.detail[rows]],
+            processes=self._cube.programs.of[placed.detail[rows]],
         )
 
     # the past
