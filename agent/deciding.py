@@ -17,11 +17,22 @@ from agent.core.clock import MINUTE_NS, Clock
 from agent.core.decision import Decision
 from agent.core.errors import StateError, TakenOverError
 from agent.core.faults import faultpoint
-from agent.core.finding import WAITING, Case, Destination, Event, HostTold, Notice, NoticeKind, finding_id
+from agent.core.finding import (
+    WAITING,
+    Case,
+    Destination,
+    Event,
+    HostTold,
+    Notice,
+    NoticeKind,
+    Severity,
+    finding_id,
+)
 from agent.core.flow import FlowBatch
 from agent.core.message import Header
 from agent.covering.covering import Covering
 from agent.detection.claims import Claims
+from agent.detection.cube import PAST_LIMIT
 from agent.detection.detector import Detector
 from agent.pipeline import newest
 from agent.store.kept import ActionKind, Commit
@@ -37,6 +48,13 @@ SNAPSHOT_OCTETS = 32 * 2**20
 """Deltas between two snapshots, at most, and so what a start reads besides the snapshot."""
 REFRESH_NS = MINUTE_NS
 """How far the amounts of an open case may lag behind the truth."""
+PAST_LIMITS = (
+    "rows_past_path_limit",
+    *(f"{name}_past_path_limit" for name in PAST_LIMIT),
+    "rows_past_detail_limit",
+    "texts_past_limit",
+)
+"""Counters of a decision that say how full the detector's tables are."""
 RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -70,6 +88,8 @@ class LocalDecide:
     duplicates: Amounts = field(default_factory=Amounts)
     position: str = ""
     """Where in its input the last run stood at its last commit."""
+    past_limits: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PAST_LIMITS, 0))
+    """Of this run: what found no place of its own in the detector's tables. Its amounts are counted all the same."""
     _commits: int = 0
     _delta_octets: int = 0
     _has_snapshot: bool = False
@@ -240,8 +260,23 @@ class LocalDecide:
             entity_of=self.detector.recorded_entity if decision.reclassified else None,
         )
         self._until_committed(work)
+        self._note_limits(decision)
         if decision.notices or decision.cases:
             self.committed(decision)
+
+    def _note_limits(self, decision: Decision) -> None:
+        """Count what was past a limit; the first time of a run people are told."""
+        found = {name: n for name, n in decision.reasons.items() if name in self.past_limits}
+        is_first = bool(found) and not any(self.past_limits.values())
+        for name, n in found.items():
+            self.past_limits[name] += n
+        if is_first:
+            setting = {} if self.detector.most_paths is None else {"setting": "detect.paths"}
+            detail = {**setting, **dict(sorted(found.items()))}
+            if self.replay:
+                logs.get("runtime").warning("detector_full", **detail)
+            else:
+                self.announce(Event(name="detector_full", severity=Severity.MEDIUM, detail=detail))
 
     def _until_committed(self, work: Commit) -> None:
         tries = 0

@@ -151,6 +151,12 @@ class DetectorFigures:
         reading.put("detect_derived_rows", counts.derived)
         for column in ("store", "remote_country", "remote_owner"):
             reading.put("detect_differing_rows", counts.differing.get(column, 0), column)
+        past = run.past_limits
+        for table in ("path", "detail"):
+            reading.put("detect_past_limit_rows", past[f"rows_past_{table}_limit"], f"{table}s")
+        reading.put("detect_past_limit_flows", past["flows_past_path_limit"])
+        for direction in _DIRECTIONS:
+            reading.put("detect_past_limit_octets", past[f"octets_{direction}_past_path_limit"], direction)
         if run.stream.agents is not None:
             known = list(run.stream.agents.covering.agents.values())
             _put_unexplained(reading, [one.newest_account for one in known if one.state != "never"])

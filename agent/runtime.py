@@ -236,6 +236,10 @@ class Runtime:
             stop=self.stop,
         )
 
+    def _most_paths(self) -> int | None:
+        """Networks of stores that the detector keeps apart; None: as many as one host needs."""
+        return None
+
     def _deciding(self, notice_sinks: tuple[str, ...]) -> LocalDecide:
         settings = self.settings
         detector = Detector(
@@ -245,6 +249,7 @@ class Runtime:
             lateness_ns=settings.lateness,
             replay=self.replay,
             comes_back=self.keeps,
+            most_paths=self._most_paths(),
         )
         return LocalDecide(
             detector,

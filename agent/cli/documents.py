@@ -326,6 +326,8 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
             "packs": "list of {awake, why, missing, pack}: the pack as its file has it, with every fact's section and mark; "
             "missing holds, by store, what an estimate of persons lacks",
             "rule": "the rule that was asked for, or null",
+            "owners": "of that rule, by the table of owners in force: {version, networks, review}; null for a rule of all ends",
+            "due": "with --from, of a pack: list of {report, starts, within, only_if, unless, days, ends, zone, mark}; else null",
         },
     ),
     "policy diff": Document(

@@ -156,6 +156,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "policy explain": (
         "sekisho policy explain",
         "sekisho policy explain us-dsp",
+        "sekisho policy explain eu-nis2 --from 2026-11-22T09:00",
         "sekisho policy explain operator/bulk-external --language ja",
     ),
     "policy diff": (

@@ -23,6 +23,7 @@ from agent.core.finding import OwnerFact
 from agent.core.grouping import distinct
 from agent.detection.admit import Step
 from agent.detection.keys import NONE, Bools, Ints, Keys, Names, grown
+from agent.detection.programs import Programs
 from agent.detection.rules import Hit, PathFact, Rulebook, networks_key, service_codes, services_key
 from agent.detection.spans import Spans
 from agent.detection.windows import PAIR, WINDOWS
@@ -30,6 +31,8 @@ from agent.detection.windows import PAIR, WINDOWS
 PATHS: Final = 65_536
 DETAILS: Final = 262_144
 UNBOUNDED: Final = 2**31 - 1
+PAST_LIMIT: Final = ("flows", "octets_out", "octets_in")
+"""What is counted of rows past the limit of paths, beside the rows."""
 COLLAPSED: Final = -2
 """In place of an AS number past the limit."""
 NEVER_NS: Final = 2**62
@@ -63,11 +66,13 @@ class Placed:
     path: Ints
     pair: Ints
     detail: Ints
+    known_details: int = 0
+    """How many details there were before."""
 
 
 _Reading = tuple[tuple[tuple[str, frozenset[int]], ...], tuple[str, ...]]
 """Rules by their grouping, and rings that hold but what their rules read."""
-NOWHERE: Final = Placed(*(np.zeros(0, np.int64) for _ in range(3)))
+NOWHERE: Final = Placed(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
 """No rows."""
 
 
@@ -80,14 +85,17 @@ class Cube:
     """The keys, and what is known of each."""
 
     book: Rulebook
+    most_paths: int | None = None
+    """The limit of paths; of details it is four times as much. None: :data:`PATHS` and :data:`DETAILS`."""
     names: Names = field(default_factory=Names)
     pairs: Keys = field(default_factory=lambda: Keys(3, UNBOUNDED))
-    paths: Keys = field(default_factory=lambda: Keys(len(PATH), PATHS))
-    details: Keys = field(default_factory=lambda: Keys(_DETAIL, DETAILS))
+    paths: Keys = field(default_factory=lambda: Keys(len(PATH), UNBOUNDED))
+    details: Keys = field(default_factory=lambda: Keys(_DETAIL, UNBOUNDED))
     pair_of: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))
     """By path."""
     first_ns: Ints = field(default_factory=lambda: np.full(1024, NEVER_NS, np.int64))
     """By pair: when it was first seen."""
+    programs: Programs = field(default_factory=Programs)
     set_keys: list[str] = field(default_factory=list)
     """Destination sets with networks that were ever in force; a path's ``sets`` has a bit for each."""
     born_ns: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))
@@ -99,7 +107,12 @@ class Cube:
     reasons: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._bound()
         self.use(self.book)
+
+    def _bound(self) -> None:
+        self.paths.limit = PATHS if self.most_paths is None else self.most_paths
+        self.details.limit = DETAILS if self.most_paths is None else DETAILS // PATHS * self.most_paths
 
     def use(self, book: Rulebook) -> None:
         """Judge all paths by another rulebook."""
@@ -169,7 +182,7 @@ class Cube:
         columns["override"] = self._overrides.values(step.arrays["remote"])
         service = self._service(step, columns["initiator"])
         columns["sets"] = self._sets(step, service)
-        path = self._paths([columns[name] for name in PATH], step.arrays["end_ns"])
+        path = self._paths([columns[name] for name in PATH], step.arrays["end_ns"], step)
         if self.names.refused:
             self._count("texts_past_limit", self.names.refused)
             self.names.refused = 0
@@ -182,7 +195,12 @@ class Cube:
             columns["vantage"],
             service,
         ]
-        return Placed(path, pair, self._details([path, *detail, local[:, 0], local[:, 1], columns["host"]]))
+        known = self.details.count
+        ids = self._details([path, *detail, local[:, 0], local[:, 1], columns["host"]])
+        self.programs.learn(known, *self._programs_of(known))
+        on_time = ~step.late
+        self.programs.see(ids[on_time], step.arrays["end_ns"][on_time])
+        return Placed(path, pair, ids, known)
 
     def pair(self, pair: int) -> tuple[str, str, str]:
         """(tenant, store, entity) of a pair."""
@@ -212,11 +230,14 @@ class Cube:
         """Paths of a pair, in whatever grouping."""
         return [int(p) for p in np.flatnonzero(self.members(pair))]
 
-    def _paths(self, key: list[Ints], ends: Ints) -> Ints:
+    def _paths(self, key: list[Ints], ends: Ints, step: Step | None = None) -> Ints:
         known = self.paths.count
         ids = self.paths.ids(key)
         if len(full := np.flatnonzero(ids < 0)):
             self._count("rows_past_path_limit", len(full))
+            if step is not None:
+                for name in PAST_LIMIT:
+                    self._count(f"{name}_past_path_limit", int(step.arrays[name][full].sum()))
             lost = {PATH.index(name): NONE for name in _LOST_PAST_LIMIT} | {
                 PATH.index("remote_asn"): COLLAPSED
             }
@@ -226,7 +247,7 @@ class Cube:
             ]
             self.paths.limit = UNBOUNDED
             ids[full] = self.paths.ids(rest)
-            self.paths.limit = PATHS
+            self._bound()
         if self.paths.count > known:
             new, first = np.unique(ids, return_index=True)
             self._learn(known, ends[first[new >= known]].tolist())
@@ -348,8 +369,13 @@ class Cube:
             self.details.limit = UNBOUNDED
             nothing = np.full(len(full), NONE, np.int64)
             ids[full] = self.details.ids([key[0][full], *[nothing] * (len(key) - 1)])
-            self.details.limit = DETAILS
+            self._bound()
         return ids
+
+    def _programs_of(self, known: int) -> tuple[Ints, Ints, Ints]:
+        """Codes of tenant, store and process of the details from ``known`` on."""
+        path, process = self.details.columns[0, known:], self.details.columns[2, known:]
+        return self.paths.columns[0, path], self.paths.columns[1, path], process
 
     def _service(self, step: Step, initiator: Ints) -> Ints:
         """protocol and port of the end that accepted; -1 where its port or the initiator is not known."""
@@ -388,6 +414,7 @@ class Cube:
             "pair_of": self.pair_of[: self.paths.count],
             "first_ns": self.first_ns[: self.pairs.count],
             "born_ns": self.born_ns[: self.paths.count],
+            **self.programs.state(),
         }
 
     def set_state(self, meta: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
@@ -401,7 +428,8 @@ class Cube:
         if len(details) < _DETAIL:  # of an older version, which did not tell hosts apart
             details = np.vstack([details, np.full((1, details.shape[1]), NONE, np.int64)])
         self.details = Keys.of(details, UNBOUNDED)
-        self.paths.limit, self.details.limit = PATHS, DETAILS
+        self._bound()
+        self.programs.set_state(arrays, *self._programs_of(0))
         self.pair_of = grown(arrays["pair_of"], 1024)
         self.first_ns = grown(arrays["first_ns"], 1024, NEVER_NS)
         self.born_ns = grown(arrays["born_ns"], 1024)

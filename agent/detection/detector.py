@@ -69,9 +69,13 @@ class Detector:
         simulated: bool = False,
         replay: bool = False,
         comes_back: bool = True,
+        most_paths: int | None = None,
     ) -> None:
         """``replay``: the data is the clock. No row is ahead of its receipt, no source is silent, time does not pass.
-        Without ``comes_back`` nobody will :meth:`restore` it: decisions have no delta."""
+        Without ``comes_back`` nobody will :meth:`restore` it: decisions have no delta. ``most_paths``: how many networks
+        of stores are kept apart; None: as many as a host by itself needs.
+        """
+        self.most_paths = most_paths
         self._host, self._lateness, self._simulated, self._replay = host, lateness_ns, simulated, replay
         self._comes_back = comes_back
         self._ownership = ownership
@@ -88,7 +92,7 @@ class Detector:
     def _set_up(self, policy: Policy, rule_since: dict[str, int]) -> None:
         self._rule_since = rule_since
         self._sources = Sources(self._lateness, replay=self._replay)
-        self._cube = Cube(Rulebook(policy, self._ownership, self._lateness, rule_since))
+        self._cube = Cube(Rulebook(policy, self._ownership, self._lateness, rule_since), self.most_paths)
         self._approvals = Approvals(self._cube)
         self._facts = Facts(self._cube)
         self._stage2 = Stage2(self._cube)

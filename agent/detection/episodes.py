@@ -93,6 +93,10 @@ class Feed:
     step_rows: Ints
     """By row: its place in the step."""
     amounts: Ints
+    ends_of: Ints
+    """By row: the pair of its destination, in whatever grouping the track is."""
+    processes: Ints
+    """By row: the store's program (:attr:`agent.detection.programs.Programs`), -1 where it is not known."""
 
 
 class Track:
@@ -112,6 +116,12 @@ class Track:
         """The same for all that left the store; kept only for a rule that asks for a share."""
         self.days: dict[int, int] = {}
         """What the rule read, by UTC day; kept only for a rule that compares days."""
+        self.destinations: dict[int, set[int]] = {}
+        """By bucket: to whom something was sent; kept only for a rule that counts them."""
+        self.processes: set[int] = set()
+        """Programs that sent, as far as the rows were fed; kept only for a rule that asks."""
+        self.process_ns: Callable[[], Ints] = lambda: np.zeros(0, np.int64)
+        """When each program was first seen."""
         self.asked = asked_of(watch.rule.any_of)
         self.first_ns = 0
         self.paths: set[int] = set()
@@ -158,6 +168,10 @@ class Track:
             own = np.flatnonzero(feed.own[rows])
             _add(self.days, feed.ends[rows][own] // DAY_NS, feed.amounts[rows][own])
         mine = part.take(feed.own[part.row])
+        if self.watch.counts_ends:
+            self.note_destinations(mine.bucket, feed.ends_of[mine.row], mine.amount)
+        if self.watch.asks_processes:
+            self.processes.update(distinct(feed.processes[rows][feed.own[rows]]).tolist())
         added = _add(self.series, mine.bucket, mine.amount)
         closed = [b for b in added if self.at is not None and b <= self.at]
         if closed and self.at is not None:
@@ -171,6 +185,12 @@ class Track:
     def _counts_at(self, bucket: int) -> int:
         """The first bucket not evaluated yet whose sum a bucket is part of, as long as the window reaches back to it."""
         return bucket if self.at is None else max(bucket, self.at + 1)
+
+    def note_destinations(self, buckets: Ints, ends: Ints, amounts: Ints) -> None:
+        """Cells by bucket and destination; one in which nothing was sent is none."""
+        sent = np.flatnonzero(amounts > 0)
+        for bucket, end in zip(buckets[sent].tolist(), ends[sent].tolist(), strict=True):
+            self.destinations.setdefault(bucket, set()).add(end)
 
     def _look_at_rows(self, feed: Feed, rows: slice) -> None:
         of_pair = feed.of_pair[rows]
@@ -278,6 +298,8 @@ class Track:
         for values in (self.series, self.store_series):
             for bucket in [b for b in values if b < kept]:
                 del values[bucket]
+        for bucket in [b for b in self.destinations if b < kept]:
+            del self.destinations[bucket]
         if self.days:
             kept = (to + 1) * self.watch.window.grain_ns // DAY_NS - DAYS.n
             for day in [d for d in self.days if d < kept]:
@@ -327,7 +349,29 @@ class Track:
     def _look(self, j: int) -> Look:
         asks_share = self.watch.rule.any_of.share_of_store is not None
         whole = self.window_sum(j, self.store_series) if asks_share else None
-        return Look(self.watch.window, j, self.sum, self.series, whole, self.first_ns, self.days)
+        return Look(
+            self.watch.window,
+            j,
+            self.sum,
+            self.series,
+            whole,
+            self.first_ns,
+            self.days,
+            process_ns=self._newest_process_ns(j),
+            destinations=self._count_destinations(j),
+        )
+
+    def _newest_process_ns(self, j: int) -> int:
+        """When the newest program was first seen, of those that were by the end of a bucket."""
+        if not self.processes:
+            return -1
+        known = self.process_ns()
+        firsts = known[[p for p in self.processes if 0 <= p < len(known)]]
+        return int(firsts[firsts < (j + 1) * self.watch.window.grain_ns].max(initial=-1))
+
+    def _count_destinations(self, j: int) -> int:
+        low = self.watch.window.low(j)
+        return len(set().union(*(ends for b, ends in self.destinations.items() if low <= b <= j)))
 
     def _joins(self, episode: Episode, j: int, until: int) -> bool:
         grain = self.watch.window.grain_ns

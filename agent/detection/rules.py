@@ -6,7 +6,7 @@ nothing per row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -74,6 +74,13 @@ class Hit:
     reasons: tuple[str, ...]
     """What lowered it."""
     destinations: tuple[str, ...]
+    caps: tuple[tuple[str, Severity], ...] = ()
+    """What the facts rest on: words keys, and the most that each allows."""
+
+    def raised(self, to: Severity) -> Hit:
+        """The same where the amount is more severe than the rule is by itself."""
+        lowered = tuple(reason for reason, cap in self.caps if cap < to)
+        return replace(self, severity=min([to, *(cap for _, cap in self.caps)]), reasons=lowered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +120,16 @@ class Watch:
     def compares_days(self) -> bool:
         """Whether it asks for the days of the past."""
         return self.rule.any_of.unusual is not None
+
+    @property
+    def counts_ends(self) -> bool:
+        """Whether it asks how many destinations there are."""
+        return self.rule.any_of.destinations is not None
+
+    @property
+    def asks_processes(self) -> bool:
+        """Whether it asks when a store's programs were first seen."""
+        return self.rule.any_of.first_seen_process
 
     @property
     def is_yearly(self) -> bool:
@@ -310,8 +327,8 @@ class Rulebook:
             return None
         if rule.allowed_countries and not _is_outside(rule, path):
             return None
-        severity, reasons = _severity(rule, path, owner, tuple(matched.values()))
-        return Hit(severity, reasons, tuple(matched))
+        caps = _caps(path, owner, tuple(matched.values()))
+        return Hit(rule.severity, (), tuple(matched), caps).raised(rule.severity)
 
     def _reads(self, rule: Rule, path: PathFact) -> bool:
         store = self._stores.get(path.store)
@@ -361,10 +378,8 @@ def _make_room(known: dict[Any, Any]) -> None:
         known.clear()
 
 
-def _severity(
-    rule: Rule, path: PathFact, owner: OwnerFact, matches: tuple[Match, ...]
-) -> tuple[Severity, tuple[str, ...]]:
-    """The rule's severity, lowered by what it rests on, and the words keys of why."""
+def _caps(path: PathFact, owner: OwnerFact, matches: tuple[Match, ...]) -> tuple[tuple[str, Severity], ...]:
+    """What the facts rest on, as words keys, and the highest severity that each allows."""
     by = {line for match in matches for line in match.by} - {"country"}
     caps: list[tuple[str, Severity]] = []
     if by and by <= OWNER_LINES | {"organised_in"}:
@@ -378,8 +393,7 @@ def _severity(
         caps.append(("owner_review", Severity.MEDIUM))
     if path.estimated:
         caps.append(("estimated", Severity.MEDIUM))
-    lowered = tuple(reason for reason, cap in caps if cap < rule.severity)
-    return min([rule.severity, *(cap for _, cap in caps)]), lowered
+    return tuple(caps)
 
 
 def legal_entity_of(store: Store) -> str:

@@ -168,6 +168,9 @@ class DetectRuntime(Runtime):
         refused = {f"heartbeats_refused[{reason}]": n for reason, n in sorted(agents.refused.items())}
         return {**told, **refused, "coverage_sent": self._publisher.sent}
 
+    def _most_paths(self) -> int:
+        return self.settings.detect.paths
+
     def standing(self) -> dict[str, object]:
         """See :meth:`Runtime.standing`."""
         return {**super().standing(), "role": "detector", "counters": dict(self.counters)}
@@ -175,6 +178,12 @@ class DetectRuntime(Runtime):
     def _renew(self) -> None:
         if self._leadership is not None:
             self._leadership.check()
+
+    @property
+    def past_limits(self) -> Mapping[str, int]:
+        """Of this run: what found no place of its own in the detector's tables."""
+        assert isinstance(self.decide, LocalDecide)
+        return self.decide.past_limits
 
     @property
     def counters(self) -> Mapping[str, int]:
@@ -196,6 +205,7 @@ class DetectRuntime(Runtime):
             "copied": counts.copied,
             "lag": counts.lag,
             "commits": counts.commits,
+            **self.past_limits,
             **self._fleet(),
             **told,
         }

@@ -292,10 +292,12 @@ def check_version(database: Database, *, upgrade: bool) -> None:
     if found < schema.SCHEMA_VERSION and upgrade:
         with database.write() as connection:
             # Up to now every version only added tables, or put others in place of one.
-            had_days = sa.inspect(connection).has_table(schema.ledger_days.name)
+            had = set(sa.inspect(connection).get_table_names())
             schema.metadata.create_all(connection)
-            if not had_days:
+            if schema.ledger_days.name not in had:
                 connection.execute(schema.summed_days())
+            if schema.ledger_pairs.name not in had:
+                connection.execute(schema.summed_pairs())
             for name in schema.REPLACED:
                 connection.exec_driver_sql(f"DROP TABLE IF EXISTS {name}")
             connection.execute(sa.update(schema.head).values(schema_version=schema.SCHEMA_VERSION))
