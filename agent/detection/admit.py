@@ -1,4 +1,5 @@
-"""What of a batch the detector reads: the rows of stores to external ends, each with the watermark just before it.
+"""What of a batch the detector reads: the rows of stores, each with the watermark just before it. Those to external ends
+and those to other own hosts (:attr:`Step.internal`) are two tables.
 
 A :class:`Step` is all that one call does to the detector's state, as columns; packed, it is the call's delta. Whoever
 takes the same steps in the same order has the same state.
@@ -37,6 +38,10 @@ TEXTS: Final = (
 )
 NUMBERS: Final = ("remote_asn", "protocol", "local_port", "remote_port")
 AMOUNTS: Final = ("flows", "octets_out", "packets_out", "octets_in", "packets_in", "content_octets_out")
+NEAR: Final = ("internal", "private", "shared", "link_local")
+"""Scopes of an other end that is another own host, or may be one."""
+INTERNAL: Final = "internal."
+"""Before the names of the columns of rows to such ends."""
 LATEST_NS: Final = 2**62 - 1
 """In the year 2116."""
 _OUTSIDE_RULES: Final = np.uint16(Mark.SELF | Mark.TRANSIT)
@@ -58,6 +63,14 @@ class Step:
     def rows(self) -> int:
         """Rows of a take."""
         return len(self.arrays["end_ns"])
+
+    @property
+    def internal(self) -> Step:
+        """The rows of stores to other own hosts, as a take of their own: same columns, in the same order of arrival."""
+        arrays = {n.removeprefix(INTERNAL): a for n, a in self.arrays.items() if n.startswith(INTERNAL)}
+        if not arrays:
+            return Step("take", {"texts": {}}, {"end_ns": np.zeros(0, np.int64)})
+        return Step("take", {"texts": self.meta["internal"]}, arrays)
 
     @property
     def late(self) -> Bools:
@@ -83,24 +96,80 @@ def admit(
     ends = np.where(suspect, received, ends)
     before, after = _observed(batches, each, ends, ~suspect, sources)
     inside = [np.flatnonzero((b["store"] >= 0) & ((b["marks"] & _OUTSIDE_RULES) == 0)) for b in batches]
-    wanted = [
-        rows[b.text("remote_scope").take(rows).where("external")] if len(rows) else rows
+    scopes = [
+        b.text("remote_scope").take(rows) if len(rows) else None
         for b, rows in zip(batches, inside, strict=True)
     ]
+    wanted = [
+        rows if scope is None else rows[scope.where("external")]
+        for rows, scope in zip(inside, scopes, strict=True)
+    ]
+    near = [
+        rows if scope is None else rows[_is_near(scope)] for rows, scope in zip(inside, scopes, strict=True)
+    ]
     begins = np.cumsum([0, *map(len, batches)])[:-1].tolist()
+    times = _Times(ends, before, suspect, marks)
+    arrays, texts = _table(batches, wanted, begins, times)
+    meta: dict[str, Any] = {"texts": texts}
+    if any(map(len, near)):
+        inner, meta["internal"] = _table(batches, near, begins, times)
+        arrays |= {INTERNAL + name: column for name, column in inner.items()}
+    step = Step("take", meta, arrays)
+    seen = [(b, rows, begin) for b, rows, begin in zip(batches, inside, begins, strict=True) if len(rows)]
+    step.meta.update(
+        received=max(each),
+        after=after,
+        sources=sources.state({_source(batch) for batch in batches}),
+        versions=dict(batches[-1].header.versions),
+        seen=_stores_seen(seen, ends),
+        reasons={
+            "rows_read": step.rows,
+            "rows_internal": step.internal.rows,
+            "rows_short_path": len(ends) - step.rows - step.internal.rows,
+            "rows_clock_suspect": int(suspect.sum()),
+            "rows_late": int(step.late.sum()),
+            "rows_spread": int((arrays["end_ns"] - arrays["start_ns"] > BASE_NS).sum()),
+        },
+    )
+    return step
+
+
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """Of all rows of a call, in order: end, watermark just before, whether the end is in doubt, marks."""
+
+    end_ns: Ints
+    before_ns: Ints
+    suspect: Bools
+    marks: NDArray[Any]
+
+
+def _is_near(scope: Text) -> Bools:
+    """Rows whose other end is another own host, or may be one."""
+    near = np.zeros(len(scope.codes), bool)
+    for name in NEAR:
+        if name in scope.values:
+            near |= scope.where(name)
+    return near
+
+
+def _table(
+    batches: Sequence[FlowBatch], wanted: Sequence[Ints], begins: Sequence[int], times: _Times
+) -> tuple[dict[str, NDArray[Any]], dict[str, list[str]]]:
+    """Columns and texts of some rows of each batch; ``begins``: where among all rows each batch begins."""
     read = np.concatenate([rows + begin for rows, begin in zip(wanted, begins, strict=True)])
     parts = [(b, rows) for b, rows in zip(batches, wanted, strict=True) if len(rows)]
 
     def column(name: str) -> NDArray[Any]:
         return np.concatenate([b[name].take(rows, axis=0) for b, rows in parts or [(batches[0], read)]])
 
-    ends_read = ends[read]
+    ends_read = times.end_ns[read]
     starts = np.clip(column("start_ns"), 0, ends_read)
     arrays: dict[str, NDArray[Any]] = {
-        "start_ns": np.where(suspect[read], ends_read, starts),
+        "start_ns": np.where(times.suspect[read], ends_read, starts),
         "end_ns": ends_read,
-        "before_ns": before[read],
-        "estimated": ((marks[read] & np.uint16(Mark.ESTIMATED)) != 0).astype(np.int64),
+        "before_ns": times.before_ns[read],
+        "estimated": ((times.marks[read] & np.uint16(Mark.ESTIMATED)) != 0).astype(np.int64),
         "local": column("local_address"),
         "remote": column("remote_address"),
     }
@@ -110,23 +179,7 @@ def admit(
         joined = _joined([(b.text(name), rows) for b, rows in parts])
         arrays[name], texts[name] = joined.codes.astype(np.int64), list(joined.values)
     arrays["host"], texts["host"] = _hosts(parts)
-    step = Step("take", {"texts": texts}, arrays)
-    seen = [(b, rows, begin) for b, rows, begin in zip(batches, inside, begins, strict=True) if len(rows)]
-    step.meta.update(
-        received=max(each),
-        after=after,
-        sources=sources.state({_source(batch) for batch in batches}),
-        versions=dict(batches[-1].header.versions),
-        seen=_stores_seen(seen, ends),
-        reasons={
-            "rows_read": len(read),
-            "rows_short_path": len(ends) - len(read),
-            "rows_clock_suspect": int(suspect.sum()),
-            "rows_late": int(step.late.sum()),
-            "rows_spread": int((arrays["end_ns"] - arrays["start_ns"] > BASE_NS).sum()),
-        },
-    )
-    return step
+    return arrays, texts
 
 
 def _observed(
