@@ -7,7 +7,7 @@ takes the same steps in the same order has the same state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from agent.core.errors import StateError
 from agent.core.flow import FlowBatch, Mark, Text, concat_text
+from agent.detection.carriers import Carriers, short
 from agent.detection.keys import Bools, Ints
-from agent.detection.pack import pack, unpack
+from agent.detection.pack import pack, part, unpack
 from agent.detection.sources import SUSPECT_NS, Sources
 from agent.detection.windows import BASE_NS
 
@@ -42,6 +43,8 @@ NEAR: Final = ("internal", "private", "shared", "link_local")
 """Scopes of an other end that is another own host, or may be one."""
 INTERNAL: Final = "internal."
 """Before the names of the columns of rows to such ends."""
+ONWARD: Final = "onward."
+"""Before the names of the columns of rows of hosts that took something from a store."""
 LATEST_NS: Final = 2**62 - 1
 """In the year 2116."""
 _OUTSIDE_RULES: Final = np.uint16(Mark.SELF | Mark.TRANSIT)
@@ -67,10 +70,18 @@ class Step:
     @property
     def internal(self) -> Step:
         """The rows of stores to other own hosts, as a take of their own: same columns, in the same order of arrival."""
-        arrays = {n.removeprefix(INTERNAL): a for n, a in self.arrays.items() if n.startswith(INTERNAL)}
+        return self._other(INTERNAL)
+
+    @property
+    def onward(self) -> Step:
+        """The rows of hosts that took something from a store, as :attr:`internal`: to external ends and other own hosts."""
+        return self._other(ONWARD)
+
+    def _other(self, table: str) -> Step:
+        arrays = part(table, self.arrays)
         if not arrays:
             return Step("take", {"texts": {}}, {"end_ns": np.zeros(0, np.int64)})
-        return Step("take", {"texts": self.meta["internal"]}, arrays)
+        return Step("take", {"texts": self.meta[table.removesuffix(".")]}, arrays)
 
     @property
     def late(self) -> Bools:
@@ -79,9 +90,15 @@ class Step:
 
 
 def admit(
-    batches: Sequence[FlowBatch], received_ns: int | Sequence[int], sources: Sources, *, replay: bool
+    batches: Sequence[FlowBatch],
+    received_ns: int | Sequence[int],
+    sources: Sources,
+    carriers: Carriers | None = None,
+    *,
+    replay: bool,
 ) -> Step:
-    """The step of batches of any sources, in the order in which they came. Moves the sources' watermarks.
+    """The step of batches of any sources, in the order in which they came. Moves the sources' watermarks and
+    remembers new ``carriers``; without these no row of a host without a store is read.
 
     ``received_ns``: when all of them were received, or each.
 
@@ -114,6 +131,17 @@ def admit(
     if any(map(len, near)):
         inner, meta["internal"] = _table(batches, near, begins, times)
         arrays |= {INTERNAL + name: column for name, column in inner.items()}
+    if carriers is not None and (len(carriers) or any(map(len, near))):
+        onward = _onward(batches, near, carriers)
+        if any(map(len, onward)):
+            inner, meta["onward"] = _table(batches, onward, begins, times)
+            arrays |= {ONWARD + name: column for name, column in inner.items()}
+            scopes_of = [b.text("remote_scope").take(rows) for b, rows in zip(batches, onward, strict=True)]
+            arrays[ONWARD + "near"] = np.concatenate([_is_near(scope) for scope in scopes_of]).astype(
+                np.int64
+            )
+        if carriers.news:
+            meta["carriers"] = carriers.news
     step = Step("take", meta, arrays)
     seen = [(b, rows, begin) for b, rows, begin in zip(batches, inside, begins, strict=True) if len(rows)]
     step.meta.update(
@@ -124,8 +152,9 @@ def admit(
         seen=_stores_seen(seen, ends),
         reasons={
             "rows_read": step.rows,
-            "rows_internal": step.internal.rows,
-            "rows_short_path": len(ends) - step.rows - step.internal.rows,
+            "rows_internal": sum(map(len, near)),
+            "rows_onward": step.onward.rows,
+            "rows_short_path": len(ends) - step.rows - sum(map(len, near)),
             "rows_clock_suspect": int(suspect.sum()),
             "rows_late": int(step.late.sum()),
             "rows_spread": int((arrays["end_ns"] - arrays["start_ns"] > BASE_NS).sum()),
@@ -151,6 +180,32 @@ def _is_near(scope: Text) -> Bools:
         if name in scope.values:
             near |= scope.where(name)
     return near
+
+
+def _onward(batches: Sequence[FlowBatch], near: Sequence[Ints], carriers: Carriers) -> list[Ints]:
+    """Rows of each batch that left a carrier, to an external end or another own host."""
+    begins = np.cumsum([0, *map(len, batches)])
+    parts = list(zip(batches, near, begins[:-1].tolist(), strict=True))
+    local = np.concatenate([short(b["local_address"]) for b in batches])
+    rows = np.concatenate([rows + begin for _, rows, begin in parts])
+    remote = np.concatenate([short(b["remote_address"][rows]) for b, rows, _ in parts])
+
+    def split(rows: Ints, keep: Callable[[Text], Bools]) -> list[Ints]:
+        cuts = np.searchsorted(rows, begins)
+        each = []
+        for i, b in enumerate(batches):
+            mine = rows[cuts[i] : cuts[i + 1]] - begins[i]
+            mine = mine[(b["marks"][mine] & _OUTSIDE_RULES) == 0]
+            each.append(mine[keep(b.text("remote_scope").take(mine))] if len(mine) else mine)
+        return each
+
+    def inside(rows: Ints) -> tuple[Ints, Ints]:
+        each = split(rows, _is_near)
+        found = [r + begin for r, (_, _, begin) in zip(each, parts, strict=True)]
+        ends = [short(b["remote_address"][r]) for r, b in zip(each, batches, strict=True)]
+        return np.concatenate(found), np.concatenate(ends)
+
+    return split(carriers.onward(local, rows, remote, inside), lambda s: _is_near(s) | s.where("external"))
 
 
 def _table(

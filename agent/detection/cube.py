@@ -30,10 +30,14 @@ from agent.detection.windows import PAIR, WINDOWS
 PATHS: Final = 65_536
 DETAILS: Final = 262_144
 UNBOUNDED: Final = 2**31 - 1
+RELAY: Final = "relay"
+"""Basis of what another host sent on of what it took from the store."""
+RELAYED: Final = 2
+"""In place of 1 for a row that belongs to its store only by its place."""
 COLLAPSED: Final = -2
 """In place of an AS number past the limit."""
 NEVER_NS: Final = 2**62
-_PATH: Final = (
+PATH: Final = (
     "tenant",
     "store",
     "initiator",
@@ -81,7 +85,7 @@ class Cube:
     book: Rulebook
     names: Names = field(default_factory=Names)
     pairs: Keys = field(default_factory=lambda: Keys(3, UNBOUNDED))
-    paths: Keys = field(default_factory=lambda: Keys(len(_PATH), PATHS))
+    paths: Keys = field(default_factory=lambda: Keys(len(PATH), PATHS))
     details: Keys = field(default_factory=lambda: Keys(_DETAIL, DETAILS))
     pair_of: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))
     """By path."""
@@ -158,17 +162,8 @@ class Cube:
 
     def place(self, step: Step) -> Placed:
         """Paths, pairs and details of a step's rows; gives numbers to new ones."""
-        columns = {name: self.names.codes(step.text(name)) for name in step.meta["texts"]}
-        columns |= {name: step.arrays[name] for name in ("remote_asn", "estimated")}
-        columns.setdefault(
-            "host", np.full(step.rows, NONE, np.int64)
-        )  # of a step that an older version packed
-        shared = [self.names.code(b) for b in ("same_host", "same_pod")]
-        columns["shared"] = np.isin(columns["basis"], shared).astype(np.int64)
-        columns["override"] = self._overrides.values(step.arrays["remote"])
-        service = self._service(step, columns["initiator"])
-        columns["sets"] = self._sets(step, service)
-        path = self._paths([columns[name] for name in _PATH], step.arrays["end_ns"])
+        columns = self.columns(step)
+        path = self._paths([columns[name] for name in PATH], step.arrays["end_ns"])
         if self.names.refused:
             self._count("texts_past_limit", self.names.refused)
             self.names.refused = 0
@@ -179,9 +174,25 @@ class Cube:
             columns["basis"],
             columns["process"],
             columns["vantage"],
-            service,
+            columns["service"],
         ]
         return Placed(path, pair, self._details([path, *detail, local[:, 0], local[:, 1], columns["host"]]))
+
+    def columns(self, step: Step) -> dict[str, Ints]:
+        """Of a step's rows all that paths and details are made of, by name, as numbers."""
+        columns = {name: self.names.codes(step.text(name)) for name in step.meta["texts"]}
+        columns |= {name: step.arrays[name] for name in ("remote_asn", "estimated")}
+        columns.setdefault(
+            "host", np.full(step.rows, NONE, np.int64)
+        )  # of a step that an older version packed
+        shared = [self.names.code(b) for b in ("same_host", "same_pod")]
+        columns["shared"] = np.isin(columns["basis"], shared).astype(np.int64)
+        if (relay := self.names.known(RELAY)) >= 0:
+            columns["shared"][columns["basis"] == relay] = RELAYED
+        columns["override"] = self._overrides.values(step.arrays["remote"])
+        columns["service"] = self._service(step, columns["initiator"])
+        columns["sets"] = self._sets(step, columns["service"])
+        return columns
 
     def pair(self, pair: int) -> tuple[str, str, str]:
         """(tenant, store, entity) of a pair."""
@@ -194,7 +205,7 @@ class Cube:
 
     def initiators(self, paths: Ints) -> Ints:
         """Codes of who opened the flows of some paths."""
-        codes: Ints = self.paths.columns[_PATH.index("initiator"), paths]
+        codes: Ints = self.paths.columns[PATH.index("initiator"), paths]
         return codes
 
     def left_on(self, paths: Iterable[int], ports: Sequence[int]) -> bool:
@@ -216,8 +227,8 @@ class Cube:
         ids = self.paths.ids(key)
         if len(full := np.flatnonzero(ids < 0)):
             self._count("rows_past_path_limit", len(full))
-            lost = {_PATH.index(name): NONE for name in _LOST_PAST_LIMIT} | {
-                _PATH.index("remote_asn"): COLLAPSED
+            lost = {PATH.index(name): NONE for name in _LOST_PAST_LIMIT} | {
+                PATH.index("remote_asn"): COLLAPSED
             }
             rest = [
                 np.full(len(full), lost[i], np.int64) if i in lost else column[full]
@@ -271,10 +282,10 @@ class Cube:
         address, and so the destination sets that name networks; how far to trust place and owner; sampling."""
         n = len(step.arrays["day"])
         nothing, zero = np.full(n, NONE, np.int64), np.zeros(n, np.int64)
-        columns = {name: zero if name in _NUMBERS else nothing for name in _PATH}
+        columns = {name: zero if name in _NUMBERS else nothing for name in PATH}
         columns |= {name: self.names.codes(step.text(name)) for name in step.meta["texts"]}
         columns["remote_asn"] = step.arrays["remote_asn"]
-        paths = self._paths([columns[name] for name in _PATH], (step.arrays["day"] + 1) * DAY_NS - 1)
+        paths = self._paths([columns[name] for name in PATH], (step.arrays["day"] + 1) * DAY_NS - 1)
         self.first_ns = grown(self.first_ns, self.pairs.count, NEVER_NS)
         for pairs in (self.pair_of, *self.groups.values()):
             np.minimum.at(self.first_ns, pairs[paths], step.arrays["day"] * DAY_NS)
@@ -319,13 +330,18 @@ class Cube:
 
     def fact(self, path: int) -> PathFact:
         """What a path stands for. Made anew each time: of most paths nobody asks twice."""
-        key = dict(zip(_PATH, self.paths.columns[:, path].tolist(), strict=True))
+        return self.fact_of(self.paths.columns[:, path].tolist(), int(self.born_ns[path]))
+
+    def fact_of(self, columns: Sequence[int], born_ns: int) -> PathFact:
+        """What a path of these columns (:data:`PATH`) would stand for."""
+        key = dict(zip(PATH, columns, strict=True))
         text = {name: self.names.text(code) for name, code in key.items() if name not in _NUMBERS}
         return PathFact(
             tenant=text["tenant"],
             store=text["store"],
             initiator=text["initiator"],
-            shared=bool(key["shared"]),
+            shared=key["shared"] == 1,
+            relayed=key["shared"] == RELAYED,
             estimated=bool(key["estimated"]),
             country=text["remote_country"],
             asn=key["remote_asn"],
@@ -337,7 +353,7 @@ class Cube:
             owner_confidence=text["owner_confidence"],
             override=text["override"],
             networks=frozenset(k for bit, k in enumerate(self.set_keys) if key["sets"] >> bit & 1),
-            born_ns=int(self.born_ns[path]),
+            born_ns=born_ns,
         )
 
     def _details(self, key: list[Ints]) -> Ints:
@@ -409,5 +425,5 @@ class Cube:
 
 def estimated_of(cube: Cube) -> NDArray[np.bool_]:
     """By path: whether its amounts are multiplied up from samples."""
-    column = cube.paths.columns[_PATH.index("estimated")]
+    column = cube.paths.columns[PATH.index("estimated")]
     return np.asarray(column[: cube.paths.count] > 0)
