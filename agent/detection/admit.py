@@ -85,8 +85,9 @@ class Step:
 
     @property
     def late(self) -> Bools:
-        """Rows that ended before the watermark had been when they came."""
-        return np.asarray(self.arrays["end_ns"] < self.arrays["before_ns"])
+        """Rows that ended before the watermark had been when they came; not such as wait for their minute by design."""
+        late = np.asarray(self.arrays["end_ns"] < self.arrays["before_ns"])
+        return late & (self.arrays["judged"] == 0) if "judged" in self.arrays else late
 
 
 def admit(

@@ -79,8 +79,11 @@ class Carriers:
 
     def take(self, news: list[list[int]]) -> None:
         """Remember what :attr:`news` said; those that are known already change nothing."""
+        if not news:
+            return
         known = dict(zip(self._addresses.tolist(), self._hops.tolist(), strict=True))
-        known |= {address: hop for address, hop in news}
+        for address, hop in news:
+            known[address] = hop
         addresses = sorted(known)
         self.set_state([addresses, [known[address] for address in addresses]])
 

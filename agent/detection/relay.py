@@ -521,4 +521,5 @@ def with_rows(step: Step, more: Columns, names: list[str]) -> Step:
     for name in ("local", "remote"):
         had_ends = step.arrays.get(name, np.zeros((0, 2), np.uint64))
         arrays[name] = np.insert(had_ends, place, more[name].view(np.uint64), axis=0)
+    arrays["judged"] = np.insert(np.zeros(step.rows, np.int64) if step.arrays else place[:0], place, 1)
     return Step("take", {**step.meta, "texts": texts}, arrays)

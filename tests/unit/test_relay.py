@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from agent.core.clock import HOUR_NS, MINUTE_NS, SECOND_NS
@@ -47,7 +49,7 @@ def relayed(*, hops: int = 1, minutes: int = 20, each: int = 20 * MB, lag_ns: in
     ways = (DB, *HOSTS[:hops], OUTSIDE)
     rows = []
     for minute in range(minutes):
-        for leg, (source, to) in enumerate(zip(ways, ways[1:], strict=False)):
+        for leg, (source, to) in enumerate(pairwise(ways)):
             rows.append(row(source, to, T0 + minute * MINUTE_NS + leg * lag_ns, each, **more))
     return sorted(rows, key=lambda r: r["end_ns"])
 
