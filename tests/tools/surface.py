@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -112,7 +112,7 @@ def run(rows: Rows) -> Outcome:
     return Outcome(tuple(findings.values()), tuple(cases.values()))
 
 
-ENTITIES: Final = {
+ENTITIES: Final[Mapping[tactics.Tactic, tuple[str, ...]]] = {
     tactics.neutral_cloud: ("as:64510",),
     tactics.hidden: ("as:64511",),
     tactics.maintenance: ("as:64511",),

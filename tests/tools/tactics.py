@@ -204,8 +204,9 @@ def trickle(rows: Rows, plan: Plan) -> None:
 def relayed(rows: Rows, plan: Plan) -> None:
     """Store, hosts inside, outside: each passes on what it takes within minutes."""
     octets, starts = spread(plan)
-    ways = (DB, *STAGING[: plan.hops])
-    for leg, (source, to) in enumerate(zip(ways, (*ways[1:], OWNER), strict=True)):
+    ways: tuple[str, ...] = (DB, *STAGING[: plan.hops])
+    receivers: tuple[str | Net, ...] = (*ways[1:], OWNER)
+    for leg, (source, to) in enumerate(zip(ways, receivers, strict=True)):
         rows.send(
             source, to, octets, starts + leg * 90 * SECOND_NS, remote_port=22 if leg < plan.hops else 443
         )
@@ -215,8 +216,9 @@ def relayed_later(rows: Rows, plan: Plan) -> None:
     """The same, but each host keeps it for some hours first."""
     octets, starts = spread(plan)
     lag = int(np.random.default_rng(plan.seed).integers(1, 6)) * HOUR_NS
-    ways = (DB, *STAGING[: plan.hops])
-    for leg, (source, to) in enumerate(zip(ways, (*ways[1:], OWNER), strict=True)):
+    ways: tuple[str, ...] = (DB, *STAGING[: plan.hops])
+    receivers: tuple[str | Net, ...] = (*ways[1:], OWNER)
+    for leg, (source, to) in enumerate(zip(ways, receivers, strict=True)):
         rows.send(source, to, octets, starts + leg * lag)
 
 
