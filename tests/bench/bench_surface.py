@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         found = []
         for day, background in cells:
             streams = (1, 1000) if given.full and tactic == MANY_WAYS else (50,)
-            totals = TOTALS if given.full or day == 1 else FEW_TOTALS
+            totals = TOTALS if given.full else FEW_TOTALS
             each = [smallest(tactic, background, Plan(0, day, n), seeds, totals) for n in streams]
             found.append(_size(0 if 0 in each else max(each)))
             done += 1

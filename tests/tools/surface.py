@@ -135,13 +135,16 @@ def smallest(
     """The smallest of the totals that is found in nine of ten runs; 0 where none is. What is found of one total is taken
     to be found of more."""
     low, high = 0, len(totals)
-    while low < high:
+    while low < high:  # one run of each finds the neighbourhood
         middle = (low + high) // 2
-        if _is_sure(tactic, background, replace(plan, total=totals[middle]), seeds):
+        if is_found(tactic, background, replace(plan, total=totals[middle], seed=seeds[0])):
             high = middle
         else:
             low = middle + 1
-    return totals[low] if low < len(totals) else 0
+    for total in totals[low:]:
+        if _is_sure(tactic, background, replace(plan, total=total), seeds):
+            return total
+    return 0
 
 
 def _is_sure(tactic: str, background: str, plan: Plan, seeds: Sequence[int]) -> bool:
