@@ -82,8 +82,7 @@ class Carriers:
         if not news:
             return
         known = dict(zip(self._addresses.tolist(), self._hops.tolist(), strict=True))
-        for address, hop in news:
-            known[address] = hop
+        known.update((address, hop) for address, hop in news)
         addresses = sorted(known)
         self.set_state([addresses, [known[address] for address in addresses]])
 

@@ -24,6 +24,7 @@ from agent.detection.cube import PATH, RELAY, RELAYED, UNBOUNDED, Cube
 from agent.detection.hours import WEEK, Hours, median_where
 from agent.detection.keys import NONE, Bools, Ints, Keys, grown
 from agent.policy.recognition import same_host
+from agent.policy.registers import Forwarder
 
 LINKS: Final = 16_384
 """Pairs of store and host; as many pairs of host and destination, and of these two."""
@@ -84,7 +85,7 @@ class Relays:
         """Another policy or table of owners is in force."""
         self._aims, self._entities = {}, {}
         self._forwarders = [
-            (f.id, NetworkSet(f.recognise.addresses), tuple(h.lower() for h in f.recognise.hosts))
+            (f, NetworkSet(f.recognise.addresses), tuple(h.lower() for h in f.recognise.hosts))
             for f in self._cube.book.policy.forwarders
         ]
 
@@ -251,6 +252,8 @@ class Relays:
     def _leave(self, rows: Columns, out: Ints, hop: int) -> list[Columns]:
         """What hosts send to restricted ends is charged to the stores that they took from."""
         row, link = self._joined(rows, out, hop)
+        fits = self._forwards(rows, row, logged=True)  # each of its clients has rows of its own
+        row, link = row[~fits], link[~fits]
         store = self._links.columns[1, link]
         fits = rows["own"][row] != store
         row, link, store = row[fits], link[fits], store[fits]
@@ -372,21 +375,26 @@ class Relays:
             self._aims[key] = bool(self._cube.book.hits(fact, self._cube.book.owner(fact)))
         return self._aims[key]
 
-    def _forwards(self, rows: Columns, row: Ints) -> Bools:
-        """Whether the host of each row is a registered forwarder: what passes it is many clients', and only possible."""
+    def _forwards(self, rows: Columns, row: Ints, *, logged: bool = False) -> Bools:
+        """Whether the host of each row is a registered forwarder: what passes it is many clients', and only possible.
+        ``logged``: only such whose log is read."""
         found = np.zeros(len(row), bool)
-        for i, r in enumerate(row.tolist() if self._forwarders else ()):
-            found[i] = bool(
-                self._forwarder(int(rows["from"][r]), self._cube.names.text(int(rows["host"][r])))
+        if self._forwarders and len(row):
+            both, inverse = np.unique(
+                np.stack([rows["from"][row], rows["host"][row]]), axis=1, return_inverse=True
             )
+            named = [self._forwarder(node, self._cube.names.text(host)) for node, host in both.T.tolist()]
+            found = np.array([f is not None and (bool(f.log) or not logged) for f in named])[
+                inverse.reshape(-1)
+            ]
         return found
 
-    def _forwarder(self, node: int, host: str) -> str:
+    def _forwarder(self, node: int, host: str) -> Forwarder | None:
         address = self._address(node)
-        for name, networks, hosts in self._forwarders:
+        for forwarder, networks, hosts in self._forwarders:
             if (networks and address in networks) or any(same_host(h, host.lower()) for h in hosts if host):
-                return name
-        return ""
+                return forwarder
+        return None
 
     def _address(self, node: int) -> str:
         high, low = self._nodes.columns[:, node].tolist()
@@ -414,6 +422,7 @@ class Relays:
         link = int(self._exits.columns[0, exit_])
         matched, possible, _, first, last, host = self._exit[:, exit_].tolist()
         name = self._cube.names.text(host)
+        forwarder = self._forwarder(int(self._links.columns[2, link]), name)
         chain: list[str] = []
         at = link
         while at >= 0 and len(chain) < HOPS:
@@ -423,7 +432,7 @@ class Relays:
         return Relay(
             hosts=tuple(reversed(chain)),
             host=name,
-            forwarder=self._forwarder(int(self._links.columns[2, link]), name),
+            forwarder=forwarder.id if forwarder else "",
             state=RelayState.MATCHED if matched else RelayState.POSSIBLE,
             taken_octets=int(self._taken.last(of_link).sum()),
             matched_octets=matched,

@@ -133,7 +133,7 @@ def test_ends_that_no_rule_restricts_are_nobodys_relay():
 
 
 def test_a_registered_forwarder_gives_possible_origins_only():
-    """What passes a proxy is many clients'; it opens no case, and a case that is there lists it."""
+    """What passes a proxy is many clients'; it opens no case, and a case that is there lists it; where its log is read, its clients' rows say all."""
     proxy = Forwarder(
         id="web-proxy", role=ForwarderRole.PROXY, recognise=Recognition(addresses=(f"{HOSTS[0]}/32",))
     )
@@ -148,6 +148,9 @@ def test_a_registered_forwarder_gives_possible_origins_only():
         400 * MB,
     )
     assert case.traffic.content_octets_out == 400 * MB
+    logged = proxy.model_copy(update={"log": "squid"})
+    (case,) = run(both, forwarders=(logged,)).cases.values()
+    assert (case.traffic.relays, case.traffic.content_octets_out) == ((), 400 * MB)
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
