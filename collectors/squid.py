@@ -92,23 +92,6 @@ class Settings(CollectorSettings):
         """The collector; opens nothing yet."""
         return Squid(self, context.accounts, context.host)
 
-    def hindrance(self) -> str:
-        """Why it cannot run here."""
-        try:
-            with self.file.open("rb"):
-                return ""
-        except OSError as error:
-            return f"{self.file} cannot be read: {error.strerror}; name Squid's access_log, and let this user read it"
-
-    def shortcomings(self) -> tuple[str, ...]:
-        """What it would do without here."""
-        if "sent" in pattern(self.format).groupindex:
-            return ()
-        return (
-            "the log does not say how much clients sent, so no rule on amounts finds anything in it: give Squid a "
-            "logformat with %>st, and the same here as `format`",
-        )
-
 
 @dataclass(slots=True)
 class Seen:
@@ -160,6 +143,12 @@ class Squid:
         Raises :class:`CaptureError` for a log that cannot be read, :class:`DecodeError` where its first hundred lines are
         all of another format.
         """
+        if "sent" not in self._line.groupindex:
+            _LOG.warning(
+                "sent_unknown",
+                file=str(self._file),
+                advice="give Squid a logformat with %>st, and `format` too",
+            )
         for log, is_last in self._logs():
             with log:
                 yield from self._read(log, stop, is_last=is_last)
