@@ -19,13 +19,15 @@ from agent.core.finding import Case, HostTold, StoreFact, Traffic
 from agent.core.flow import FlowBatch, Text
 from agent.detection.admit import LATEST_NS, Step, admit, packed, seen_ns, unpacked
 from agent.detection.approved import Approvals
+from agent.detection.balances import Columns
 from agent.detection.cases import Cases, Key, Ruling, Told
 from agent.detection.cube import NOWHERE, Cube
 from agent.detection.facts import UNKNOWN, CaseBase, Facts
 from agent.detection.findings import Findings
 from agent.detection.keys import Ints
 from agent.detection.pack import pack, part, unpack
-from agent.detection.relay import Columns, Relays, with_rows
+from agent.detection.relay import Relays
+from agent.detection.relayed import with_rows
 from agent.detection.rules import Rulebook, Watch
 from agent.detection.sources import BEGINNING, Sources
 from agent.detection.stage2 import Stage2

@@ -11,28 +11,21 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from agent.core.address import NetworkSet, text_of
 from agent.core.clock import HOUR_NS, MINUTE_NS, SECOND_NS
 from agent.core.finding import Relay, RelayState
-from agent.core.flow import Text
 from agent.core.grouping import groups
 from agent.detection.admit import AMOUNTS, NUMBERS, TEXTS, Step
+from agent.detection.balances import HELD_HOURS, Balances, Columns
 from agent.detection.carriers import HOPS, Carriers
-from agent.detection.cube import PATH, RELAY, RELAYED, UNBOUNDED, Cube
-from agent.detection.hours import WEEK, Hours, median_where
-from agent.detection.keys import NONE, Bools, Ints, Keys, grown
-from agent.policy.recognition import same_host
-from agent.policy.registers import Forwarder
+from agent.detection.cube import PATH, RELAYED, Cube
+from agent.detection.hours import WEEK, median_where
+from agent.detection.keys import NONE, Bools, Ints, grown
+from agent.detection.pack import part
+from agent.detection.restricted import Asks
 
-LINKS: Final = 16_384
-"""Pairs of store and host; as many pairs of host and destination, and of these two."""
-ENDS: Final = 65_536
 PENDING: Final = 1_000_000
 """Rows that wait for their minute to be over."""
-HELD_HOURS: Final = 25
-"""The hour that runs and the 24 before it: what is older is no longer held to be sent on."""
 CLOCK_NS: Final = 2 * SECOND_NS
 """Clocks of two hosts may be apart by so much, one second each."""
 LEAST, MOST = 0.3, 1.3
@@ -49,7 +42,6 @@ _COLUMNS: Final = (
 )
 _STORE, _OUT, _NEAR = 0, 1, 2
 _NEVER: Final = 2**62
-Columns = dict[str, NDArray[Any]]
 
 
 class Relays:
@@ -61,33 +53,12 @@ class Relays:
         self._pending: list[Columns] = []
         self._first_minute = _NEVER
         self._now_ns = 0
-        self._nodes = Keys(2, UNBOUNDED)
-        self._links = Keys(3, LINKS)
-        """Tenant, store, node."""
-        self._sends = Keys(2, LINKS)
-        """Node, entity."""
-        self._exits = Keys(2, LINKS)
-        """Link, entity."""
-        self._ends = Keys(len(PATH), ENDS)
-        """What rules may ask of an end; no store."""
-        self._left, self._taken, self._sent = Hours(HELD_HOURS), Hours(WEEK), Hours(WEEK)
-        self._link = np.zeros((3, 0), np.int64)
-        """By link: hop, the link before it, start of the first octet."""
-        self._exit = np.zeros((6, 0), np.int64)
-        """By exit: matched octets, possible octets, those of them that may still match, first and last time, host."""
-        self._home = np.zeros(0, np.int64)
-        """By node: the store that sent from there."""
-        self._aims: dict[tuple[int, int, int], bool] = {}
-        self._entities: dict[int, int] = {}
+        self._held = Balances()
         self.use()
 
     def use(self) -> None:
         """Another policy or table of owners is in force."""
-        self._aims, self._entities = {}, {}
-        self._forwarders = [
-            (f, NetworkSet(f.recognise.addresses), tuple(h.lower() for h in f.recognise.hosts))
-            for f in self._cube.book.policy.forwarders
-        ]
+        self._asks = Asks(self._cube, self._held)
 
     # rows in
 
@@ -113,7 +84,7 @@ class Relays:
         held["end"] = np.full(rows.rows, NONE)
         out = np.flatnonzero(held["kind"] == _OUT)
         if len(out):
-            held["end"][out] = self._ends.ids([columns[n][out] for n in PATH])
+            held["end"][out] = self._held.ends.ids([columns[n][out] for n in PATH])
         # What came after its minute was judged counts in the one that runs.
         held["minute"] = np.maximum(rows.arrays["end_ns"], rows.arrays["before_ns"]) // MINUTE_NS
         keep = (held["kind"] != _OUT) | (held["end"] >= 0)
@@ -153,21 +124,25 @@ class Relays:
 
     def _minute(self, rows: Columns, minute: int) -> list[Columns]:
         hour = minute * MINUTE_NS // HOUR_NS
-        if self._links.count > LINKS * 3 // 4 or self._sends.count > LINKS * 3 // 4:
-            self._prune()
+        if self._held.is_nearly_full:
+            self._count("relay_links_let_go", self._held.prune())
         self._now_ns = minute * MINUTE_NS
         inside = np.flatnonzero(rows["kind"] != _OUT)
-        nodes = self._nodes.ids([np.r_[rows["local"][:, i], rows["remote"][inside, i]] for i in (0, 1)])
+        nodes = self._held.nodes.ids([np.r_[rows["local"][:, i], rows["remote"][inside, i]] for i in (0, 1)])
         rows["from"], rows["to"] = nodes[: len(rows["kind"])], np.full(len(rows["kind"]), NONE)
         rows["to"][inside] = nodes[len(rows["kind"]) :]
-        self._home = grown(self._home, self._nodes.count, NONE)
-        self._link = grown(self._link, self._links.limit)
-        self._exit = grown(self._exit, self._exits.limit)
-        for hours, keys in ((self._left, self._links), (self._taken, self._links), (self._sent, self._sends)):
+        self._held.home = grown(self._held.home, self._held.nodes.count, NONE)
+        self._held.link = grown(self._held.link, self._held.links.limit)
+        self._held.exit = grown(self._held.exit, self._held.exits.limit)
+        for hours, keys in (
+            (self._held.left, self._held.links),
+            (self._held.taken, self._held.links),
+            (self._held.sent, self._held.sends),
+        ):
             hours.advance(hour, keys.count)
         stores = np.flatnonzero(rows["kind"] == _STORE)
-        self._home[rows["from"][stores]] = rows["own"][stores]
-        at_home = self._home[rows["to"][stores]] == rows["own"][stores]
+        self._held.home[rows["from"][stores]] = rows["own"][stores]
+        at_home = self._held.home[rows["to"][stores]] == rows["own"][stores]
         stores = stores[~at_home]
         key = [rows["tenant"][stores], rows["own"][stores], rows["to"][stores]]
         octets, starts = rows["content_octets_out"][stores], rows["start_ns"][stores]
@@ -184,24 +159,24 @@ class Relays:
         """Octets on the balances of (tenant, store, node)."""
         if not len(octets):
             return
-        known = self._links.count
-        ids = self._links.ids(key)
+        known = self._held.links.count
+        ids = self._held.links.ids(key)
         if (ids < 0).any():
             self._count("relay_links_let_go", int((ids < 0).sum()))
         kept = ids >= 0
         ids, octets, starts, before = ids[kept], octets[kept], starts[kept], before[kept]
-        for hours in (self._left, self._taken):
-            hours.advance(hours.state(0)[0], self._links.count)
-        self._link[:, known : self._links.count] = np.array([[HOPS + 1], [NONE], [_NEVER]])
-        idle = self._taken.last(ids)[:, -HELD_HOURS:].sum(axis=1) == 0
-        self._link[2, ids[idle]] = _NEVER
-        self._link[0, ids[idle]] = HOPS + 1
-        nearer = self._link[0, ids] > hop
-        self._link[0, ids[nearer]] = hop
-        self._link[1, ids[nearer]] = before[nearer]
-        np.minimum.at(self._link[2], ids, starts)
-        self._left.add(ids, octets)
-        self._taken.add(ids, octets)
+        for hours in (self._held.left, self._held.taken):
+            hours.advance(hours.state(0)[0], self._held.links.count)
+        self._held.link[:, known : self._held.links.count] = np.array([[HOPS + 1], [NONE], [_NEVER]])
+        idle = self._held.took(ids) == 0
+        self._held.link[2, ids[idle]] = _NEVER
+        self._held.link[0, ids[idle]] = HOPS + 1
+        nearer = self._held.link[0, ids] > hop
+        self._held.link[0, ids[nearer]] = hop
+        self._held.link[1, ids[nearer]] = before[nearer]
+        np.minimum.at(self._held.link[2], ids, starts)
+        self._held.left.add(ids, octets)
+        self._held.taken.add(ids, octets)
 
     def _outward(self, rows: Columns) -> Ints:
         """Rows to the outside, by entity; and what each host sent to each."""
@@ -209,40 +184,42 @@ class Relays:
         rows["entity"] = np.full(len(rows["kind"]), NONE)
         if len(out):
             used, inverse = np.unique(rows["end"][out], return_inverse=True)
-            rows["entity"][out] = np.array([self._entity(end) for end in used.tolist()], np.int64)[inverse]
-            ids = self._sends.ids([rows["from"][out], rows["entity"][out]])
+            rows["entity"][out] = np.array(
+                [self._asks.entity(end, self._now_ns) for end in used.tolist()], np.int64
+            )[inverse]
+            ids = self._held.sends.ids([rows["from"][out], rows["entity"][out]])
             self._count("relay_sends_let_go", int((ids < 0).sum()))
-            self._sent.advance(self._sent.state(0)[0], self._sends.count)
-            self._sent.add(ids[ids >= 0], rows["content_octets_out"][out[ids >= 0]])
+            self._held.sent.advance(self._held.sent.state(0)[0], self._held.sends.count)
+            self._held.sent.add(ids[ids >= 0], rows["content_octets_out"][out[ids >= 0]])
             out = out[ids >= 0]
         return out
 
     def _joined(self, rows: Columns, some: Ints, hop: int) -> tuple[Ints, Ints]:
         """Each row with each link of this hop to the host that sent it."""
-        links = np.flatnonzero(self._link[0, : self._links.count] == hop)
-        nodes = self._links.columns[2, links]
+        links = np.flatnonzero(self._held.link[0, : self._held.links.count] == hop)
+        nodes = self._held.links.columns[2, links]
         order = np.argsort(nodes, kind="stable")
         low = np.searchsorted(nodes[order], rows["from"][some])
         count = np.searchsorted(nodes[order], rows["from"][some], side="right") - low
         row = np.repeat(np.arange(len(some)), count)
         within = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
         link = links[order[low[row] + within]] if len(row) else row
-        same = rows["tenant"][some[row]] == self._links.columns[0, link]
+        same = rows["tenant"][some[row]] == self._held.links.columns[0, link]
         return some[row[same]], link[same]
 
     def _pass_on(self, rows: Columns, hop: int) -> None:
         """What hosts send to other own hosts goes on their balances, too."""
         row, link = self._joined(rows, np.flatnonzero(rows["kind"] == _NEAR), hop)
-        tenant, store = self._links.columns[0, link], self._links.columns[1, link]
-        fits = (self._home[rows["to"][row]] != store) & (rows["own"][row] != store)
-        fits &= rows["start_ns"][row] >= self._link[2, link] - CLOCK_NS
+        tenant, store = self._held.links.columns[0, link], self._held.links.columns[1, link]
+        fits = (self._held.home[rows["to"][row]] != store) & (rows["own"][row] != store)
+        fits &= rows["start_ns"][row] >= self._held.link[2, link] - CLOCK_NS
         row, link, tenant, store = row[fits], link[fits], tenant[fits], store[fits]
         if not len(row):
             return
         order, starts = groups([rows["to"][row], link])
         first = order[starts]
         octets = np.add.reduceat(rows["content_octets_out"][row][order], starts)
-        octets = np.minimum(octets, self._left.last(link[first]).sum(axis=1))
+        octets = np.minimum(octets, self._held.left.last(link[first]).sum(axis=1))
         begin = np.minimum.reduceat(rows["start_ns"][row][order], starts)
         kept = octets > 0
         first = first[kept]
@@ -252,12 +229,12 @@ class Relays:
     def _leave(self, rows: Columns, out: Ints, hop: int) -> list[Columns]:
         """What hosts send to restricted ends is charged to the stores that they took from."""
         row, link = self._joined(rows, out, hop)
-        fits = self._forwards(rows, row, logged=True)  # each of its clients has rows of its own
+        fits = self._asks.forwards(rows, row, logged=True)  # each of its clients has rows of its own
         row, link = row[~fits], link[~fits]
-        store = self._links.columns[1, link]
+        store = self._held.links.columns[1, link]
         fits = rows["own"][row] != store
         row, link, store = row[fits], link[fits], store[fits]
-        fits = self._aimed(rows["end"][row], self._links.columns[0, link], store)
+        fits = self._asks.aimed(rows["end"][row], self._held.links.columns[0, link], store, self._now_ns)
         row, link = row[fits], link[fits]
         if not len(row):
             return []
@@ -267,12 +244,12 @@ class Relays:
         octets = np.add.reduceat(rows["content_octets_out"][row], starts)
         begin = np.minimum.reduceat(rows["start_ns"][row], starts)
         carried = self._spend(g_link, octets)
-        known = self._exits.count
-        exits = self._exits.ids([g_link, g_entity])
+        known = self._held.exits.count
+        exits = self._held.exits.ids([g_link, g_entity])
         self._count("relay_links_let_go", int((exits < 0).sum()))
-        self._exit[:, known : self._exits.count] = np.array([[0], [0], [0], [_NEVER], [0], [NONE]])
+        self._held.exit[:, known : self._held.exits.count] = np.array([[0], [0], [0], [_NEVER], [0], [NONE]])
         matched = (exits >= 0) & self._matches(g_link, rows["from"][row[starts]], g_entity, begin)
-        matched &= ~self._forwards(rows, row[starts])
+        matched &= ~self._asks.forwards(rows, row[starts])
         return self._charge(rows, row, starts, g_link, exits, carried, matched)
 
     def _spend(self, links: Ints, octets: Ints) -> Ints:
@@ -281,21 +258,21 @@ class Relays:
         turn = np.arange(len(links)) - np.searchsorted(links, links)
         for i in range(int(turn.max(initial=-1)) + 1):
             mine = np.flatnonzero(turn == i)
-            carried[mine] = self._left.spend(links[mine], octets[mine])
+            carried[mine] = self._held.left.spend(links[mine], octets[mine])
         return carried
 
     def _matches(self, links: Ints, nodes: Ints, entities: Ints, begin: Ints) -> Bools:
         """Whether time and volume fit: sent after the first octet was taken, and 0.3 to 1.3 of what was taken, less what
         the host sends there in an hour in which it takes nothing."""
-        sends = self._sends.ids([nodes, entities])
-        taken, sent = self._taken.last(links), self._sent.last(sends)
+        sends = self._held.sends.ids([nodes, entities])
+        taken, sent = self._held.taken.last(links), self._held.sent.last(sends)
         usual = median_where(sent, taken == 0)
-        hour = self._taken.state(0)[0]
-        since = np.clip(hour - self._link[2, links] // HOUR_NS + 1, 1, HELD_HOURS)
+        hour = self._held.taken.state(0)[0]
+        since = np.clip(hour - self._held.link[2, links] // HOUR_NS + 1, 1, HELD_HOURS)
         recent = np.arange(WEEK)[None] >= WEEK - since[:, None]
         more = np.maximum((sent * recent).sum(axis=1) - usual * since, 0)
         whole = taken[:, -HELD_HOURS:].sum(axis=1)
-        in_time = begin >= self._link[2, links] - CLOCK_NS
+        in_time = begin >= self._held.link[2, links] - CLOCK_NS
         return np.asarray(in_time & (more >= LEAST * whole) & (more <= MOST * whole) & (whole > 0))
 
     def _charge(
@@ -303,11 +280,11 @@ class Relays:
     ) -> list[Columns]:
         """Note what was carried; gives the matched of it as rows, with what of before has matched by now."""
         ends = np.r_[starts[1:], len(row)]
-        whole = self._taken.last(links)[:, -HELD_HOURS:].sum(axis=1)
+        whole = self._held.took(links)
         made = []
         for i in np.flatnonzero((carried > 0) & (exits >= 0)).tolist():
             mine, exit_ = row[starts[i] : ends[i]], int(exits[i])
-            note = self._exit[:, exit_]
+            note = self._held.exit[:, exit_]
             last = int(rows["end_ns"][mine].max())
             begin = int(rows["start_ns"][mine].min())
             if last - note[4] > HELD_HOURS * HOUR_NS:
@@ -345,60 +322,8 @@ class Relays:
         for name in ("octets_out", "packets_out", "octets_in", "packets_in"):
             ratio = made["content_octets_out"] / np.maximum(content, 1)
             made[name] = np.rint(made[name] * ratio).astype(np.int64)
-        made["store"] = np.full(len(mine), self._links.columns[1, link])
+        made["store"] = np.full(len(mine), self._held.links.columns[1, link])
         return made
-
-    # what rules ask
-
-    def _entity(self, end: int) -> int:
-        if end not in self._entities:
-            fact = self._cube.fact_of(self._ends.columns[:, end].tolist(), self._now_ns)
-            self._entities[end] = self._cube.names.code(
-                self._cube.book.entity(fact, self._cube.book.owner(fact))
-            )
-        return self._entities[end]
-
-    def _aimed(self, ends: Ints, tenants: Ints, stores: Ints) -> Bools:
-        """Whether a rule restricts what each store sends to each end."""
-        if not len(ends):
-            return np.zeros(0, bool)
-        keys, inverse = np.unique(np.stack([ends, tenants, stores]), axis=1, return_inverse=True)
-        known = [self._aims_at(*key) for key in keys.T.tolist()]
-        return np.array(known, bool)[inverse.reshape(-1)]
-
-    def _aims_at(self, end: int, tenant: int, store: int) -> bool:
-        key = (end, tenant, store)
-        if key not in self._aims:
-            columns = self._ends.columns[:, end].copy()
-            columns[PATH.index("store")] = store
-            fact = self._cube.fact_of(columns.tolist(), self._now_ns)
-            self._aims[key] = bool(self._cube.book.hits(fact, self._cube.book.owner(fact)))
-        return self._aims[key]
-
-    def _forwards(self, rows: Columns, row: Ints, *, logged: bool = False) -> Bools:
-        """Whether the host of each row is a registered forwarder: what passes it is many clients', and only possible.
-        ``logged``: only such whose log is read."""
-        found = np.zeros(len(row), bool)
-        if self._forwarders and len(row):
-            both, inverse = np.unique(
-                np.stack([rows["from"][row], rows["host"][row]]), axis=1, return_inverse=True
-            )
-            named = [self._forwarder(node, self._cube.names.text(host)) for node, host in both.T.tolist()]
-            found = np.array([f is not None and (bool(f.log) or not logged) for f in named])[
-                inverse.reshape(-1)
-            ]
-        return found
-
-    def _forwarder(self, node: int, host: str) -> Forwarder | None:
-        address = self._address(node)
-        for forwarder, networks, hosts in self._forwarders:
-            if (networks and address in networks) or any(same_host(h, host.lower()) for h in hosts if host):
-                return forwarder
-        return None
-
-    def _address(self, node: int) -> str:
-        high, low = self._nodes.columns[:, node].tolist()
-        return text_of(high % 2**64, low % 2**64) or ""
 
     def _count(self, reason: str, n: int) -> None:
         if n:
@@ -409,126 +334,55 @@ class Relays:
     def told(self, tenant: str, store: str, entity: str, since_ns: int) -> tuple[Relay, ...]:
         """Each way over other hosts from a store to an entity since then, the largest first."""
         names = self._cube.names
-        link, end = self._exits.columns
-        mine = (end == names.known(entity)) & (self._exit[4, : len(link)] >= since_ns)
-        mine &= self._links.columns[1, link] == names.known(store)
-        mine &= self._links.columns[0, link] == names.known(tenant)
-        mine &= self._exit[:2, : len(link)].sum(axis=0) > 0
+        link, end = self._held.exits.columns
+        mine = (end == names.known(entity)) & (self._held.exit[4, : len(link)] >= since_ns)
+        mine &= self._held.links.columns[1, link] == names.known(store)
+        mine &= self._held.links.columns[0, link] == names.known(tenant)
+        mine &= self._held.exit[:2, : len(link)].sum(axis=0) > 0
         ids = np.flatnonzero(mine)
-        order = np.lexsort((ids, -self._exit[:2, ids].sum(axis=0)))
+        order = np.lexsort((ids, -self._held.exit[:2, ids].sum(axis=0)))
         return tuple(self._told(int(i)) for i in ids[order][:TOLD])
 
     def _told(self, exit_: int) -> Relay:
-        link = int(self._exits.columns[0, exit_])
-        matched, possible, _, first, last, host = self._exit[:, exit_].tolist()
+        link = int(self._held.exits.columns[0, exit_])
+        matched, possible, _, first, last, host = self._held.exit[:, exit_].tolist()
         name = self._cube.names.text(host)
-        forwarder = self._forwarder(int(self._links.columns[2, link]), name)
+        forwarder = self._asks.forwarder(int(self._held.links.columns[2, link]), name)
         chain: list[str] = []
         at = link
         while at >= 0 and len(chain) < HOPS:
-            chain.append(self._address(int(self._links.columns[2, at])))
-            at = int(self._link[1, at])
+            chain.append(self._held.address(int(self._held.links.columns[2, at])))
+            at = int(self._held.link[1, at])
         of_link = np.array([link])
         return Relay(
             hosts=tuple(reversed(chain)),
             host=name,
             forwarder=forwarder.id if forwarder else "",
             state=RelayState.MATCHED if matched else RelayState.POSSIBLE,
-            taken_octets=int(self._taken.last(of_link).sum()),
+            taken_octets=int(self._held.taken.last(of_link).sum()),
             matched_octets=matched,
             possible_octets=possible,
-            taken_first_ns=int(self._link[2, link]),
+            taken_first_ns=int(self._held.link[2, link]),
             sent_first_ns=first,
             sent_last_ns=last,
         )
 
-    # bounds and state
-
-    def _prune(self) -> None:
-        """Let go of hosts that took nothing for a day, and of destinations of no such host."""
-        held = self._taken.last(np.arange(self._links.count))[:, -HELD_HOURS:].sum(axis=1) > 0
-        links = np.flatnonzero(held)
-        self._count("relay_links_let_go", self._links.count - len(links))
-        renamed = np.full(self._links.count + 1, NONE)
-        renamed[links] = np.arange(len(links))
-        exits = np.flatnonzero(held[self._exits.columns[0]])
-        nodes = np.unique(self._links.columns[2, links])
-        node_of = np.full(self._nodes.count, NONE)
-        node_of[nodes] = np.arange(len(nodes))
-        sends = np.flatnonzero(node_of[self._sends.columns[0]] >= 0)
-        for hours, ids in ((self._left, links), (self._taken, links), (self._sent, sends)):
-            hours.keep(ids)
-        self._exit = self._exit[:, exits]
-        self._link = self._link[:, links]
-        self._link[1] = renamed[self._link[1]]
-        link, entity = self._exits.columns[:, exits]
-        self._exits = Keys.of(np.stack([renamed[link], entity]), LINKS)
-        tenant, store, node = self._links.columns[:, links]
-        self._links = Keys.of(np.stack([tenant, store, node_of[node]]), LINKS)
-        node, entity = self._sends.columns[:, sends]
-        self._sends = Keys.of(np.stack([node_of[node], entity]), LINKS)
-        self._home = self._home[nodes]
-        self._nodes = Keys.of(self._nodes.columns[:, nodes].copy(), UNBOUNDED)
+    # state
 
     def state(self) -> tuple[dict[str, Any], Columns]:
         """All of it as plain values and arrays."""
-        arrays: Columns = {
-            "nodes": self._nodes.columns,
-            "links": self._links.columns,
-            "sends": self._sends.columns,
-            "exits": self._exits.columns,
-            "ends": self._ends.columns,
-            "link": self._link[:, : self._links.count],
-            "exit": self._exit[:, : self._exits.count],
-            "home": self._home[: self._nodes.count],
-        }
-        meta: dict[str, Any] = {"carriers": self.carriers.state()}
-        counts = {"left": self._links.count, "taken": self._links.count, "sent": self._sends.count}
-        for name, count in counts.items():
-            meta[name], arrays[name] = getattr(self, f"_{name}").state(count)
+        meta, arrays = self._held.state()
         if self._pending:
             waiting = {n: np.concatenate([p[n] for p in self._pending]) for n in self._pending[0]}
             arrays |= {f"pending.{n}": c for n, c in waiting.items()}
-        return meta, arrays
+        return meta | {"carriers": self.carriers.state()}, arrays
 
     def set_state(self, meta: dict[str, Any], arrays: Columns) -> None:
         """Take back what :meth:`state` gave; of an older version nothing."""
         if not meta:
             return
         self.carriers.set_state(meta["carriers"])
-        self._nodes = Keys.of(arrays["nodes"], UNBOUNDED)
-        self._links, self._sends = Keys.of(arrays["links"], LINKS), Keys.of(arrays["sends"], LINKS)
-        self._exits, self._ends = Keys.of(arrays["exits"], LINKS), Keys.of(arrays["ends"], ENDS)
-        self._link, self._exit, self._home = arrays["link"], arrays["exit"], arrays["home"]
-        for name in ("left", "taken", "sent"):
-            getattr(self, f"_{name}").set_state(meta[name], arrays[name])
-        waiting = {n.removeprefix("pending."): c for n, c in arrays.items() if n.startswith("pending.")}
+        self._held.set_state(meta, arrays)
+        waiting = part("pending.", arrays)
         self._pending = [waiting] if waiting else []
         self._first_minute = int(waiting["minute"].min()) if waiting else _NEVER
-
-
-def with_rows(step: Step, more: Columns, names: list[str]) -> Step:
-    """The step with the rows that relays made, each after the rows that came before its minute was judged.
-
-    ``names``: the texts that the codes of ``more`` stand for.
-    """
-    place = np.searchsorted(step.arrays.get("before_ns", np.zeros(0, np.int64)), more["before_ns"])
-    n, values = len(more["end_ns"]), tuple(names)
-    arrays: Columns = {}
-    texts: dict[str, list[str]] = {}
-    for name in (*TEXTS, "host"):
-        if name in ("basis", "vantage"):
-            new = Text.full(n, RELAY)
-        else:
-            new = Text(more[name].astype(np.int32), values).compact()
-        had = step.text(name) if name in step.meta.get("texts", {}) else Text(np.zeros(0, np.int32), ())
-        codes = np.where(new.codes >= 0, new.codes + len(had.values), NONE).astype(np.int64)
-        arrays[name] = np.insert(had.codes.astype(np.int64), place, codes)
-        texts[name] = [*had.values, *new.values]
-    for name in (*NUMBERS, *AMOUNTS, "estimated", "start_ns", "end_ns", "before_ns"):
-        arrays[name] = np.insert(step.arrays.get(name, np.zeros(0, np.int64)), place, more[name])
-    for name in ("local", "remote"):
-        had_ends = step.arrays.get(name, np.zeros((0, 2), np.uint64))
-        arrays[name] = np.insert(had_ends, place, more[name].view(np.uint64), axis=0)
-    arrays["judged"] = np.insert(np.zeros(step.rows, np.int64) if step.arrays else place[:0], place, 1)
-    return Step("take", {**step.meta, "texts": texts}, arrays)

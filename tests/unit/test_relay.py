@@ -182,7 +182,7 @@ def test_a_restart_at_any_point_changes_nothing():
 
 def test_more_hosts_than_there_is_room_for_are_counted(monkeypatch):
     """What finds no place is let go with a count, and the rest goes on."""
-    monkeypatch.setattr("agent.detection.relay.LINKS", 4)
+    monkeypatch.setattr("agent.detection.balances.LINKS", 4)
     rows = [row(DB, f"10.20.1.{n}", T0 + n * MINUTE_NS, MB) for n in range(1, 9)]
     made = run(rows)
     assert made.reasons["relay_links_let_go"] >= 4
