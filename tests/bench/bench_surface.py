@@ -26,39 +26,66 @@ def main(arguments: Sequence[str]) -> int:
     asked = argparse.ArgumentParser(prog="python -m tests.bench surface")
     asked.add_argument("--full", action="store_true", help="the whole grid: hours")
     asked.add_argument("--seed", type=int, default=None, help="repeat a run")
+    asked.add_argument("--relays", action="store_true", help="only judge relays")
     asked.add_argument("--runs", type=int, default=0, help="of relays judged; default 60, with --full 400")
     given = asked.parse_args(arguments)
     seed = secrets.randbelow(2**31) if given.seed is None else given.seed
     print(f"seed {seed}", file=sys.stderr)
-    days = (1, 7, 30, 90) if given.full else (1, 30)
-    seeds = [seed + n for n in range(20 if given.full else 5)]
-    cells = [(d, b) for d in days for b in BACKGROUNDS if given.full or d == 1 or b == "busy"]
+    if not given.relays:
+        _grid(seed, full=given.full)
+    _relays(seed, given.runs or (400 if given.full else 60))
+    return 0
+
+
+def _grid(seed: int, *, full: bool) -> None:
+    days = (1, 7, 30, 90) if full else (1, 30)
+    seeds = [seed + n for n in range(20 if full else 5)]
+    cells = [(d, b) for d in days for b in BACKGROUNDS if full or d == 1 or b == "busy"]
     rows = [["tactic", *(f"{d} {'day' if d == 1 else 'days'}, {b}" for d, b in cells)]]
-    done, whole = 0, len(TACTICS) * len(cells) + 1
+    done, whole = 0, len(TACTICS) * len(cells)
     for tactic in TACTICS:
         found = []
         for day, background in cells:
-            streams = (1, 1000) if given.full and tactic == MANY_WAYS else (50,)
-            totals = TOTALS if given.full else FEW_TOTALS
+            streams = (1, 1000) if full and tactic == MANY_WAYS else (50,)
+            totals = TOTALS if full else FEW_TOTALS
             each = [smallest(tactic, background, Plan(0, day, n), seeds, totals) for n in streams]
             found.append(_size(0 if 0 in each else max(each)))
             done += 1
             _progress(done, whole, tactic)
         rows.append([tactic, *found])
-    runs = given.runs or (400 if given.full else 60)
-    judged = judge_relays(seed, runs)
-    _progress(whole, whole, "relays")
     notes = [
         f"The smallest of {_size(TOTALS[0])} to {_size(TOTALS[-1])} that people are told of in {SURE:.0%} of "
         f"{len(seeds)} runs; *not found*: none of these. Smaller totals were not tried.",
+        "In busy life the hosts between send the owner a little of their own, which may count with it.",
         "Rules: the pack `operator` as shipped, and two more: 500 MB in 12 months to a restricted owner, and "
         "100 MB in 24 h of several stores together.",
-        f"Relays: {judged.found} of {judged.planted} planted were told (recall {judged.recall:.2f}); {judged.told_rightly} of "
-        f"{judged.told} told as matched were planted (precision {judged.precision:.2f}); {runs} runs, every other without.",
-        f"Seed {seed}; `python -m tests.bench surface{' --full' if given.full else ''}`.",
+        f"Seed {seed}; `python -m tests.bench surface{' --full' if full else ''}`.",
     ]
     Report("surface", "Smallest total found", rows, notes=notes, page=DETECTION).publish()
-    return 0
+
+
+def _relays(seed: int, runs: int) -> None:
+    judged = judge_relays(seed, runs)
+    rows = [
+        ["", "of", "part"],
+        [
+            "planted relays that were told (recall)",
+            f"{judged.found} of {judged.planted}",
+            f"{judged.recall:.2f}",
+        ],
+        [
+            "told as matched that were planted (precision)",
+            f"{judged.told_rightly} of {judged.told}",
+            f"{judged.precision:.2f}",
+        ],
+    ]
+    notes = [
+        f"{runs} runs, every other with a relay of 200 MB to 100 GB; in all of them another host takes from the store and "
+        "sends the restricted owner data of its own, a hundredth to ten times as much: where that happens to fit in "
+        "volume and time, it is told, for flows show no more.",
+        f"Seed {seed}; `python -m tests.bench surface --relays --runs {runs}`.",
+    ]
+    Report("relays", "Relays told", rows, notes=notes, page=DETECTION).publish()
 
 
 def _size(octets: int) -> str:

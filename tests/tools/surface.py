@@ -178,7 +178,8 @@ class Judged:
 
 
 def judge_relays(seed: int, runs: int) -> Judged:
-    """Every other run has a relayed transfer of 200 MB to 100 GB by some way; all have ordinary life of some kind."""
+    """Every other run has a relayed transfer of 200 MB to 100 GB by some way; all have ordinary life of some kind, and a host
+    that takes from the store and sends the owner something of its own, of any volume."""
     chance = np.random.default_rng(seed)
     ways = (tactics.relayed, tactics.relayed_later, tactics.relayed_amid, tactics.staging, tactics.ssh_jump)
     planted = found = rightly = told = 0
@@ -189,6 +190,7 @@ def judge_relays(seed: int, runs: int) -> Judged:
         )
         rows = Rows()
         list(BACKGROUNDS.values())[int(chance.integers(3))](rows, plan)
+        tactics.own_upload(rows, plan)
         if is_planted := number % 2 == 0:
             ways[int(chance.integers(len(ways)))](rows, plan)
         outcome = run(rows)

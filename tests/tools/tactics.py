@@ -390,6 +390,18 @@ def busy(rows: Rows, plan: Plan) -> None:
         rows.send(DB, host, octets // 30, hours, initiator="remote", local_port=5432, process="postgres")
 
 
+def own_upload(rows: Rows, plan: Plan) -> None:
+    """A host that takes from the store and, apart from that, sends the owner data of its own: a hundredth to ten times
+    as much."""
+    chance = np.random.default_rng((plan.seed, 79))
+    taken, starts = spread(Plan(int(10 ** chance.uniform(8, 10.5)), plan.days, seed=plan.seed), salt=80)
+    sent, later = spread(
+        Plan(int(taken.sum() * 10 ** chance.uniform(-2, 1)), plan.days, seed=plan.seed), salt=81
+    )
+    rows.send(DB, STAGING[6], taken, starts, initiator="remote", local_port=5432, process="postgres")
+    rows.send(STAGING[6], OWNER, sent, later + int(chance.integers(0, 4)) * HOUR_NS)
+
+
 BACKGROUNDS: Final[Mapping[str, Tactic]] = {"quiet": quiet, "ordinary": ordinary, "busy": busy}
 
 
