@@ -165,6 +165,35 @@ class StoreFact(_Fact):
     runbook: str = ""
 
 
+class RelayState(StrEnum):
+    """``matched``: what a host sent fits in time and volume what it took; ``possible``: it may be any other data."""
+
+    MATCHED = "matched"
+    POSSIBLE = "possible"
+
+
+class Relay(_Fact):
+    """A way over other hosts: what the store sent the first, and what the last sent outside. Each is measured; that it
+    is the same data is inferred."""
+
+    hosts: tuple[str, ...]
+    """Addresses of the hosts between, from the store on; at most three."""
+    host: str = ""
+    """The last one's name, as its agent says it."""
+    forwarder: str = ""
+    """Its id in the register, where it is a forwarder: then the store is one of the possible origins."""
+    state: RelayState
+    taken_octets: int
+    """Content octets that the last one took from the store, or from the one before it, within a week."""
+    matched_octets: int
+    """Content octets that it sent on and that fit; the most that can be of the store."""
+    possible_octets: int
+    """Those that do not fit, or of which nothing tells whose they are; likewise the most."""
+    taken_first_ns: int
+    sent_first_ns: int
+    sent_last_ns: int
+
+
 class Traffic(_Fact):
     """What was measured of one transfer."""
 
@@ -189,6 +218,8 @@ class Traffic(_Fact):
     """Some of it was multiplied up from samples."""
     late_octets: int = 0
     """Content octets that arrived behind the watermark."""
+    relays: tuple[Relay, ...] = ()
+    """Ways over other hosts; what matched is part of the amounts above (basis ``relay``), what is possible is not."""
 
 
 class FindingState(StrEnum):

@@ -33,6 +33,10 @@ DETAILS: Final = 262_144
 UNBOUNDED: Final = 2**31 - 1
 PAST_LIMIT: Final = ("flows", "octets_out", "octets_in")
 """What is counted of rows past the limit of paths, beside the rows."""
+RELAY: Final = "relay"
+"""Basis of what another host sent on of what it took from the store."""
+RELAYED: Final = 2
+"""In place of 1 for a row that belongs to its store only by its place."""
 COLLAPSED: Final = -2
 """In place of an AS number past the limit."""
 NEVER_NS: Final = 2**62
@@ -172,16 +176,7 @@ class Cube:
 
     def place(self, step: Step) -> Placed:
         """Paths, pairs and details of a step's rows; gives numbers to new ones."""
-        columns = {name: self.names.codes(step.text(name)) for name in step.meta["texts"]}
-        columns |= {name: step.arrays[name] for name in ("remote_asn", "estimated")}
-        columns.setdefault(
-            "host", np.full(step.rows, NONE, np.int64)
-        )  # of a step that an older version packed
-        shared = [self.names.code(b) for b in ("same_host", "same_pod")]
-        columns["shared"] = np.isin(columns["basis"], shared).astype(np.int64)
-        columns["override"] = self._overrides.values(step.arrays["remote"])
-        service = self._service(step, columns["initiator"])
-        columns["sets"] = self._sets(step, service)
+        columns = self.columns(step)
         path = self._paths([columns[name] for name in PATH], step.arrays["end_ns"], step)
         if self.names.refused:
             self._count("texts_past_limit", self.names.refused)
@@ -193,7 +188,7 @@ class Cube:
             columns["basis"],
             columns["process"],
             columns["vantage"],
-            service,
+            columns["service"],
         ]
         known = self.details.count
         ids = self._details([path, *detail, local[:, 0], local[:, 1], columns["host"]])
@@ -201,6 +196,22 @@ class Cube:
         on_time = ~step.late
         self.programs.see(ids[on_time], step.arrays["end_ns"][on_time])
         return Placed(path, pair, ids, known)
+
+    def columns(self, step: Step) -> dict[str, Ints]:
+        """Of a step's rows all that paths and details are made of, by name, as numbers."""
+        columns = {name: self.names.codes(step.text(name)) for name in step.meta["texts"]}
+        columns |= {name: step.arrays[name] for name in ("remote_asn", "estimated")}
+        columns.setdefault(
+            "host", np.full(step.rows, NONE, np.int64)
+        )  # of a step that an older version packed
+        shared = [self.names.code(b) for b in ("same_host", "same_pod")]
+        columns["shared"] = np.isin(columns["basis"], shared).astype(np.int64)
+        if (relay := self.names.known(RELAY)) >= 0:
+            columns["shared"][columns["basis"] == relay] = RELAYED
+        columns["override"] = self._overrides.values(step.arrays["remote"])
+        columns["service"] = self._service(step, columns["initiator"])
+        columns["sets"] = self._sets(step, columns["service"])
+        return columns
 
     def pair(self, pair: int) -> tuple[str, str, str]:
         """(tenant, store, entity) of a pair."""
@@ -341,13 +352,18 @@ class Cube:
 
     def fact(self, path: int) -> PathFact:
         """What a path stands for. Made anew each time: of most paths nobody asks twice."""
-        key = dict(zip(PATH, self.paths.columns[:, path].tolist(), strict=True))
+        return self.fact_of(self.paths.columns[:, path].tolist(), int(self.born_ns[path]))
+
+    def fact_of(self, columns: Sequence[int], born_ns: int) -> PathFact:
+        """What a path of these columns (:data:`PATH`) would stand for."""
+        key = dict(zip(PATH, columns, strict=True))
         text = {name: self.names.text(code) for name, code in key.items() if name not in _NUMBERS}
         return PathFact(
             tenant=text["tenant"],
             store=text["store"],
             initiator=text["initiator"],
-            shared=bool(key["shared"]),
+            shared=key["shared"] == 1,
+            relayed=key["shared"] == RELAYED,
             estimated=bool(key["estimated"]),
             country=text["remote_country"],
             asn=key["remote_asn"],
@@ -359,7 +375,7 @@ class Cube:
             owner_confidence=text["owner_confidence"],
             override=text["override"],
             networks=frozenset(k for bit, k in enumerate(self.set_keys) if key["sets"] >> bit & 1),
-            born_ns=int(self.born_ns[path]),
+            born_ns=born_ns,
         )
 
     def _details(self, key: list[Ints]) -> Ints:

@@ -58,6 +58,8 @@ class PathFact:
     """Destination sets whose networks hold the address, as :func:`networks_key` names them."""
     born_ns: int
     """When it was first seen: staleness of ownership is judged then."""
+    relayed: bool = False
+    """Another host sent it, of what it had taken from the store."""
 
     @property
     def network(self) -> tuple[object, ...]:
@@ -213,7 +215,7 @@ class Rulebook:
             self._asks[w.index] = (numbers.setdefault(asked, len(numbers)), w.rule)
         self._owners: dict[tuple[object, ...], OwnerFact] = {}
         self._matches: dict[tuple[object, ...], dict[str, Match]] = {}
-        self._readers: dict[tuple[str, bool, str], tuple[int, ...]] = {}
+        self._readers: dict[tuple[str, bool, str, bool], tuple[int, ...]] = {}
         self._hits: dict[tuple[object, ...], dict[int, Hit]] = {}
         """By readers, network and whether sampled: shared by all paths that agree in these."""
         self._alike: dict[tuple[tuple[int, Hit], ...], dict[int, Hit]] = {}
@@ -297,7 +299,7 @@ class Rulebook:
 
     def hits(self, path: PathFact, owner: OwnerFact) -> dict[int, Hit]:
         """Rule index -> hit, for every rule that reads this path."""
-        who = (path.store, path.shared, path.initiator)
+        who = (path.store, path.shared, path.initiator, path.relayed)
         readers = self._readers.get(who)
         if readers is None:
             readers = self._readers[who] = tuple(w.index for w in self.watches if self._reads(w.rule, path))
@@ -334,6 +336,9 @@ class Rulebook:
         store = self._stores.get(path.store)
         if store is None or not self.policy.reads(rule, path.store, "same_host" if path.shared else "port"):
             return False
+        if path.relayed:
+            # What a host sends anywhere may be its own; a rule must say where it may not go.
+            return bool(rule.destinations or rule.allowed_countries) and rule.initiator in ("any", "local")
         if rule.initiator != "any":
             return path.initiator == rule.initiator
         return not (store.public_service and path.initiator == "remote")

@@ -27,6 +27,7 @@ from agent.words import units
 from agent.words.escape import shown, shown_in
 from agent.words.owners import stakes
 from agent.words.phrases import Phrases
+from agent.words.relays import relay_lines
 
 UNKNOWN = "?"
 TOP = 3
@@ -92,7 +93,7 @@ class CaseView:
     def title(self) -> str:
         """What was measured, in one line."""
         core = self._say(
-            "title.core_estimated" if self.traffic.estimated else "title.core",
+            self._core,
             size=units.size(self.traffic.octets_out),
             host=self._host,
             store=self.store.name or self.store.id,
@@ -101,6 +102,12 @@ class CaseView:
         )
         title = f"{_tag(self._notice, self._say)} {self._say(f'title.{self._notice.kind}', core=core)}"
         return self._say("title_local", title=title) if self.case.local_view else title
+
+    @property
+    def _core(self) -> str:
+        if any(s.value == "relay" for s in self.traffic.bases[:1]):
+            return "title.core_relayed"
+        return "title.core_estimated" if self.traffic.estimated else "title.core"
 
     @property
     def told_before(self) -> tuple[str, ...]:
@@ -197,6 +204,11 @@ class CaseView:
                 lines.append(self._say("inferred.basis.other", basis=basis, part=part))
         return lines
 
+    @property
+    def relays(self) -> list[str]:
+        """Each way over other hosts, leg by leg: what was observed of each, and how far it may be the same data."""
+        return [line for relay in self.traffic.relays[:TOP] for line in relay_lines(self, relay, self._say)]
+
     # where to
 
     @property
@@ -229,11 +241,14 @@ class CaseView:
     @property
     def doubts(self) -> str:
         """The four doubts by name, never one product: amount, link, location, owner."""
-        say = self._say
+        say, relays = self._say, self.traffic.relays
+        link = "possible" if relays else "direct"
+        if any(relay.matched_octets for relay in relays):
+            link = "matched"
         return say(
             "inferred.doubts",
             amount=say("inferred.amount_estimated" if self.traffic.estimated else "inferred.amount_measured"),
-            link=say("inferred.link_direct"),
+            link=say(f"inferred.link_{link}"),
             location=self._confidence(self.to.location_confidence),
             owner=self._confidence(self.to.owner_confidence),
         )

@@ -74,6 +74,7 @@ def _any_notice(draw: st.DrawFn) -> Notice:
                     "same_pod",
                     "same_host",
                     "copy_of",
+                    "relay",
                     "odd",
                     "other",
                     "?",
