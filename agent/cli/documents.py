@@ -339,6 +339,24 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
             "falls_asleep": "packs that fall asleep",
         },
     ),
+    "policy backtest": Document(
+        "one document",
+        {
+            "since_ns": _TIME,
+            "until_ns": _TIME,
+            "look_up": "stored or today: whose answers on stores, places and networks were used",
+            "rows": "rows that were read, those of the warm-up too",
+            "rows_of_stores": "those that were of a store when they were counted",
+            "not_observed": "list of {from_ns, until_ns}: hours of which no row of any host is held",
+            "windows_cut": "list of {rule, window, whole_from_ns}: rules of the new policy whose sums lack rows until then",
+            "stores_differ": "whether rows kept a store that a policy may give to another",
+            "old": "{policy, findings, cases, days}: cases opened by severity; days a list of {day, cases, messages}",
+            "new": "the same of the other policy",
+            "appear": "findings of the new policy that meet none of the old: see jsonl in alerts.md",
+            "vanish": "findings of the old policy that meet none of the new",
+            "changed": "list of {old, new}: the same finding with another severity",
+        },
+    ),
     "config show": Document(
         "one document", {"(setting)": "its value; with --origin {value, origin}. Secrets are (hidden)"}
     ),

@@ -142,6 +142,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sekisho policy test",
         "sekisho policy explain bulk-external",
         "sekisho policy diff HEAD~1",
+        "sekisho policy backtest --from HEAD~1 --to HEAD",
+    ),
+    "policy backtest": (
+        "sekisho policy backtest --to policy.yaml   # against the policy in force",
+        "sekisho policy backtest --from HEAD~1 --to HEAD --since 7d",
+        "sekisho policy backtest --to policy.yaml --look-up today --json",
     ),
     "policy check": (
         "sekisho policy check",
