@@ -47,7 +47,7 @@ def flows(draw: st.DrawFn) -> list[Sent]:
     """Rows of two hosts, two stores and three networks, at most a minute long, with rests of seconds to days."""
     rng = random.Random(draw(st.integers(0, 2**32)))
     count, rests = (
-        draw(st.integers(1, 150)),
+        draw(st.integers(1, 80)),
         draw(st.sampled_from([(1, 9), (1, 60, 900), (5, 3600, 200_000)])),
     )
     rows, now = [], T0
@@ -114,7 +114,7 @@ def backtested(rows: Sequence[Sent], folder: Path, rng: random.Random) -> set[Fo
     return run.found()
 
 
-@settings(max_examples=30, deadline=None, phases=(Phase.explicit, Phase.generate))
+@settings(max_examples=20, deadline=None, phases=(Phase.explicit, Phase.generate))
 @given(flows(), st.integers(0, 2**32))
 def test_live_replay_backtest_and_restart_give_equal_episodes(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Sent], seed: int
