@@ -24,24 +24,18 @@ def main(numbers: list[str]) -> bool:
         lived = {}
         for approvals in (True, False):
             life = Life(seed)
-            traps = {sent.trap for day in range(DAYS) for sent in Life(seed).day(day)} if approvals else traps
             lived[approvals] = live(life, life.policy(Path(folder), approvals=approvals), DAYS)
+        life = Life(seed)
+        traps = {sent.trap for day in range(DAYS) for sent in life.day(day)}
     with_them = lived[True]
     report = Report(
         "ordinary",
         f"Ordinary life, {DAYS} days of {with_them.store_days // DAYS} stores of {len(KINDS)} kinds, seed {seed}",
         [
-            [
-                "",
-                "store-days",
-                "rows",
-                "high or critical",
-                "medium",
-                "medium in 10 store-days",
-                "of these, most from",
-            ]
-        ]
-        + [_row("known transfers approved", with_them), _row("no approval at all", lived[False])],
+            ["", "store-days", "rows", "high", "medium", "medium in 10 store-days", "most from"],
+            _row("known transfers approved", with_them),
+            _row("no approval at all", lived[False]),
+        ],
         [
             Bar("cases at high, approved", 0, _high(with_them), "cases", at_most=True),
             Bar("cases at high, no approval", 0, _high(lived[False]), "cases", at_most=True),
