@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from agent.cli.exercises import SCENARIOS
+
 _AMOUNTS: Final = {
     "octets_out": "sent by this end, octets at the IP layer",
     "octets_in": "received by this end",
@@ -357,6 +359,21 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
             "changed": "list of {old, new}: the same finding with another severity",
         },
     ),
+    **{
+        f"simulate {name}": Document(
+            "one document",
+            {
+                "exercise": "always true: nothing of it exists",
+                "scenario": "its id",
+                "title": "in the language of the settings",
+                "story": "what happens in it",
+                "ask": "what those who take part are asked",
+                "store": "the store that sends",
+                "messages": "what people would be told, each with exercise: true; see alerts.md",
+            },
+        )
+        for name in SCENARIOS
+    },
     "config show": Document(
         "one document", {"(setting)": "its value; with --origin {value, origin}. Secrets are (hidden)"}
     ),
