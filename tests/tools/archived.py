@@ -16,7 +16,9 @@ from sinks.archive import Settings
 def file_away(folder: Path, batches: Iterable[FlowBatch], *, host: str = "db-1") -> Path:
     """Write batches into an archive in ``folder``, in the order given; gives the folder."""
     clock = DataClock(0)
-    sink = Settings(min_free=0, keep_days=10_000, directory=folder).build(Context(Accounts(), folder, clock, host=host))
+    sink = Settings(min_free=0, keep_days=10_000, directory=folder).build(
+        Context(Accounts(), folder, clock, host=host)
+    )
     for number, batch in enumerate(batches):
         clock.set(max(clock.now_ns(), int(batch["end_ns"].max())))
         header = replace(batch.header, run_id="0123456789abcdef", lane=1, sequence=number)

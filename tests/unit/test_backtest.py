@@ -69,7 +69,7 @@ def test_what_appears_what_changes_and_what_was_not_observed(home: Path) -> None
     assert told["vanish"] == []
     assert [(c["old"]["severity"], c["new"]["severity"]) for c in told["changed"]] == [(3, 4)]
     assert told["old"]["cases"] == {"medium": 1}
-    assert told["new"]["cases"] == {"high": 2}
+    assert told["new"]["cases"] == {"high": 1}
     assert [day["day"] for day in told["new"]["days"]] == [
         "2025-11-21",
         "2025-11-22",
