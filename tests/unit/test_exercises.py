@@ -54,7 +54,7 @@ def test_help_names_the_scenarios_that_there_are() -> None:
     for one in scenarios().values():
         for said in (one.title, one.story, one.ask):
             assert said.ja != said.en
-            assert claims(said.en + said.ja) == []
+            assert list(claims([(one.id, said.en + said.ja)], assurances=True)) == []
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -111,6 +111,6 @@ def test_ones_own_store_and_a_file_of_messages(tmp_path: Path) -> None:
     assert [(line["exercise"], line["case"]["store"]["id"]) for line in lines] == [(True, "ehr")]
     assert outcome.out.startswith("【演習】")
     assert "[模擬] [高]" in outcome.out
-    assert claims(outcome.out) == []
+    assert list(claims([("bulk", outcome.out)], assurances=True)) == []
     other = sekisho("simulate", "bulk", "--store", "her", home=tmp_path)
     assert (other.code, "did you mean" in other.err.lower() or "ehr" in other.err) == (2, True)
