@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from agent.cli.exercises import SCENARIOS
+
 _AMOUNTS: Final = {
     "octets_out": "sent by this end, octets at the IP layer",
     "octets_in": "received by this end",
@@ -341,6 +343,39 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
             "falls_asleep": "packs that fall asleep",
         },
     ),
+    "policy backtest": Document(
+        "one document",
+        {
+            "since_ns": _TIME,
+            "until_ns": _TIME,
+            "look_up": "stored or today: whose answers on stores, places and networks were used",
+            "rows": "rows that were read, those of the warm-up too",
+            "rows_of_stores": "those that were of a store when they were counted",
+            "not_observed": "list of {from_ns, until_ns}: hours of which no row of any host is held",
+            "windows_cut": "list of {rule, window, whole_from_ns}: rules of the new policy whose sums lack rows until then",
+            "stores_differ": "whether rows kept a store that a policy may give to another",
+            "old": "{policy, findings, cases, days}: cases opened by severity; days a list of {day, cases, messages}",
+            "new": "the same of the other policy",
+            "appear": "findings of the new policy that meet none of the old: see jsonl in alerts.md",
+            "vanish": "findings of the old policy that meet none of the new",
+            "changed": "list of {old, new}: the same finding with another severity",
+        },
+    ),
+    **{
+        f"simulate {name}": Document(
+            "one document",
+            {
+                "exercise": "always true: nothing of it exists",
+                "scenario": "its id",
+                "title": "in the language of the settings",
+                "story": "what happens in it",
+                "ask": "what those who take part are asked",
+                "store": "the store that sends",
+                "messages": "what people would be told, each with exercise: true; see alerts.md",
+            },
+        )
+        for name in SCENARIOS
+    },
     "config show": Document(
         "one document", {"(setting)": "its value; with --origin {value, origin}. Secrets are (hidden)"}
     ),

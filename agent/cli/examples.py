@@ -142,6 +142,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sekisho policy test",
         "sekisho policy explain bulk-external",
         "sekisho policy diff HEAD~1",
+        "sekisho policy backtest --from HEAD~1 --to HEAD",
+    ),
+    "policy backtest": (
+        "sekisho policy backtest --to policy.yaml   # against the policy in force",
+        "sekisho policy backtest --from HEAD~1 --to HEAD --since 7d",
+        "sekisho policy backtest --to policy.yaml --look-up today --json",
     ),
     "policy check": (
         "sekisho policy check",
@@ -204,7 +210,17 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sekisho --set kafka.servers=127.0.0.1:9092 kafka topics create",
         "sekisho --set kafka.servers=127.0.0.1:9092 kafka topics create --partitions 48 --replication 3",
     ),
-    "simulate": ("sekisho simulate fleet --hosts 20 --seconds 10 --dry-run",),
+    "simulate": ("sekisho simulate bulk", "sekisho simulate fleet --hosts 20 --seconds 10 --dry-run"),
+    "simulate bulk": (
+        "sekisho simulate bulk",
+        "sekisho simulate bulk --state exercise-1   # then: sekisho --state-dir exercise-1 cases list",
+    ),
+    "simulate trickle": ("sekisho simulate trickle --json",),
+    "simulate neutral-cloud": ("sekisho simulate neutral-cloud --alerts alerts.jsonl",),
+    "simulate many-addresses": ("sekisho simulate many-addresses",),
+    "simulate home-region": ("sekisho simulate home-region",),
+    "simulate maintenance": ("sekisho simulate maintenance",),
+    "simulate quiet-day": ("sekisho simulate quiet-day",),
     "simulate fleet": (
         "sekisho simulate fleet --hosts 20 --seconds 10 --dry-run",
         "sekisho simulate fleet --hosts 20 --seconds 10 --incidents 2 --truth truth.json --to-files messages",

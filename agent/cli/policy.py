@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.cli.backtest import command as backtest
 from agent.cli.common import (
     Group,
     Options,
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 
 @click.group(cls=Group, epilog=example("policy"))
 def command() -> None:
-    """Check, test, explain and compare policy files; print their JSON Schema."""
+    """Check, test, explain and compare policy files, also over the past; print their JSON Schema."""
+
+
+command.add_command(backtest, "backtest")
 
 
 @command.command(epilog=example("policy check"))
@@ -263,7 +267,7 @@ def diff(options: Options, old: str, new: str | None, exit_code: bool, as_json: 
     from agent.cli.policy_told import difference_lines
     from agent.policy.differences import differences, woken
 
-    before, after = _policy_at(options, old), _policy_at(options, new)
+    before, after = policy_at(options, old), policy_at(options, new)
     found = differences(before, after)
     wakes, sleeps = woken(before, after)
     if as_json:
@@ -308,7 +312,7 @@ def _read(options: Options, files: Sequence[Path]) -> tuple[Policy, tuple[Path, 
     return policy_files.load(files, overrides=overrides, today=today, with_tests=True), tuple(files)
 
 
-def _policy_at(options: Options, place: str | None) -> Policy:
+def policy_at(options: Options, place: str | None) -> Policy:
     """The policy of a file or folder; else of the settings' files at a git revision, or as they stand."""
     from datetime import UTC, datetime
 

@@ -59,7 +59,8 @@ class EventView:
     @property
     def pager(self) -> str:
         """One line without a name from outside, for a service outside."""
-        return self._say("pager.event", severity=_severity(self._notice, self._say), title=self.what)
+        said = self._say("pager.event", severity=_severity(self._notice, self._say), title=self.what)
+        return _marked(said, self._notice, self._say)
 
     @property
     def advice(self) -> str:
@@ -131,7 +132,8 @@ class CaseView:
         """One line without names, places or amounts, for a service outside."""
         severity = _severity(self._notice, self._say)
         state = self._say(f"pager.{self._notice.kind}")
-        return self._say("pager.case", severity=severity, id=self.case.id, state=state)
+        said = self._say("pager.case", severity=severity, id=self.case.id, state=state)
+        return _marked(said, self._notice, self._say)
 
     @property
     def case_line(self) -> str:
@@ -515,8 +517,14 @@ def _severity(notice: Notice, say: Phrases) -> str:
     return say(f"severity.{notice.severity.name.lower()}")
 
 
+def _is_simulated(notice: Notice) -> bool:
+    return notice.simulated or (notice.case is not None and any(f.simulated for f in notice.case.findings))
+
+
+def _marked(text: str, notice: Notice, say: Phrases) -> str:
+    """The text of a pager, where nothing else would say that it is an exercise."""
+    return say("pager.simulated", text=text) if _is_simulated(notice) else text
+
+
 def _tag(notice: Notice, say: Phrases) -> str:
-    simulated = notice.simulated or (
-        notice.case is not None and any(f.simulated for f in notice.case.findings)
-    )
-    return say("tag_simulated" if simulated else "tag", severity=_severity(notice, say))
+    return say("tag_simulated" if _is_simulated(notice) else "tag", severity=_severity(notice, say))
