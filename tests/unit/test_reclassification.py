@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.clock import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS
-from agent.core.finding import CaseState, NoticeKind, Severity
+from agent.core.finding import CaseState, NoticeKind, Severity, TrafficState
 from agent.detection.detector import Detector
 from agent.policy.model import DestinationSet, Recognition, Rule
 from agent.policy.ownership import Ownership
@@ -132,9 +132,9 @@ def test_a_case_that_is_there_already_goes_on(tmp_path: Path) -> None:
     run.heard(run.detector.set_policy(run.detector.policy, table(tmp_path, "east")))
     run.take(transfer("ehr", MB, asn=64502, start_s=7200))
     by_entity = {case.destination.entity: case for case in run.cases.values()}
-    assert {entity: case.state for entity, case in by_entity.items()} == {
-        "owner:north": CaseState.STOPPED,
-        "owner:east": CaseState.OPEN,
+    assert {entity: case.traffic_state for entity, case in by_entity.items()} == {
+        "owner:north": TrafficState.STOPPED,
+        "owner:east": TrafficState.ONGOING,
     }
     assert sum_of(run, "owner:east") == 1200 * MB
     assert by_entity["owner:north"].findings[0].reasons[-1] == "reclassified"
