@@ -110,7 +110,8 @@ def test_twenty_stores_that_sent_there_are_told_once(tmp_path: Path) -> None:
     assert {case.store.id for case in run.cases.values()} == set(stores)
     assert {case.destination.entity for case in run.cases.values()} == {"owner:east"}
     assert {reason for f in run.findings.values() for reason in f.reasons} >= {"reclassified"}
-    assert [notice.kind for notice in run.notices] == [NoticeKind.OPENED]
+    assert [notice.kind for notice in run.notices] == [NoticeKind.OPENED, NoticeKind.CLOSED]
+    assert len({notice.case.id for notice in run.notices if notice.case}) == 1
 
 
 def test_what_is_sent_after_the_change_is_told_of_every_store(tmp_path: Path) -> None:
@@ -180,4 +181,6 @@ def test_a_snapshot_remembers_what_moved(tmp_path: Path) -> None:
     again = Run(Detector(run.detector.policy, east))
     again.detector.restore(run.detector.snapshot(), ())
     again.take([Sent("two", 64501, T0 + DAY_NS // 4, T0 + DAY_NS // 4, 1)])
-    assert len(run.notices) + len(again.notices) == 1
+    told = [*run.notices, *again.notices]
+    assert [notice.kind for notice in told].count(NoticeKind.OPENED) == 1
+    assert {notice.case.store.id for notice in told if notice.case} == {"one"}

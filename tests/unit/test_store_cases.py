@@ -117,20 +117,20 @@ def test_a_case_that_an_older_version_wrote_as_stopped_is_open_and_its_traffic_s
 
 def test_a_case_is_assigned_commented_and_opened_again(state: State) -> None:
     """Each action is on record with name and text; what was closed by a person is as before after it is opened again."""
-    state.cases.acknowledge(IDS[0], "alice")
-    state.cases.assign(IDS[0], "alice", "bob", "knows the host")
-    assert state.cases.get_case(IDS[0]).assigned_to == "bob"
-    state.cases.close(IDS[0], "bob", "wanted", Verdict.EXPECTED)
-    state.cases.comment(IDS[0], "carol", "it was not")
-    state.cases.reopen(IDS[0], "carol", "the ticket names another host")
-    seen = state.cases.get_case(IDS[0])
+    state.cases.acknowledge(IDS[2], "alice")
+    state.cases.assign(IDS[2], "alice", "bob", "knows the host")
+    assert state.cases.get_case(IDS[2]).assigned_to == "bob"
+    state.cases.close(IDS[2], "bob", "wanted", Verdict.EXPECTED)
+    state.cases.comment(IDS[2], "carol", "it was not")
+    state.cases.reopen(IDS[2], "carol", "the ticket names another host")
+    seen = state.cases.get_case(IDS[2])
     assert (seen.state, seen.closed_by, seen.acknowledged_by, seen.assigned_to) == (
         CaseState.OPEN,
         "",
         "",
         "bob",
     )
-    done = [(a.kind.value, a.who, a.assignee) for a in state.cases.actions_of(IDS[0])]
+    done = [(a.kind.value, a.who, a.assignee) for a in state.cases.actions_of(IDS[2])]
     assert done == [
         ("ack", "alice", ""),
         ("assign", "alice", "bob"),
