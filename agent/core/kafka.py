@@ -329,8 +329,11 @@ class Heard(logging.Handler):
 
         args = record.args if isinstance(record.args, tuple) else ()
         found = next((a for a in args if isinstance(a, BaseException)), None)
-        if found is not None and not isinstance(found, errors.KafkaTimeoutError):
-            with self._guard:
+        if found is None or isinstance(found, errors.KafkaTimeoutError):
+            return
+        with self._guard:
+            # A try that is cut short by the end of its time says less than the one before it.
+            if self._last is None or not isinstance(found, errors.RequestTimedOutError):
                 self._last = found
 
     def cause(self, error: BaseException) -> BaseException:
@@ -339,7 +342,8 @@ class Heard(logging.Handler):
 
         with self._guard:
             last = self._last
-        return last if last is not None and isinstance(error, errors.KafkaTimeoutError) else error
+        ran_out = isinstance(error, errors.KafkaTimeoutError | errors.RequestTimedOutError)
+        return last if last is not None and ran_out else error
 
 
 @contextlib.contextmanager
