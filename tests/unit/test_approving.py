@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +18,7 @@ from agent.core.finding import Case
 from agent.policy.approval_text import approvals_yaml
 from agent.policy.load import load
 from agent.policy.model import Policy
+from agent.runtime import Runtime
 from agent.store.cases import Verdict
 from agent.store.state import Commit, State
 from agent.words import LANGUAGES
@@ -272,3 +274,18 @@ def test_what_is_proposed_makes_no_claim(state: State, language: str) -> None:
     told = narrowest(state, action).text(screen_phrases(language))
     assert "as:64500" in told
     assert list(claims([("proposal", told)], assurances=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("day", "replay", "told"),
+    [(TODAY, False, []), (date(2027, 3, 20), False, ["backup"]), (date(2027, 3, 20), True, [])],
+)
+def test_what_is_due_by_its_dates_is_an_event(
+    tmp_path: Path, day: date, replay: bool, told: list[str]
+) -> None:
+    """It names the approvals; a replay tells nothing of today."""
+    run = SimpleNamespace(policy=policy(tmp_path), replay=replay, sends=None, _today=lambda: day)
+    events = list(Runtime._approvals_due(run))  # type: ignore[arg-type]
+    assert [(e.name, e.detail["approvals"], e.detail["n"]) for e in events] == [
+        ("approvals_due", name, 1) for name in told
+    ]
