@@ -223,7 +223,9 @@ class LocalDecide:
         for action in actions:
             if action.kind is ActionKind.CLOSE:
                 self.detector.case_closed(action.case_id)
-            else:
+            elif action.kind is ActionKind.REOPEN:
+                self.detector.case_reopened(self.state.cases.get_case(action.case_id))
+            elif action.kind is ActionKind.ACK:
                 self.detector.case_acknowledged(action.case_id)
             self._action = action.id
         if actions:

@@ -115,6 +115,10 @@ def _put_sending(reading: Reading, sending: Send) -> None:
         reading.put("send_last_acknowledged_timestamp_seconds", at_s)
 
 
+_CROSSINGS = (NoticeKind.OPENED, NoticeKind.SEVERITY, NoticeKind.PACK)
+"""Notices that say that a threshold was crossed; the others come by the clock."""
+
+
 @dataclass
 class DetectorFigures:
     """The detector's figures, with how long notices took."""
@@ -126,7 +130,7 @@ class DetectorFigures:
         """A decision was committed."""
         now_ns = self.clock.now_ns()
         for notice in decision.notices:
-            if notice.case is not None and notice.kind is not NoticeKind.CLOSED:
+            if notice.case is not None and notice.kind in _CROSSINGS:
                 crossed_ns = max((f.crossed_ns for f in notice.case.findings), default=now_ns)
                 self.delays.observe(max(0.0, (now_ns - crossed_ns) / SECOND_NS))
 

@@ -61,6 +61,7 @@ if TYPE_CHECKING:  # a run that sends nothing loads nothing of it
 LOOK_EVERY_NS = 5 * SECOND_NS
 OUTBOX_STOP_S = 10.0
 OLD_DATABASE_DAYS = 45
+APPROVALS_NAMED = 20
 _KEPT_RIGHTS: Final = frozenset({"dac_read_search", "dac_override"})
 """Rights over files, where given: policy, databases and state may be other users'."""
 
@@ -446,7 +447,7 @@ class Runtime:
         before, self._told = self._told, set()
         now_ns = self.clock.now_ns()
         troubles = [event for enricher in self.pipeline.enrichers for event in enricher.troubles(now_ns)]
-        for event in (*self._clock_troubles(), *troubles):
+        for event in (*self._clock_troubles(), *self._approvals_due(), *troubles):
             detail = {k: v for k, v in event.detail.items() if k not in ("days", "seconds")}
             told = f"{event.name} {sorted(detail.items())}"
             self._told.add(told)
@@ -463,6 +464,15 @@ class Runtime:
         if stepped_s:
             detail = {"seconds": stepped_s, "direction": "ahead" if stepped_s > 0 else "back"}
             yield Event(name="clock_stepped", severity=Severity.MEDIUM, detail=dict(detail))
+
+    def _approvals_due(self) -> Iterator[Event]:
+        """Approvals that a person should look at, by their dates; told again when others join them."""
+        today = self._today()
+        ids = sorted(a.id for a in self.policy.approvals if a.due(today))
+        if ids and not self.replay and self.sends is None:
+            named = ", ".join(ids[:APPROVALS_NAMED])
+            detail: dict[str, str | int] = {"approvals": named, "n": len(ids)}
+            yield Event(name="approvals_due", severity=Severity.LOW, detail=detail)
 
     def _refused(self, part: str, error: SekishoError) -> None:
         detail = {"part": part, "reason": str(error), "kept": "the last good one"}

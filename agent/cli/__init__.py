@@ -41,11 +41,12 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "Look into it": {
         "status": "where every octet is, and what was not observed, of a host or the fleet",
-        "cases": "list, show, acknowledge and close cases",
+        "cases": "list and show cases, and record what people do about them",
         "flows": "query the archive of flows: filter, sum, export",
         "who": "every fact about an address, with source and date",
     },
     "Look after it": {
+        "approvals": "approved transfers: list them, propose provisional ones",
         "policy": "check, test, explain and compare policy files, also over the past",
         "owners": "try files on who owns networks: faults, canaries, what they would change",
         "assets": "propose stores and hosts for the registers, from what is there",

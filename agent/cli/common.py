@@ -130,10 +130,12 @@ def example(name: str) -> str:
 
 
 def person_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--as``: who does this, for the record."""
+    """``--by``, or ``--as``: who does this, for the record."""
     return click.option(
+        "--by",
         "--as",
         "who",
+        metavar="NAME",
         default=getpass.getuser,
         show_default="your user name",
         help="Your name, for the record.",

@@ -44,11 +44,12 @@ _COPY: Final = {
 _ACTION: Final = {
     "id": "a number that grows",
     "case_id": "such as 2026-1118-07",
-    "kind": "ack or close",
+    "kind": "ack, assign, comment, close or reopen",
     "who": "the person",
     "note": "what was noted",
-    "verdict": "expected, unexpected, mistaken, exercise or unknown; null for ack",
+    "verdict": "expected, unexpected, mistaken, exercise or unknown; null for what is no closing",
     "time_ns": _TIME,
+    "assignee": "of an assignment, to whom; else empty",
 }
 
 
@@ -185,7 +186,8 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         {
             "id": "such as 2026-1118-07",
             "revision": "counts its changes",
-            "state": "open, acknowledged, stopped or closed",
+            "state": "open, acknowledged or closed: what people did",
+            "traffic_state": "ongoing or stopped",
             "severity": "1 informational, 2 low, 3 medium, 4 high, 5 critical",
             "tenant": "whose data",
             "store": "its register entry",
@@ -194,7 +196,9 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
             "findings": "each rule that found it",
             "opened_ns": _TIME,
             "updated_ns": _TIME,
+            "approvals": "approved transfers of the store: id, standing (held, overrun, expired, …), approver, cap and use",
             "acknowledged_by": "person, or empty",
+            "assigned_to": "person, or empty",
             "closed_by": "person, or empty",
             "closing_note": "why",
             "not_seen": "what this host could not see",
@@ -210,7 +214,35 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         },
     ),
     "cases ack": Document("one document", _ACTION),
-    "cases close": Document("one document", _ACTION),
+    "cases assign": Document("one document", _ACTION),
+    "cases comment": Document("one document", _ACTION),
+    "cases reopen": Document("one document", _ACTION),
+    "cases close": Document(
+        "one document",
+        {
+            **_ACTION,
+            "proposal": "only with --verdict expected: {yaml, approval, would_have_held_back: {findings, held, days, over_cap}}; null where none can be narrow",
+        },
+    ),
+    "approvals list": Document(
+        "a line for each approval",
+        {
+            "id": "its id; further keys as in [registers](registers.md#approvals-approved-transfers)",
+            "used_at_most": "content octets on the UTC days that its window may touch; null for one that names networks",
+            "overrun": "true where more than its cap left in a window that is not over yet",
+            "ends_in_days": "negative: it has ended",
+            "due": "list of review, ending, ended, overrun",
+        },
+    ),
+    "approvals sweep": Document(
+        "one document",
+        {
+            "pairs": "list of {store, entity, processes, initiator, largest_day, days}",
+            "yaml": "the proposals",
+            "left_out": "reason (case, store, end, approved) -> number of pairs",
+            "file": "where they were written; null with --dry-run, or where there are none",
+        },
+    ),
     "flows": Document(
         "a line for each row, whose keys are the columns of [the flow schema](flow-schema.md) (and community_id, with --community-id); with --by or --total a line "
         "for each group: the columns it is grouped by (minute, hour and day as local time with its offset), and",

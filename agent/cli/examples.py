@@ -123,6 +123,15 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "cases list": ("sekisho cases list --open", "sekisho cases list --since 30d --store ehr-main --json"),
     "cases show": ("sekisho cases show 2026-1118-07", "sekisho cases show 2026-1118 --language ja"),
+    "cases assign": ('sekisho cases assign 2026-1118-07 --to "B. Person" --by "A. Person"',),
+    "cases comment": ('sekisho cases comment 2026-1118-07 --note "the vendor calls back at 15:00"',),
+    "cases reopen": ('sekisho cases reopen 2026-1118-07 --note "ticket 4412 names another host"',),
+    "approvals": ("sekisho approvals list", "sekisho approvals sweep --dry-run"),
+    "approvals list": ("sekisho approvals list --due", "sekisho approvals list --json"),
+    "approvals sweep": (
+        "sekisho approvals sweep --dry-run",
+        "sekisho approvals sweep --since 14d --output day0.yaml.proposed",
+    ),
     "cases ack": ('sekisho cases ack 2026-1118-07 --note "asked the data team"',),
     "cases close": (
         'sekisho cases close 2026-1118-07 --verdict expected --note "restore test, ticket 4412"',

@@ -203,6 +203,10 @@ class Detector:
         """A person has a case."""
         self._apply(Step("acknowledged", {"case": case_id}))
 
+    def case_reopened(self, case: Case) -> None:
+        """A person said that a closed case is not done with."""
+        self._apply(Step("reopened", {"case": case.model_dump(mode="json")}))
+
     def host_told(self, key: RuleKey, told: HostTold, first_bucket_ns: int) -> None:
         """A host told people of a finding by itself: what is found of the same facts goes by the id that it told.
         ``key``: (tenant, rule, store, entity). Told again, it changes nothing.
@@ -213,7 +217,8 @@ class Detector:
 
     def _decided(self, step: Step) -> Decision:
         effects = self._apply(step)
-        if step.kind == "tick" and not effects.findings and not effects.ledger and self._owed is None:
+        quiet = not (effects.findings or effects.cases or effects.ledger)
+        if step.kind == "tick" and quiet and self._owed is None:
             return Decision()
         owed, self._owed = self._owed or Decision(), None
         decision = replace(
@@ -261,6 +266,9 @@ class Detector:
         cases = {**renamed, **cases}
         if step.kind == "refresh":
             cases |= self._cases.refreshed()
+        elif step.kind in ("take", "tick") and not self._replay:
+            watched, more = self._cases.watch(self._sources.watermark)
+            cases, notices = {**cases, **watched}, [*notices, *more]
         self._bases = {key: base for key, base in self._bases.items() if self._cases.has(key)}
         reasons |= self._cube.reasons
         self._cube.reasons.clear()
@@ -393,6 +401,8 @@ class Detector:
             self._hear_host(step.meta["told"])
         elif step.kind == "closed":
             self._cases.closed(step.meta["case"])
+        elif step.kind == "reopened":
+            self._cases.reopened(Case.model_validate(step.meta["case"]))
         else:
             self._cases.acknowledged(step.meta["case"])
 
@@ -460,7 +470,8 @@ class Detector:
         codes = [np.array([self._cube.names.code(text)], np.int64) for text in key]
         pair = int(self._cube.pairs.ids(codes)[0])
         if not self._cube.paths_of(pair) and (case := self._cases.open.get(key)) is not None:
-            return case.store, case.destination, case.traffic  # all of it counts for another entity now
+            # All of it counts for another entity now.
+            return case.store, case.destination, case.traffic, case.approvals
         base = self._bases.get(key)
         if base is None or base.since_ns != since_ns:
             base = self._bases[key] = self._facts.base(pair, since_ns)
@@ -471,7 +482,8 @@ class Detector:
         traffic = self._facts.traffic(pair, base)
         if relays := self._relays.told(*key, since_ns):
             traffic = traffic.model_copy(update={"relays": relays})
-        return self._store_fact(key[1], self._sender(traffic)), destination, traffic
+        approvals = self._approvals.beside(pair, traffic.last_ns, self._stage2.rings)
+        return self._store_fact(key[1], self._sender(traffic)), destination, traffic, approvals
 
     def _sender(self, traffic: Traffic) -> str:
         """The host that sent the most; the detector's own where batches name none."""

@@ -67,6 +67,11 @@ class ActionKind(StrEnum):
     """A person has it."""
     CLOSE = "close"
     """It is done with."""
+    ASSIGN = "assign"
+    """Somebody is to have it."""
+    COMMENT = "comment"
+    REOPEN = "reopen"
+    """It is not done with after all."""
 
 
 class Verdict(StrEnum):
@@ -93,6 +98,8 @@ class Action:
     note: str
     verdict: Verdict | None
     time_ns: int
+    assignee: str = ""
+    """Of an assignment: to whom."""
 
 
 class DeliveryState(StrEnum):

@@ -375,7 +375,7 @@ case_actions = _table(
     _text("verdict"),
     _int("time_ns"),
 )
-"""What people did; only ever added to, ids increase."""
+"""What people did; only ever added to, ids increase. ``verdict``: of a closing; of an assignment, to whom."""
 
 notices = _table(
     "notices",

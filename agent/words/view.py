@@ -24,6 +24,7 @@ from agent.core.finding import (
     Traffic,
 )
 from agent.words import units
+from agent.words.approvals import approval_line
 from agent.words.escape import shown, shown_in
 from agent.words.owners import stakes
 from agent.words.phrases import Phrases
@@ -425,6 +426,11 @@ class CaseView:
     @staticmethod
     def _between(pair: tuple[float, float] | None) -> str:
         return "-".join(f"{end:g}" for end in pair or ())
+
+    @property
+    def approvals(self) -> list[str]:
+        """How each approved transfer of the store stands to this one."""
+        return [approval_line(fact, self._say) for fact in self.case.approvals]
 
     def reasons(self, finding: Finding) -> list[str]:
         """Further reasons, and what lowered or raised the severity; an unknown key is printed as it is."""

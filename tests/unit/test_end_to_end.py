@@ -12,7 +12,7 @@ import pytest
 from agent import pipeline, seal
 from agent.core.accounts import Amounts
 from agent.core.clock import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS
-from agent.core.finding import CaseState, NoticeKind
+from agent.core.finding import NoticeKind, TrafficState
 from agent.core.flow import FlowBatch
 from tests.tools import spine
 from tests.tools.feed import Outcome, run
@@ -107,8 +107,9 @@ def test_findings_do_not_depend_on_how_the_data_is_cut(
 def _cases(outcome: Outcome) -> set[tuple[Any, ...]]:
     """Cases less the amounts of those that are over: these are told as they stood when their commit was decided."""
     return {
-        (c.id, c.revision, c.state, c.severity, c.opened_ns, c.updated_ns, tuple(f.id for f in c.findings))
-        + ((c.traffic, c.destination) if c.state is CaseState.OPEN else ())
+        (c.id, c.revision, c.state, c.traffic_state, c.severity, c.opened_ns, c.updated_ns)
+        + tuple(f.id for f in c.findings)
+        + ((c.traffic, c.destination) if c.traffic_state is TrafficState.ONGOING else ())
         for c in outcome.cases.values()
     }
 
