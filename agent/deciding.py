@@ -30,7 +30,6 @@ from agent.core.finding import (
 )
 from agent.core.flow import FlowBatch
 from agent.core.message import Header
-from agent.covering.covering import Covering
 from agent.detection.claims import Claims
 from agent.detection.cube import PAST_LIMIT
 from agent.detection.detector import Detector
@@ -38,7 +37,7 @@ from agent.pipeline import newest
 from agent.store.kept import ActionKind, Commit
 
 if TYPE_CHECKING:  # a replay that keeps nothing loads no database
-    from agent.store.coverage import Covered
+    from agent.covering.covering import Covering
     from agent.store.inputs import Intake
     from agent.store.state import State
 
@@ -127,10 +126,14 @@ class LocalDecide:
         told = [b.header.position for b in fresh if b.header.position]
         position = self.position = newest(self.position, told) if told else ""
         ids = tuple((b.header.batch_id, None) for b in fresh)
-        covered = self.covering.count(fresh) if self.covering else Covered()
+        if self.covering is None:
+            self._commit(decision, ids, position, last.versions)
+            return
+        from agent.store.inputs import Intake
+
+        covered = self.covering.count(fresh)
         self._commit(decision, ids, position, last.versions, intake=Intake(covered=covered))
-        if self.covering:
-            self.covering.counted(covered)
+        self.covering.counted(covered)
 
     def take_sealed(
         self,
