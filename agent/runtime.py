@@ -141,7 +141,7 @@ class Runtime:
 
     def go(self) -> None:
         """Run to the end of the data, or until a signal. Raises what the pipeline raises."""
-        settled()
+        settled(for_long=not self.replay)
         try:
             with Signals(self.stop, self._asked):
                 self._greet()
