@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from agent import logs
 from agent.core.accounts import Accounts, Amounts
@@ -16,15 +17,29 @@ from agent.core.clock import MINUTE_NS, Clock
 from agent.core.decision import Decision
 from agent.core.errors import StateError, TakenOverError
 from agent.core.faults import faultpoint
-from agent.core.finding import WAITING, Case, Destination, Event, HostTold, Notice, NoticeKind, finding_id
+from agent.core.finding import (
+    WAITING,
+    Case,
+    Destination,
+    Event,
+    HostTold,
+    Notice,
+    NoticeKind,
+    Severity,
+    finding_id,
+)
 from agent.core.flow import FlowBatch
 from agent.core.message import Header
 from agent.detection.claims import Claims
+from agent.detection.cube import PAST_LIMIT
 from agent.detection.detector import Detector
 from agent.pipeline import newest
-from agent.store.cases import ActionKind
-from agent.store.inputs import Intake
-from agent.store.state import Commit, State
+from agent.store.kept import ActionKind, Commit
+
+if TYPE_CHECKING:  # a replay that keeps nothing loads no database
+    from agent.covering.covering import Covering
+    from agent.store.inputs import Intake
+    from agent.store.state import State
 
 SNAPSHOT_EVERY = 256
 """Commits between two snapshots of the detector; deltas fill the time between."""
@@ -32,6 +47,13 @@ SNAPSHOT_OCTETS = 32 * 2**20
 """Deltas between two snapshots, at most, and so what a start reads besides the snapshot."""
 REFRESH_NS = MINUTE_NS
 """How far the amounts of an open case may lag behind the truth."""
+PAST_LIMITS = (
+    "rows_past_path_limit",
+    *(f"{name}_past_path_limit" for name in PAST_LIMIT),
+    "rows_past_detail_limit",
+    "texts_past_limit",
+)
+"""Counters of a decision that say how full the detector's tables are."""
 RETRY_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -47,6 +69,8 @@ class LocalDecide:
     notice_sinks: tuple[str, ...] = ()
     replay: bool = False
     """The data's end is the end: evaluate all of it."""
+    keeps: bool = True
+    """Another run may go on from what is committed."""
     not_seen: tuple[str, ...] = ()
     """What the collectors of this run cannot see; stands in every case."""
     witnessed: Callable[[Destination], Destination] = lambda destination: destination
@@ -58,9 +82,13 @@ class LocalDecide:
     """Called after each commit that changed something: wakes the outbox, feeds a live view."""
     retrying: Callable[[str], None] = lambda _reason: None
     """Called before a commit that was refused is tried again."""
+    covering: Covering | None = None
+    """Keeps what was observed, of a run that decides only its own rows."""
     duplicates: Amounts = field(default_factory=Amounts)
     position: str = ""
     """Where in its input the last run stood at its last commit."""
+    past_limits: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PAST_LIMITS, 0))
+    """Of this run: what found no place of its own in the detector's tables. Its amounts are counted all the same."""
     _commits: int = 0
     _delta_octets: int = 0
     _has_snapshot: bool = False
@@ -97,7 +125,15 @@ class LocalDecide:
         decision = self.detector.take_all(fresh, received_ns)
         told = [b.header.position for b in fresh if b.header.position]
         position = self.position = newest(self.position, told) if told else ""
-        self._commit(decision, tuple((b.header.batch_id, None) for b in fresh), position, last.versions)
+        ids = tuple((b.header.batch_id, None) for b in fresh)
+        if self.covering is None:
+            self._commit(decision, ids, position, last.versions)
+            return
+        from agent.store.inputs import Intake
+
+        covered = self.covering.count(fresh)
+        self._commit(decision, ids, position, last.versions, intake=Intake(covered=covered))
+        self.covering.counted(covered)
 
     def take_sealed(
         self,
@@ -190,7 +226,9 @@ class LocalDecide:
         for action in actions:
             if action.kind is ActionKind.CLOSE:
                 self.detector.case_closed(action.case_id)
-            else:
+            elif action.kind is ActionKind.REOPEN:
+                self.detector.case_reopened(self.state.cases.get_case(action.case_id))
+            elif action.kind is ActionKind.ACK:
                 self.detector.case_acknowledged(action.case_id)
             self._action = action.id
         if actions:
@@ -211,7 +249,7 @@ class LocalDecide:
         self._delta_octets += len(decision.delta)
         due = snapshot or self._commits % SNAPSHOT_EVERY == 0 or self._delta_octets > SNAPSHOT_OCTETS
         # The first one names the table of owners by which the deltas after it are decided.
-        due = due or not self._has_snapshot
+        due = self.keeps and (due or not self._has_snapshot)
         if due:
             self._delta_octets, self._has_snapshot = 0, True
         work = Commit(
@@ -223,12 +261,27 @@ class LocalDecide:
             notice_sinks=self.notice_sinks,
             versions=versions or {},
             last_action=self._action,
-            intake=intake or Intake(),
+            intake=intake,
             entity_of=self.detector.recorded_entity if decision.reclassified else None,
         )
         self._until_committed(work)
+        self._note_limits(decision)
         if decision.notices or decision.cases:
             self.committed(decision)
+
+    def _note_limits(self, decision: Decision) -> None:
+        """Count what was past a limit; the first time of a run people are told."""
+        found = {name: n for name, n in decision.reasons.items() if name in self.past_limits}
+        is_first = bool(found) and not any(self.past_limits.values())
+        for name, n in found.items():
+            self.past_limits[name] += n
+        if is_first:
+            setting = {} if self.detector.most_paths is None else {"setting": "detect.paths"}
+            detail = {**setting, **dict(sorted(found.items()))}
+            if self.replay:
+                logs.get("runtime").warning("detector_full", **detail)
+            else:
+                self.announce(Event(name="detector_full", severity=Severity.MEDIUM, detail=detail))
 
     def _until_committed(self, work: Commit) -> None:
         tries = 0

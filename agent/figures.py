@@ -115,6 +115,10 @@ def _put_sending(reading: Reading, sending: Send) -> None:
         reading.put("send_last_acknowledged_timestamp_seconds", at_s)
 
 
+_CROSSINGS = (NoticeKind.OPENED, NoticeKind.SEVERITY, NoticeKind.PACK)
+"""Notices that say that a threshold was crossed; the others come by the clock."""
+
+
 @dataclass
 class DetectorFigures:
     """The detector's figures, with how long notices took."""
@@ -126,7 +130,7 @@ class DetectorFigures:
         """A decision was committed."""
         now_ns = self.clock.now_ns()
         for notice in decision.notices:
-            if notice.case is not None and notice.kind is not NoticeKind.CLOSED:
+            if notice.case is not None and notice.kind in _CROSSINGS:
                 crossed_ns = max((f.crossed_ns for f in notice.case.findings), default=now_ns)
                 self.delays.observe(max(0.0, (now_ns - crossed_ns) / SECOND_NS))
 
@@ -151,6 +155,12 @@ class DetectorFigures:
         reading.put("detect_derived_rows", counts.derived)
         for column in ("store", "remote_country", "remote_owner"):
             reading.put("detect_differing_rows", counts.differing.get(column, 0), column)
+        past = run.past_limits
+        for table in ("path", "detail"):
+            reading.put("detect_past_limit_rows", past[f"rows_past_{table}_limit"], f"{table}s")
+        reading.put("detect_past_limit_flows", past["flows_past_path_limit"])
+        for direction in _DIRECTIONS:
+            reading.put("detect_past_limit_octets", past[f"octets_{direction}_past_path_limit"], direction)
         if run.stream.agents is not None:
             known = list(run.stream.agents.covering.agents.values())
             _put_unexplained(reading, [one.newest_account for one in known if one.state != "never"])

@@ -80,6 +80,9 @@ METRICS: Final[tuple[Metric, ...]] = (
     _m("detect_unexplained_agents", "gauge", "detector", "Agents of which it is over 0.01."),
     _m("detect_derived_rows", "counter", "detector", "Rows whose facts were derived anew."),
     _m("detect_differing_rows", "counter", "detector", "Of these, those of which the agent had said something else.", "column"),
+    _m("detect_past_limit_rows", "counter", "detector", "Rows that found no place of their own in a table of the detector; their amounts are counted all the same.", "place"),
+    _m("detect_past_limit_flows", "counter", "detector", "Flows whose network found none."),
+    _m("detect_past_limit_octets", "counter", "detector", "Their octets.", "direction"),
     _m("detect_alert_delay_seconds", "histogram", "detector", "From the end of the row that passed a threshold to the commit of the notice."),
     # those who copy
     _m("copy_lag_messages", "gauge", _COPIERS, "Messages that wait at the brokers; missing while that is not known."),

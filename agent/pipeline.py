@@ -19,13 +19,15 @@ from agent import logs
 from agent.core.accounts import Accounts, Amounts
 from agent.core.clock import DAY_NS, SECOND_NS, STEP_NS, Clock
 from agent.core.errors import AccountError, SekishoError, SinkError
-from agent.core.flow import FlowBatch, Mark
+from agent.core.flow import FlowBatch, Mark, concat
 from agent.core.stages import Collector, Enricher, Keeping, Scoped, Sink
-from agent.seal import STOPPED, Sealer, in_order
+from agent.seal import PIECE, STOPPED, Sealer, in_order
 
 QUEUE_BATCHES = 32
 QUEUE_ROWS = 2_048
 """A batch of more rows takes the place of several."""
+GATHER_ROWS = PIECE
+"""Rows of batches that are no live collector's, to go through the stages together; what is larger goes by itself."""
 LEAVE_S = 2.0
 """How long a run that has failed waits for its collectors."""
 FLUSH_EVERY_NS = 10 * SECOND_NS
@@ -105,11 +107,16 @@ class Pipeline:
     """Collector name -> why it ended early."""
     unwritten: dict[str, tuple[int, str]] = field(default_factory=dict)
     """Sink name -> rows that it did not take, and what it said last. They are decided all the same."""
+    _gathered: list[FlowBatch] = field(default_factory=list)
+    """Rows that are no live collector's, until there are enough of them to be worth the way."""
+    _rows: int = 0
+    """How many these are."""
     _pending: list[FlowBatch] = field(default_factory=list)
     _pending_amounts: Amounts = field(default_factory=Amounts)
 
     def __post_init__(self) -> None:
         scoped = [c for c in self.collectors.values() if isinstance(c, Scoped)]
+        self._keeping = {name: c for name, c in self.collectors.items() if isinstance(c, Keeping)}
         self._scope = {name: text for collector in scoped for name, text in collector.scope().items()}
 
     @property
@@ -185,11 +192,13 @@ class Pipeline:
             if batch is None:
                 running -= 1
                 continue
-            keeper = self.collectors.get(name)
-            if isinstance(keeper, Keeping) and batch.header.position:
+            keeper = self._keeping.get(name)
+            if keeper is not None and batch.header.position:
                 self._through_whole(batch, keeper)
-            else:
+            elif self._live:
                 self._through(batch)
+            else:
+                self._through_many(batch)
             if self._live:
                 now_ns = self.clock.monotonic_ns()
                 self._gather(self.sealer.due(now_ns))
@@ -206,6 +215,7 @@ class Pipeline:
         if self._is_cut:
             self._let_go()
         else:
+            self._through_gathered()
             self._gather(self.sealer.flush())
             self._settle()
             self.decide.finish()
@@ -218,6 +228,9 @@ class Pipeline:
 
     def _let_go(self) -> None:
         """Forget what is held, with an account of it."""
+        for batch in self._gathered:
+            self.accounts.drop(STOPPED, batch, held_in=HELD_IN)
+        self._gathered, self._rows = [], 0
         self.sealer.let_go()
         for batch in self._pending:
             self.accounts.bury(STOPPED, batch)
@@ -232,6 +245,23 @@ class Pipeline:
             return batch
         marks = batch["marks"] | np.where(suspect, np.uint16(Mark.CLOCK_SUSPECT), np.uint16(0))
         return batch.with_columns(marks=marks)
+
+    def _through_many(self, batch: FlowBatch) -> None:
+        """Take rows that nobody waits for, many at a time: what a stage costs is much the same for few rows and for many."""
+        if not len(batch):
+            return
+        before = self._gathered[-1] if self._gathered else batch
+        if self._rows + len(batch) > GATHER_ROWS or _source(before) != _source(batch):
+            self._through_gathered()
+        self._gathered.append(batch)
+        self._rows += len(batch)
+        if self._rows >= GATHER_ROWS:
+            self._through_gathered()
+
+    def _through_gathered(self) -> None:
+        batches, self._gathered, self._rows = self._gathered, [], 0
+        if batches:
+            self._through(concat(batches).under(batches[-1].header))
 
     def _through(self, batch: FlowBatch) -> None:
         if not len(batch):
@@ -324,6 +354,12 @@ class Pipeline:
                 f"rows are missing at the end of the run: {account.in_memory}, {account.waiting}"
             )
         self.accounts.check()
+
+
+def _source(batch: FlowBatch) -> tuple[object, ...]:
+    """What the headers of batches must share that become one."""
+    header = batch.header
+    return (header.host, header.collector, header.clock_offset_ns, header.versions)
 
 
 def newest(kept: str, told: Sequence[str]) -> str:

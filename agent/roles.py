@@ -66,6 +66,12 @@ class Detecting(BaseModel):
     gather_rows: int = Field(
         20_000, ge=1, description="Rows that one commit decides at least, where so many wait"
     )
+    paths: int = Field(
+        1_000_000,
+        ge=1_024,
+        le=16_000_000,
+        description="Networks of stores that are kept apart, about 2 KiB of memory each once seen; what is more loses AS and place",
+    )
 
 
 class Archiving(Filing):

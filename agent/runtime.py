@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, cast
 
 from agent import logs
 from agent.config import Loaded, Settings, agent_id, read_ownership, read_policy
@@ -26,9 +26,20 @@ from agent.core.clock import SECOND_NS, Clock, SteadyClock, SystemClock, when
 from agent.core.decision import Decision
 from agent.core.errors import SekishoError, SinkError
 from agent.core.finding import Destination, Event, Severity
-from agent.core.flow import BatchHeader, FlowBatch
+from agent.core.flow import SCHEMA_VERSION, BatchHeader, FlowBatch
 from agent.core.process import give_back, program_version, settled
-from agent.core.stages import Carrier, Collector, Context, Enricher, Keeping, Scoped, Sink, Witness
+from agent.core.stages import (
+    Carrier,
+    Collector,
+    Context,
+    Enricher,
+    Following,
+    Keeping,
+    Scoped,
+    Sink,
+    TakesCoverage,
+    Witness,
+)
 from agent.deciding import LocalDecide
 from agent.detection.detector import Detector
 from agent.pipeline import Pipeline
@@ -38,16 +49,19 @@ from agent.seal import Sealer
 from agent.service import Attendant
 from agent.signals import Signals
 from agent.store.outbox import Outbox
-from agent.store.state import State
+from agent.store.unkept import Unkept
 from agent.view import View
 from collectors.host import rights
 
 if TYPE_CHECKING:  # a run that sends nothing loads nothing of it
+    from agent.covering.own import OwnCoverage
     from agent.sending.send import Send
+    from agent.store.state import State
 
 LOOK_EVERY_NS = 5 * SECOND_NS
 OUTBOX_STOP_S = 10.0
 OLD_DATABASE_DAYS = 45
+APPROVALS_NAMED = 20
 _KEPT_RIGHTS: Final = frozenset({"dac_read_search", "dac_override"})
 """Rights over files, where given: policy, databases and state may be other users'."""
 
@@ -64,6 +78,8 @@ class Runtime:
     accounts: Accounts = field(default_factory=Accounts)
     clock: Clock = field(default_factory=SystemClock)
     state_path: Path | None = None
+    keeps: bool = True
+    """What is decided outlasts the run; else no state is opened."""
     run_id: str = ""
     replay: bool = False
     """Time is the data's, and the run ends with it. Policy and databases are those of its start."""
@@ -82,6 +98,7 @@ class Runtime:
     _policy_refused: bool = False
     """Whether the policy's files hold a fault that people were told of."""
     _steady: SteadyClock | None = None
+    _own: OwnCoverage | None = None
     _unclosed: list[str] = field(default_factory=list)
     _started_ns: int = 0
     _told_ns: int = 0
@@ -124,7 +141,7 @@ class Runtime:
 
     def go(self) -> None:
         """Run to the end of the data, or until a signal. Raises what the pipeline raises."""
-        settled()
+        settled(for_long=not self.replay)
         try:
             with Signals(self.stop, self._asked):
                 self._greet()
@@ -132,6 +149,8 @@ class Runtime:
                 live = frozenset(name for name, one in self.collectors.items() if one.live)
                 self.attendant.begins(live, self.pipeline.failures, self.stop)
                 self.pipeline.run()
+                if self._own is not None:
+                    self._own.finish()
         finally:
             self._tell_standing()
             self.outbox.stop(deadline_s=OUTBOX_STOP_S)
@@ -173,6 +192,10 @@ class Runtime:
         return {name: settings.build(context) for name, settings in self.loaded.stages.collectors.items()}
 
     def _open_state(self) -> State:
+        if not self.keeps:
+            return cast("State", Unkept())  # all of it that a run asks for which sends nothing
+        from agent.store.state import State
+
         return State.open(self.state_path or self.settings.state_dir / "state.db", clock=self.clock)
 
     def _assemble(self) -> None:
@@ -189,6 +212,7 @@ class Runtime:
             if isinstance(collector, Keeping):
                 collector.resume(self.decide.position)
         self.pipeline = self._make_pipeline(header)
+        self._own = self._covering(header)
         self._asked = threading.Event()
         self._looked_ns = self.clock.monotonic_ns()
         self._started_ns = self.clock.now_ns()
@@ -213,6 +237,10 @@ class Runtime:
             stop=self.stop,
         )
 
+    def _most_paths(self) -> int | None:
+        """Networks of stores that the detector keeps apart; None: as many as one host needs."""
+        return None
+
     def _deciding(self, notice_sinks: tuple[str, ...]) -> LocalDecide:
         settings = self.settings
         detector = Detector(
@@ -221,6 +249,8 @@ class Runtime:
             host=settings.host,
             lateness_ns=settings.lateness,
             replay=self.replay,
+            comes_back=self.keeps,
+            most_paths=self._most_paths(),
         )
         return LocalDecide(
             detector,
@@ -230,11 +260,37 @@ class Runtime:
             settings.host,
             notice_sinks=notice_sinks,
             replay=self.replay,
+            keeps=self.keeps,
             stop=self.stop,
             committed=self._committed,
             retrying=self.attendant.retrying,
             not_seen=self._not_seen,
             witnessed=self._witnessed,
+        )
+
+    def _covering(self, header: BatchHeader) -> OwnCoverage | None:
+        """What keeps what was observed; None where time is the data's, or whoever is sent the rows keeps it."""
+        live = all(collector.live for collector in self.collectors.values())
+        if self.replay or not live or not isinstance(self.decide, LocalDecide):
+            return None
+        from agent.observing import own_coverage
+
+        return own_coverage(
+            self.settings,
+            self.decide,
+            lambda: self.policy,
+            [sink for sink in self.sinks.values() if isinstance(sink, TakesCoverage)],
+            lambda: {
+                "schema_version": SCHEMA_VERSION,
+                "agent_id": header.agent_id,
+                "run_id": header.run_id,
+                "host": header.host,
+                "account": self.accounts.read().as_dict(),
+                "lanes": {
+                    str(lane): {"next_sequence": n} for lane, n in self.pipeline.sealer.sequences.items()
+                },
+                **self._facts(),
+            },
         )
 
     def _sending(self, carrier: Carrier, header: BatchHeader, notice_sinks: tuple[str, ...]) -> Send:
@@ -305,6 +361,8 @@ class Runtime:
 
     def _between(self) -> None:
         """The worker's chores between two batches."""
+        if self._own is not None:
+            self._own.turn()
         if self._asked.is_set():
             self._asked.clear()
             self.attendant.reloading()
@@ -374,6 +432,9 @@ class Runtime:
         if changed:
             self.policy, self.ownership = policy, ownership if moved else self.ownership
             self.decide.change_policy(lambda detector: detector.set_policy(policy, self.ownership))
+            for collector in self.collectors.values():
+                if isinstance(collector, Following):
+                    collector.follow(policy)
         versions = {"version": policy.version} | ({"ownership": ownership.version} if moved else {})
         versions |= {"commit": policy.commit} if policy.commit else {}
         self.decide.announce(Event(name="policy_reloaded", detail=dict(versions)))
@@ -386,7 +447,7 @@ class Runtime:
         before, self._told = self._told, set()
         now_ns = self.clock.now_ns()
         troubles = [event for enricher in self.pipeline.enrichers for event in enricher.troubles(now_ns)]
-        for event in (*self._clock_troubles(), *troubles):
+        for event in (*self._clock_troubles(), *self._approvals_due(), *troubles):
             detail = {k: v for k, v in event.detail.items() if k not in ("days", "seconds")}
             told = f"{event.name} {sorted(detail.items())}"
             self._told.add(told)
@@ -403,6 +464,15 @@ class Runtime:
         if stepped_s:
             detail = {"seconds": stepped_s, "direction": "ahead" if stepped_s > 0 else "back"}
             yield Event(name="clock_stepped", severity=Severity.MEDIUM, detail=dict(detail))
+
+    def _approvals_due(self) -> Iterator[Event]:
+        """Approvals that a person should look at, by their dates; told again when others join them."""
+        today = self._today()
+        ids = sorted(a.id for a in self.policy.approvals if a.due(today))
+        if ids and not self.replay and self.sends is None:
+            named = ", ".join(ids[:APPROVALS_NAMED])
+            detail: dict[str, str | int] = {"approvals": named, "n": len(ids)}
+            yield Event(name="approvals_due", severity=Severity.LOW, detail=detail)
 
     def _refused(self, part: str, error: SekishoError) -> None:
         detail = {"part": part, "reason": str(error), "kept": "the last good one"}

@@ -1,13 +1,13 @@
 """From rows to batches that no longer change: lanes, joining, numbers.
 
 Lane 1 holds the rows of stores, as they are; lane 0 the rest, whose ephemeral port is nulled so that rows alike in
-all else join. A batch is sealed at 1,000 rows, or 1 s (lane 1) and 10 s (lane 0) after its first row; its id is
-(agent id, run id, lane, sequence). This is the seam to Kafka: what is sealed may be decided here or sent.
+all else join. A batch is sealed at 1,000 rows that are left after joining, or 1 s (lane 1) and 10 s (lane 0) after its
+first row; its id is (agent id, run id, lane, sequence). This is the seam to Kafka: what is sealed may be decided here or sent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,7 @@ class Sealer:
         self._held_in = held_in
         self._rows: dict[int, list[FlowBatch]] = {STORE_LANE: [], OTHER_LANE: []}
         self._count = {STORE_LANE: 0, OTHER_LANE: 0}
+        self._look_at = MAX_ROWS
         self._since_ns: dict[int, int] = {}
         self._sequence = {STORE_LANE: 0, OTHER_LANE: 0}
 
@@ -72,10 +73,10 @@ class Sealer:
                     rows = batch if mask.all() else batch.take(mask)
                     self._rows[lane].append(rows)
                     self._count[lane] += len(rows)
-        others_full = self._count[OTHER_LANE] >= MAX_ROWS
+        full = {STORE_LANE: self._count[STORE_LANE] >= MAX_ROWS, OTHER_LANE: self._full_when_joined()}
         for lane in (STORE_LANE, OTHER_LANE):
-            whole = lane == STORE_LANE and self._in_step and others_full
-            if self._count[lane] >= MAX_ROWS or whole:
+            whole = lane == STORE_LANE and self._in_step and full[OTHER_LANE]
+            if full[lane] or whole:
                 self._adapt(lane, now_ns)
                 yield from self._seal(lane, now_ns, whole=whole)
 
@@ -99,24 +100,43 @@ class Sealer:
             self._rows[lane], self._count[lane] = [], 0
         self._since_ns.clear()
 
+    @property
+    def sequences(self) -> Mapping[int, int]:
+        """Lane -> number of the next batch."""
+        return dict(self._sequence)
+
     def amounts(self) -> Amounts:
         """What is held and not yet sealed."""
         return sum((b.amounts() for rows in self._rows.values() for b in rows), Amounts())
 
+    def _full_when_joined(self) -> bool:
+        """Whether lane 0 holds a batch even after its rows are joined. Joined again only when half a batch has come."""
+        if self._count[OTHER_LANE] < self._look_at:
+            return False
+        self._join()
+        return self._count[OTHER_LANE] >= MAX_ROWS
+
+    def _join(self) -> None:
+        rows = join_rows(concat(self._rows[OTHER_LANE]))
+        self._rows[OTHER_LANE], self._count[OTHER_LANE] = [rows], len(rows)
+        self._look_at = max(MAX_ROWS, len(rows) + MAX_ROWS // 2)
+
     def _seal(self, lane: int, now_ns: int, *, whole: bool) -> Iterator[FlowBatch]:
+        if whole and lane == OTHER_LANE and self._count[lane]:
+            self._join()
         rows = concat(self._rows[lane])
         full = len(rows) if whole else len(rows) - len(rows) % MAX_ROWS
         self._rows[lane] = [rows.take(slice(full, None)).compact()] if full < len(rows) else []
         self._count[lane] = len(rows) - full
         self._since_ns.pop(lane, None)
+        if lane == OTHER_LANE:
+            self._look_at = MAX_ROWS
         if self._count[lane]:
             self._since_ns[lane] = now_ns
         out = rows.take(slice(0, full)).compact()
         for start in range(0, full, MAX_ROWS):
             part = out.take(slice(start, min(start + MAX_ROWS, full)))
-            before = part.amounts()
-            part = join_rows(part) if lane == OTHER_LANE else part
-            self._accounts.seal(before, held_in=self._held_in)
+            self._accounts.seal(part.amounts(), held_in=self._held_in)
             yield part.under(self._numbered(lane, rows.header))
 
     def _adapt(self, lane: int, now_ns: int) -> None:
@@ -175,13 +195,16 @@ def _sort_keys(batch: FlowBatch) -> list[NDArray[np.generic]]:
 
 
 def join_rows(batch: FlowBatch) -> FlowBatch:
-    """Rows of no store with their ephemeral port nulled, those alike within one minute joined. Sums stay the same."""
+    """Rows of no store with their ephemeral port nulled, those alike within one minute joined, in the order of their
+    first rows. Sums stay the same.
+    """
     local_port, remote_port = _without_ephemeral(batch)
     batch = batch.with_columns(local_port=local_port, remote_port=remote_port)
     minute = batch["end_ns"] // MINUTE_NS
     order, starts = groups([minute, *_key_columns(batch)])
     if len(starts) == len(batch):
         return batch
+    order, starts = _by_first(order, starts)
     sizes = np.diff(np.append(starts, len(order)))
     first = order[starts]
     columns: dict[str, ColumnData] = {name: np.add.reduceat(batch[name][order], starts) for name in _SUMMED}
@@ -193,6 +216,16 @@ def join_rows(batch: FlowBatch) -> FlowBatch:
     columns["end_reason"] = Text(_if_equal(reason.codes[order], starts, reason.codes[first]), reason.values)
     columns["source_octets_out"] = np.where(alone, batch["source_octets_out"][first], -1)
     return batch.take(first).with_columns(**columns)
+
+
+def _by_first(order: NDArray[np.intp], starts: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The same groups, each as it is, ordered by the row that each begins with."""
+    sizes = np.diff(np.append(starts, len(order)))
+    rank = np.argsort(order[starts], kind="stable")
+    sizes, begins = sizes[rank], starts[rank]
+    ends = np.cumsum(sizes)
+    moved = np.repeat(begins - (ends - sizes), sizes) + np.arange(len(order))
+    return order[moved], ends - sizes
 
 
 def _without_ephemeral(batch: FlowBatch) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

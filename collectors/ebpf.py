@@ -99,8 +99,8 @@ class Ebpf(Kept):
     not_seen: tuple[str, ...] = ("forwarded", "raw_frames", "bypass", "local_sockets", "before_start")
 
     def __init__(self, settings: Settings, context: Context) -> None:
-        super().__init__()
-        self._settings, self._context = settings, context
+        super().__init__(settings, context)
+        self._settings = settings
 
     def collect(self, stop: threading.Event) -> Iterator[FlowBatch]:
         """Rows every ``interval``, and a batch at least once a second, until ``stop``; then all that is left.
@@ -140,7 +140,7 @@ class Ebpf(Kept):
             )
             if os.geteuid():
                 _LOG.info("rights_given_up", kept=sorted(rights.keep_only(_KEPT_RIGHTS)))
-            how = How(settings.interval_ns(self._context), settings.keep_on_stop)
+            how = How(settings.keep_on_stop)
             counting = AtSockets(
                 self, how, self._context, root, back_filled, watch, diary, loopback=settings.loopback
             )

@@ -8,14 +8,19 @@ earliest message there is; ids of batches tell what came before.
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import zstandard
+
 from agent.core.errors import CaptureError, SinkError
-from agent.core.kafka import Connection, in_words, quiet, refuse_slow_checksums
+from agent.core.kafka import Connection, hearing, in_words, meant, quiet, refuse_slow_checksums
 from agent.core.log import Log
+from agent.core.said import said
 
 FETCH_OCTETS: Final = 16 * 2**20
 """Compressed octets of one answer; the client holds one such answer per broker, and what a message of it unpacks to."""
@@ -24,6 +29,9 @@ LOOK_S: Final = 5.0
 """How often new partitions and a new topic are looked for."""
 _HOLE: Final = 1_000
 """Offsets in a row that may be without a message, such as markers of transactions."""
+_AT_ONCE: Final = 64 * 2**20
+_OF_THREAD: Final = threading.local()
+"""A context for decompression is nobody else's."""
 _LOG_APPEND_TIME: Final = 1
 _MS: Final = 1_000_000
 
@@ -92,7 +100,11 @@ class Reader:
         except (KafkaError, OSError, SinkError, ValueError) as error:
             self.close()
             raise CaptureError(
-                f"{in_words(error, self._connection, self.topic)} (topic {self.topic})"
+                said(
+                    "{reason} (topic {topic})",
+                    reason=in_words(error, self._connection, self.topic, reading=True).args[0],
+                    topic=self.topic,
+                )
             ) from error
         now_ns = time.time_ns()
         records = [_record(r, now_ns) for rows in found.values() for r in rows]
@@ -116,7 +128,11 @@ class Reader:
         except (KafkaError, OSError, SinkError, ValueError) as error:
             self.close()
             raise CaptureError(
-                f"{in_words(error, self._connection, self.topic)} (topic {self.topic})"
+                said(
+                    "{reason} (topic {topic})",
+                    reason=in_words(error, self._connection, self.topic, reading=True).args[0],
+                    topic=self.topic,
+                )
             ) from error
         return True
 
@@ -222,15 +238,21 @@ class Reader:
 
     def _connect(self) -> None:
         from kafka import KafkaAdminClient, KafkaConsumer
+        from kafka.errors import KafkaError
 
         if self._consumer is not None:
             return
         quiet()
         refuse_slow_checksums()
+        _unpack_at_once()
         options = self._connection.options(self._client_id)
         if self._admin is None:
             known = {name: value for name, value in options.items() if name != "metrics_enabled"}
-            self._admin = _made(KafkaAdminClient, known)
+            with hearing() as heard:
+                try:
+                    self._admin = _made(KafkaAdminClient, known)
+                except KafkaError as error:
+                    raise meant(error, heard, self._connection) from error
         reading = {
             "group_id": None,
             "enable_auto_commit": False,
@@ -258,6 +280,33 @@ def _made(kind: Callable[..., Any], options: Mapping[str, Any]) -> Any:
         for one in begun:
             one.close()
         raise
+
+
+def _unpack_at_once() -> None:
+    """Have the library decompress as :func:`unpacked` does; it makes a new context for each answer and copies twice."""
+    from kafka.record import default_records
+
+    if hasattr(default_records, "zstd_decode"):
+        default_records.zstd_decode = unpacked
+
+
+def unpacked(payload: bytes) -> bytes:
+    """What zstd frames hold: in one go where there is one that says how much it holds, and that is no more than a broker
+    takes from whoever writes here; else piece by piece, as the library does. Raises ``zstandard.ZstdError``.
+    """
+    size = zstandard.frame_content_size(payload)
+    if 0 < size <= _AT_ONCE:
+        if not hasattr(_OF_THREAD, "decompressor"):
+            _OF_THREAD.decompressor = zstandard.ZstdDecompressor()
+        with contextlib.suppress(
+            zstandard.ZstdError
+        ):  # more frames follow, or it is broken, which is told below
+            whole: bytes = _OF_THREAD.decompressor.decompress(payload, allow_extra_data=False)
+            return whole
+    from kafka.codec import zstd_decode
+
+    pieces: bytes = zstd_decode(payload)
+    return pieces
 
 
 def _record(record: Any, now_ns: int) -> Record:

@@ -191,8 +191,8 @@ class Tc(Kept):
     not_seen: tuple[str, ...] = ("other_interfaces", "in_guests", "bypass", "before_start")
 
     def __init__(self, settings: Settings, context: Context) -> None:
-        super().__init__()
-        self._settings, self._context = settings, context
+        super().__init__(settings, context)
+        self._settings = settings
 
     def scope(self) -> Mapping[str, str]:
         """See :class:`agent.core.stages.Scoped`."""
@@ -234,7 +234,7 @@ class Tc(Kept):
                 pinned=pins is not None,
                 scope=json.loads(settings.scope()),
             )
-            how = How(settings.interval_ns(self._context), reader=f"tc/{settings.instance}", look_s=_TICK_S)
+            how = How(reader=f"tc/{settings.instance}", look_s=_TICK_S)
             counting = AtGuests(self, how, self._context, programs, way, watch, diary, settings.chosen)
             try:
                 return (yield from counting.run(stop, programs, older, self._position))

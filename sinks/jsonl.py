@@ -1,10 +1,10 @@
 """Flows and notices as JSON lines, to a file or to standard output (``-``).
 
-Each line is one object with ``record`` ``flow``, ``versions`` or ``notice``. Of flows every column stands under its own
+Each line is one object with ``record`` ``flow``, ``versions``, ``notice`` or ``coverage``. Of flows every column stands under its own
 name: null as null, addresses as text, times as RFC 3339 in UTC to the nanosecond. What the facts of a flow are from (each
 database and list with its version and hash) would be a quarter of its line, so ``versions`` of a flow is the ``id`` of a
 ``versions`` line, which each file holds before the first flow that names it. Notices are every field of
-:class:`agent.core.finding.Notice` and its ``id``. Lines are made a column at a time; a column with one value in the
+:class:`agent.core.finding.Notice` and its ``id``; coverage is what its topic has of receipts and hours. Lines are made a column at a time; a column with one value in the
 whole batch costs nothing per row.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,10 @@ class Settings(SinkSettings):
     file: str = Field("-", description="File, or - for standard output")
     flows: bool = Field(True, description="Write flows")
     notices: bool = Field(True, description="Write notices")
+    coverage: bool = Field(
+        True,
+        description="Write receipts and hours of what was observed, where the run decides in its own process",
+    )
     community_id: bool = Field(
         False, description="Add the community ID of each flow, as Zeek and Suricata compute it"
     )
@@ -55,6 +59,7 @@ class JsonLines:
 
     def __init__(self, settings: Settings) -> None:
         self.takes_flows, self.takes_notices = settings.flows, settings.notices
+        self.takes_coverage = settings.coverage
         self._community_id = settings.community_id
         self._lines = Lines(settings.file, rotate_octets=settings.rotate_octets, keep=settings.keep)
 
@@ -69,6 +74,11 @@ class JsonLines:
         self._lines.write(notice_line(notice))
         self._lines.flush()
 
+    def write_coverage(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Append a line for each record and make them durable. Raises :class:`~agent.core.errors.SinkError`."""
+        self._lines.write(b"".join(coverage_line(record) for record in records))
+        self._lines.flush()
+
     def flush(self) -> None:
         """Make what was taken durable. Raises :class:`~agent.core.errors.SinkError`."""
         self._lines.flush()
@@ -81,6 +91,11 @@ class JsonLines:
 def notice_line(notice: Notice) -> bytes:
     """The notice as one JSON object and a line feed."""
     return _dumps({"record": "notice", "id": notice.id} | notice.model_dump(mode="json")).encode() + b"\n"
+
+
+def coverage_line(record: Mapping[str, Any]) -> bytes:
+    """A receipt, or hours of a host, as one JSON object and a line feed."""
+    return _dumps({"record": "coverage", **record}).encode() + b"\n"
 
 
 def versions_line(versions: Mapping[str, str]) -> bytes:

@@ -41,19 +41,20 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "Look into it": {
         "status": "where every octet is, and what was not observed, of a host or the fleet",
-        "cases": "list, show, acknowledge and close cases",
+        "cases": "list and show cases, and record what people do about them",
         "flows": "query the archive of flows: filter, sum, export",
         "who": "every fact about an address, with source and date",
     },
     "Look after it": {
-        "policy": "check, test, explain and compare policy files",
+        "approvals": "approved transfers: list them, propose provisional ones",
+        "policy": "check, test, explain and compare policy files, also over the past",
         "owners": "try files on who owns networks: faults, canaries, what they would change",
         "assets": "propose stores and hosts for the registers, from what is there",
         "enrolment": "tokens for new agents, and the keys that count",
         "ledger": "copy the state while it runs, put a copy back, look whether it is whole",
         "maintenance": "say when people work on hosts, so that nobody is paged for it",
         "kafka": "say whether Kafka can be reached and how its topics stand; make them",
-        "simulate": "make the messages of a fleet that does not exist, to size a cluster",
+        "simulate": "play exercises; make the messages of a fleet that does not exist",
         "config": "show the settings in force and where each comes from",
         "completion": "print the script that completes commands in a shell",
     },
@@ -244,7 +245,7 @@ def _said(error: BaseException) -> int:
     if isinstance(error, ReaderGoneError | BrokenPipeError):
         return 0
     if isinstance(error, SekishoError):
-        _say(str(error))
+        _say(_in_language(error))
     elif isinstance(error, MemoryError):
         _say("out of memory: give it more, or lower max_flows of the collector")
     elif isinstance(error, UnicodeError):
@@ -254,6 +255,14 @@ def _said(error: BaseException) -> int:
     else:
         _say(f"a defect of ours ({type(error).__name__}: {error}); {_kept(error)}")
     return EXIT_ERROR
+
+
+def _in_language(error: SekishoError) -> str:
+    """What it says in the language of the settings that were read last."""
+    from agent.cli.common import spoken
+    from agent.words.faults import of_error
+
+    return of_error(error, spoken())
 
 
 def _show(error: click.ClickException) -> None:

@@ -24,6 +24,7 @@ from agent.cli.common import (
     words,
 )
 from agent.cli.opened import state_of
+from agent.cli.proposing import narrowest
 
 if TYPE_CHECKING:
     from agent.core.finding import Case, Notice
@@ -51,7 +52,10 @@ def _case(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group(cls=Group, epilog=example("cases"))
 def command() -> None:
-    """List, show, acknowledge and close cases. A case joins all findings of one transfer."""
+    """List and show cases, and record what people do about them. A case joins all findings of one transfer.
+
+    Whether the traffic goes on is one fact, whether a person is done with the case another.
+    """
 
 
 @command.command("list", epilog=example("cases list"))
@@ -88,6 +92,7 @@ def list_cases(
             Column("case", least=WHOLE),
             Column("severity", rank=1),
             Column("state", rank=2),
+            Column("traffic", rank=4),
             Column("store"),
             Column("destination"),
             Column("observed", right=True),
@@ -100,6 +105,7 @@ def list_cases(
             case.id,
             Text(severity_of(case, say), style=STYLE[case.severity]),
             say(f"case_state.{case.state}"),
+            say(f"traffic_state.{case.traffic_state}"),
             case.store.id,
             destination_of(case, say),
             size(case.traffic.content_octets_out),
@@ -144,6 +150,8 @@ def show(options: Options, case_id: str, as_json: bool, language: str | None) ->
         done = say(f"cases.{action.kind}")
         if action.verdict:
             done = say("cases.closed_as", verdict=say(f"verdict.{action.verdict}"))
+        elif action.assignee:
+            done = say("cases.assigned", assignee=action.assignee)
         time = moment(action.time_ns, settings.zone)
         key = "cases.acted_note" if action.note else "cases.acted"
         echo(say(key, time=time, action=done, who=action.who, note=action.note))
@@ -164,10 +172,50 @@ def ack(options: Options, case_id: str, note: str, who: str, as_json: bool) -> N
     settings = options.load().settings
     with state_of(settings, acting=True) as state:
         action = state.cases.acknowledge(case_id, who, note)
-    if as_json:
-        echo_json(_document(action), indent=2)
-    else:
-        echo(words(settings.language)("cases.acknowledged_by", id=action.case_id, who=who))
+    _told(options, action, "cases.acknowledged_by", as_json)
+
+
+@command.command(epilog=example("cases assign"))
+@_case
+@click.option("--to", "assignee", required=True, metavar="NAME", help="Who is to have it.")
+@click.option("--note", default="", show_default=False, help="Why.")
+@person_option
+@json_option("The action as one JSON document.")
+@click.pass_obj
+def assign(options: Options, case_id: str, assignee: str, note: str, who: str, as_json: bool) -> None:
+    """Say who is to have a case. It waits for an acknowledgement as before."""
+    settings = options.load().settings
+    with state_of(settings, acting=True) as state:
+        action = state.cases.assign(case_id, who, assignee, note)
+    _told(options, action, "cases.assigned_by", as_json, assignee=assignee)
+
+
+@command.command(epilog=example("cases comment"))
+@_case
+@click.option("--note", required=True, help="What is to stand on record.")
+@person_option
+@json_option("The action as one JSON document.")
+@click.pass_obj
+def comment(options: Options, case_id: str, note: str, who: str, as_json: bool) -> None:
+    """Put a text on record beside a case, also one that is closed."""
+    settings = options.load().settings
+    with state_of(settings, acting=True) as state:
+        action = state.cases.comment(case_id, who, note)
+    _told(options, action, "cases.commented_by", as_json)
+
+
+@command.command(epilog=example("cases reopen"))
+@_case
+@click.option("--note", required=True, help="Why.")
+@person_option
+@json_option("The action as one JSON document.")
+@click.pass_obj
+def reopen(options: Options, case_id: str, note: str, who: str, as_json: bool) -> None:
+    """Open a case again that a person closed. It then waits for an acknowledgement."""
+    settings = options.load().settings
+    with state_of(settings, acting=True) as state:
+        action = state.cases.reopen(case_id, who, note)
+    _told(options, action, "cases.reopened_by", as_json)
 
 
 @command.command(epilog=example("cases close"))
@@ -175,20 +223,37 @@ def ack(options: Options, case_id: str, note: str, who: str, as_json: bool) -> N
 @click.option("--verdict", type=click.Choice(VERDICTS), required=True, help="What it turned out to be.")
 @click.option("--note", required=True, help="Why, for whoever reads this in a year.")
 @person_option
-@json_option("The action as one JSON document.")
+@json_option("The action as one JSON document; as expected, with the approval proposed.")
 @click.pass_obj
 def close(options: Options, case_id: str, verdict: str, note: str, who: str, as_json: bool) -> None:
-    """Close a case. Traffic that goes on, or begins again, opens a new one."""
+    """Close a case. Traffic that goes on, or begins again, opens a new one.
+
+    With --verdict expected the narrowest approval that would have held it back is printed, as YAML for a person to
+    complete and commit. Nothing is approved by closing.
+    """
     from agent.store.cases import Verdict
 
     settings = options.load().settings
     with state_of(settings, acting=True) as state:
         action = state.cases.close(case_id, who, note, Verdict(verdict))
+        proposed = narrowest(state, action) if action.verdict is Verdict.EXPECTED else None
     if as_json:
-        echo_json(_document(action), indent=2)
+        more = {"proposal": proposed.document()} if proposed is not None else {}
+        echo_json({**_document(action), **more}, indent=2)
         return
     say = words(settings.language)
     echo(say("cases.closed_by", id=action.case_id, who=who, verdict=say(f"verdict.{verdict}")))
+    if proposed is not None:
+        echo(proposed.text(say))
+
+
+def _told(options: Options, action: Action, key: str, as_json: bool, **blanks: str) -> None:
+    """An action that was taken, as JSON or in a line."""
+    if as_json:
+        echo_json(_document(action), indent=2)
+    else:
+        say = words(options.load().settings.language)
+        echo(say(key, id=action.case_id, who=action.who, **blanks))
 
 
 def _document(action: Action) -> dict[str, Any]:
@@ -198,7 +263,8 @@ def _document(action: Action) -> dict[str, Any]:
 
 
 def _as_notice(case: Case) -> Notice:
-    from agent.core.finding import CaseState, Notice, NoticeKind
+    from agent.core.finding import CaseState, Notice, NoticeKind, TrafficState
 
-    kind = NoticeKind.CLOSED if case.state in (CaseState.STOPPED, CaseState.CLOSED) else NoticeKind.OPENED
+    is_over = case.traffic_state is TrafficState.STOPPED or case.state is CaseState.CLOSED
+    kind = NoticeKind.CLOSED if is_over else NoticeKind.OPENED
     return Notice(kind=kind, time_ns=case.updated_ns, host=case.store.host, case=case)

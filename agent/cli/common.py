@@ -36,10 +36,20 @@ __all__ = [
     "point_ns",
     "size",
     "span_ns",
+    "spoken",
     "table",
     "tell",
     "words",
 ]
+
+
+_SPOKEN: list[str] = []
+"""Language of the settings that were read last."""
+
+
+def spoken() -> str:
+    """The language of the settings that were read last; English where none were."""
+    return _SPOKEN[0] if _SPOKEN else "en"
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,7 @@ class Options:
         folder = () if self.state_dir is None else (("state_dir", self.state_dir),)
         loaded = config.load(self.config_file, flags=self.flags, given=(*folder, *more))
         logs.configure(level=self.level(logging.WARNING), language=loaded.settings.language)
+        _SPOKEN[:] = [loaded.settings.language]
         return loaded
 
 
@@ -119,10 +130,12 @@ def example(name: str) -> str:
 
 
 def person_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``--as``: who does this, for the record."""
+    """``--by``, or ``--as``: who does this, for the record."""
     return click.option(
+        "--by",
         "--as",
         "who",
+        metavar="NAME",
         default=getpass.getuser,
         show_default="your user name",
         help="Your name, for the record.",

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from agent.cli.exercises import SCENARIOS
+
 _AMOUNTS: Final = {
     "octets_out": "sent by this end, octets at the IP layer",
     "octets_in": "received by this end",
@@ -42,11 +44,12 @@ _COPY: Final = {
 _ACTION: Final = {
     "id": "a number that grows",
     "case_id": "such as 2026-1118-07",
-    "kind": "ack or close",
+    "kind": "ack, assign, comment, close or reopen",
     "who": "the person",
     "note": "what was noted",
-    "verdict": "expected, unexpected, mistaken, exercise or unknown; null for ack",
+    "verdict": "expected, unexpected, mistaken, exercise or unknown; null for what is no closing",
     "time_ns": _TIME,
+    "assignee": "of an assignment, to whom; else empty",
 }
 
 
@@ -183,7 +186,8 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         {
             "id": "such as 2026-1118-07",
             "revision": "counts its changes",
-            "state": "open, acknowledged, stopped or closed",
+            "state": "open, acknowledged or closed: what people did",
+            "traffic_state": "ongoing or stopped",
             "severity": "1 informational, 2 low, 3 medium, 4 high, 5 critical",
             "tenant": "whose data",
             "store": "its register entry",
@@ -192,7 +196,9 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
             "findings": "each rule that found it",
             "opened_ns": _TIME,
             "updated_ns": _TIME,
+            "approvals": "approved transfers of the store: id, standing (held, overrun, expired, …), approver, cap and use",
             "acknowledged_by": "person, or empty",
+            "assigned_to": "person, or empty",
             "closed_by": "person, or empty",
             "closing_note": "why",
             "not_seen": "what this host could not see",
@@ -208,7 +214,35 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
         },
     ),
     "cases ack": Document("one document", _ACTION),
-    "cases close": Document("one document", _ACTION),
+    "cases assign": Document("one document", _ACTION),
+    "cases comment": Document("one document", _ACTION),
+    "cases reopen": Document("one document", _ACTION),
+    "cases close": Document(
+        "one document",
+        {
+            **_ACTION,
+            "proposal": "only with --verdict expected: {yaml, approval, would_have_held_back: {findings, held, days, over_cap}}; null where none can be narrow",
+        },
+    ),
+    "approvals list": Document(
+        "a line for each approval",
+        {
+            "id": "its id; further keys as in [registers](registers.md#approvals-approved-transfers)",
+            "used_at_most": "content octets on the UTC days that its window may touch; null for one that names networks",
+            "overrun": "true where more than its cap left in a window that is not over yet",
+            "ends_in_days": "negative: it has ended",
+            "due": "list of review, ending, ended, overrun",
+        },
+    ),
+    "approvals sweep": Document(
+        "one document",
+        {
+            "pairs": "list of {store, entity, processes, initiator, largest_day, days}",
+            "yaml": "the proposals",
+            "left_out": "reason (case, store, end, approved) -> number of pairs",
+            "file": "where they were written; null with --dry-run, or where there are none",
+        },
+    ),
     "flows": Document(
         "a line for each row, whose keys are the columns of [the flow schema](flow-schema.md) (and community_id, with --community-id); with --by or --total a line "
         "for each group: the columns it is grouped by (minute, hour and day as local time with its offset), and",
@@ -326,6 +360,8 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
             "packs": "list of {awake, why, missing, pack}: the pack as its file has it, with every fact's section and mark; "
             "missing holds, by store, what an estimate of persons lacks",
             "rule": "the rule that was asked for, or null",
+            "owners": "of that rule, by the table of owners in force: {version, networks, review}; null for a rule of all ends",
+            "due": "with --from, of a pack: list of {report, starts, within, only_if, unless, days, ends, zone, mark}; else null",
         },
     ),
     "policy diff": Document(
@@ -339,6 +375,39 @@ DOCUMENTS: Final[Mapping[str, Document]] = {
             "falls_asleep": "packs that fall asleep",
         },
     ),
+    "policy backtest": Document(
+        "one document",
+        {
+            "since_ns": _TIME,
+            "until_ns": _TIME,
+            "look_up": "stored or today: whose answers on stores, places and networks were used",
+            "rows": "rows that were read, those of the warm-up too",
+            "rows_of_stores": "those that were of a store when they were counted",
+            "not_observed": "list of {from_ns, until_ns}: hours of which no row of any host is held",
+            "windows_cut": "list of {rule, window, whole_from_ns}: rules of the new policy whose sums lack rows until then",
+            "stores_differ": "whether rows kept a store that a policy may give to another",
+            "old": "{policy, findings, cases, days}: cases opened by severity; days a list of {day, cases, messages}",
+            "new": "the same of the other policy",
+            "appear": "findings of the new policy that meet none of the old: see jsonl in alerts.md",
+            "vanish": "findings of the old policy that meet none of the new",
+            "changed": "list of {old, new}: the same finding with another severity",
+        },
+    ),
+    **{
+        f"simulate {name}": Document(
+            "one document",
+            {
+                "exercise": "always true: nothing of it exists",
+                "scenario": "its id",
+                "title": "in the language of the settings",
+                "story": "what happens in it",
+                "ask": "what those who take part are asked",
+                "store": "the store that sends",
+                "messages": "what people would be told, each with exercise: true; see alerts.md",
+            },
+        )
+        for name in SCENARIOS
+    },
     "config show": Document(
         "one document", {"(setting)": "its value; with --origin {value, origin}. Secrets are (hidden)"}
     ),

@@ -123,6 +123,15 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "cases list": ("sekisho cases list --open", "sekisho cases list --since 30d --store ehr-main --json"),
     "cases show": ("sekisho cases show 2026-1118-07", "sekisho cases show 2026-1118 --language ja"),
+    "cases assign": ('sekisho cases assign 2026-1118-07 --to "B. Person" --by "A. Person"',),
+    "cases comment": ('sekisho cases comment 2026-1118-07 --note "the vendor calls back at 15:00"',),
+    "cases reopen": ('sekisho cases reopen 2026-1118-07 --note "ticket 4412 names another host"',),
+    "approvals": ("sekisho approvals list", "sekisho approvals sweep --dry-run"),
+    "approvals list": ("sekisho approvals list --due", "sekisho approvals list --json"),
+    "approvals sweep": (
+        "sekisho approvals sweep --dry-run",
+        "sekisho approvals sweep --since 14d --output day0.yaml.proposed",
+    ),
     "cases ack": ('sekisho cases ack 2026-1118-07 --note "asked the data team"',),
     "cases close": (
         'sekisho cases close 2026-1118-07 --verdict expected --note "restore test, ticket 4412"',
@@ -142,6 +151,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sekisho policy test",
         "sekisho policy explain bulk-external",
         "sekisho policy diff HEAD~1",
+        "sekisho policy backtest --from HEAD~1 --to HEAD",
+    ),
+    "policy backtest": (
+        "sekisho policy backtest --to policy.yaml   # against the policy in force",
+        "sekisho policy backtest --from HEAD~1 --to HEAD --since 7d",
+        "sekisho policy backtest --to policy.yaml --look-up today --json",
     ),
     "policy check": (
         "sekisho policy check",
@@ -156,6 +171,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "policy explain": (
         "sekisho policy explain",
         "sekisho policy explain us-dsp",
+        "sekisho policy explain eu-nis2 --from 2026-11-22T09:00",
         "sekisho policy explain operator/bulk-external --language ja",
     ),
     "policy diff": (
@@ -203,7 +219,17 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "sekisho --set kafka.servers=127.0.0.1:9092 kafka topics create",
         "sekisho --set kafka.servers=127.0.0.1:9092 kafka topics create --partitions 48 --replication 3",
     ),
-    "simulate": ("sekisho simulate fleet --hosts 20 --seconds 10 --dry-run",),
+    "simulate": ("sekisho simulate bulk", "sekisho simulate fleet --hosts 20 --seconds 10 --dry-run"),
+    "simulate bulk": (
+        "sekisho simulate bulk",
+        "sekisho simulate bulk --state exercise-1   # then: sekisho --state-dir exercise-1 cases list",
+    ),
+    "simulate trickle": ("sekisho simulate trickle --json",),
+    "simulate neutral-cloud": ("sekisho simulate neutral-cloud --alerts alerts.jsonl",),
+    "simulate many-addresses": ("sekisho simulate many-addresses",),
+    "simulate home-region": ("sekisho simulate home-region",),
+    "simulate maintenance": ("sekisho simulate maintenance",),
+    "simulate quiet-day": ("sekisho simulate quiet-day",),
     "simulate fleet": (
         "sekisho simulate fleet --hosts 20 --seconds 10 --dry-run",
         "sekisho simulate fleet --hosts 20 --seconds 10 --incidents 2 --truth truth.json --to-files messages",

@@ -47,8 +47,8 @@ def enrol(
 
     if (token is None) == (token_file is None):
         raise click.UsageError("expected TOKEN or --token-file, one of them")
-    given = token_of(token if token_file is None else _read(token_file))
     settings = options.load().settings
+    given = token_of(token if token_file is None else _read(token_file))
     if settings.kafka is None:
         raise ConfigError(
             Fault("settings", 0, "kafka is not set", "add kafka: {servers: [kafka-1.example.net:9092]}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from agent.cli.common import Group, Options, echo_json, example, json_option, many, tell, words
+from agent.cli.common import Group, Options, echo_json, example, json_option, tell, words
 from agent.cli.topicfaults import DAY_MS as _DAY_MS
 from agent.cli.topicfaults import State, Topic, faults
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from agent.core.kafka import Connection
     from agent.words import Phrases
 
-_MARKS: Final[Mapping[State, str]] = {"ok": "ok      ", "poor": "poor    ", "missing": "missing "}
+_MARK_WIDTH: Final = 8
 _BROKERS_TIME: Final = {"message.timestamp.type": "LogAppendTime"}
 """Silence and clocks are measured by the broker's time."""
 CONFIGS: Final[Mapping[str, Mapping[str, str]]] = {
@@ -61,15 +61,17 @@ def command() -> None:
 def check(options: Options, as_json: bool) -> None:
     """Say whether Kafka lets us in, and how its topics stand. Exit code 1 if an agent could not send."""
     from agent.core.errors import SinkError
+    from agent.words.faults import of_error
 
     settings = _settings(options)
+    say = words("en" if as_json else settings.language)
     lines: list[Line] = []
     try:
         with _Admin(settings) as admin:
-            lines += admin.look(words("en" if as_json else settings.language))
+            lines += admin.look(say)
     except SinkError as error:
-        lines.append(Line("brokers", "missing", str(error)))
-    _show(lines, as_json)
+        lines.append(Line(say("kafka.brokers"), "missing", of_error(error, say.language)))
+    _show(lines, as_json, say)
 
 
 @command.group(cls=Group, epilog=example("kafka topics"))
@@ -91,13 +93,16 @@ def topics() -> None:
 def create(options: Options, partitions: int, replication: int | None, as_json: bool) -> None:
     """Make the topics that are missing, with the retention each needs. What is there stays as it is."""
     from agent.core.errors import SinkError
+    from agent.words.faults import of_error
 
+    settings = _settings(options)
+    say = words("en" if as_json else settings.language)
     try:
-        with _Admin(_settings(options)) as admin:
-            lines = list(admin.create(partitions, replication))
+        with _Admin(settings) as admin:
+            lines = list(admin.create(partitions, replication, say))
     except SinkError as error:
-        lines = [Line("brokers", "missing", str(error))]
-    _show(lines, as_json)
+        lines = [Line(say("kafka.brokers"), "missing", of_error(error, say.language))]
+    _show(lines, as_json, say)
 
 
 def _settings(options: Options) -> Settings:
@@ -112,14 +117,14 @@ def _settings(options: Options) -> Settings:
     return loaded.settings
 
 
-def _show(lines: list[Line], as_json: bool) -> None:
+def _show(lines: list[Line], as_json: bool, say: Phrases) -> None:
     if as_json:
         echo_json([asdict(line) for line in lines], indent=2)
     else:
         for line in lines:
-            tell(f"{_MARKS[line.state]}{line.what}: {line.detail}")
+            tell(say("kafka.line", mark=say(f"kafka.mark.{line.state}"), what=line.what, detail=line.detail))
             if line.mend:
-                tell(f"{' ' * len(_MARKS[line.state])}{line.mend}")
+                tell(f"{' ' * _MARK_WIDTH}{line.mend}")
     if any(line.state == "missing" for line in lines):
         raise SystemExit(1)
 
@@ -148,7 +153,8 @@ class _Admin:
     def look(self, say: Phrases) -> Iterator[Line]:
         """How brokers and topics stand."""
         brokers = self._ask(lambda: self._client.describe_cluster()["brokers"])
-        yield Line("brokers", "ok", f"reached {many(len(brokers), 'broker')} {_way(self._connection)}")
+        reached = say("kafka.reached", n=len(brokers), way=_way(self._connection, say))
+        yield Line(say("kafka.brokers"), "ok", reached)
         named = self._named
         found = self._ask(lambda: self._client.describe_topics(list(named)))
         configs = self._configs([t["name"] for t in found if t["error_code"] == 0])
@@ -156,7 +162,7 @@ class _Admin:
             config = configs.get(topic["name"], {})
             yield from self._topic(named[topic["name"]], topic, len(brokers), config, say)
 
-    def create(self, partitions: int, replication: int | None) -> Iterator[Line]:
+    def create(self, partitions: int, replication: int | None, say: Phrases) -> Iterator[Line]:
         """Make what is missing."""
         from kafka.errors import for_code
 
@@ -173,48 +179,47 @@ class _Admin:
         made = self._ask(lambda: self._client.create_topics(wanted, raise_errors=False))
         for topic in made["topics"]:
             name, code = topic["name"], topic["error_code"]
+            what = say("kafka.topic", name=name)
             if code == 0:
-                parts = many(wanted[name]["num_partitions"], "partition")
-                yield Line(f"topic {name}", "ok", f"made, {parts}, {_copies(copies)}")
+                size = _size(wanted[name]["num_partitions"], copies, say)
+                yield Line(what, "ok", say("kafka.made", size=size))
             elif code == _EXISTS:
-                yield Line(f"topic {name}", "ok", "was there")
+                yield Line(what, "ok", say("kafka.was_there"))
             else:
                 why = topic["error_message"] or for_code(code).__name__
-                mend = "this user needs an ACL with CREATE" if code in (_REFUSED, 31) else ""
-                yield Line(f"topic {name}", "missing", f"not made: {why}", mend)
+                mend = say("kafka.needs_create") if code in (_REFUSED, 31) else ""
+                yield Line(what, "missing", say("kafka.not_made", why=why), mend)
 
     def _topic(
         self, role: str, topic: dict[str, Any], brokers: int, config: Mapping[str, str], say: Phrases
     ) -> Iterator[Line]:
-        unfit = self._unfit(role, topic)
+        unfit = self._unfit(role, topic, say)
         if unfit is not None:
             yield unfit
             return
         parts = topic["partitions"]
         copies = min(len(part["replica_nodes"]) for part in parts)
-        what, detail = f"topic {topic['name']}", f"{many(len(parts), 'partition')}, {_copies(copies)}"
+        what, detail = say("kafka.topic", name=topic["name"]), _size(len(parts), copies, say)
         one = Topic(role, topic["name"], parts, copies, config)
         found = list(faults(one, brokers, self._connection.servers[0], say))
         for fault in found:
-            yield Line(what, fault.state, f"{detail}: {fault.said}", fault.mend)
+            yield Line(what, fault.state, say("kafka.but", size=detail, fault=fault.said), fault.mend)
         if not found:
             yield Line(what, "ok", detail)
 
-    def _unfit(self, role: str, topic: dict[str, Any]) -> Line | None:
+    def _unfit(self, role: str, topic: dict[str, Any], say: Phrases) -> Line | None:
         """Why it cannot be written to."""
-        what = f"topic {topic['name']}"
+        what = say("kafka.topic", name=topic["name"])
         if topic["error_code"] == _REFUSED:
-            return Line(
-                what, "missing", "this user may not see it", "it needs an ACL with WRITE and DESCRIBE"
-            )
+            return Line(what, "missing", say("kafka.unseen"), say("kafka.needs_both"))
         if topic["error_code"]:
             state: State = "missing" if role in NEEDED else "poor"
-            return Line(what, state, "is not there", "sekisho kafka topics create")
+            return Line(what, state, say("kafka.absent"), "sekisho kafka topics create")
         allowed = topic.get("authorized_operations") or ["WRITE"]
         if "WRITE" not in allowed and role in NEEDED:
-            return Line(what, "missing", "this user may not write to it", "it needs an ACL with WRITE")
+            return Line(what, "missing", say("kafka.no_write"), say("kafka.needs_write"))
         if any(part["leader_id"] < 0 for part in topic["partitions"]):
-            return Line(what, "missing", "a partition has no leader", "start the brokers that are down")
+            return Line(what, "missing", say("kafka.no_leader"), say("kafka.start_brokers"))
         return None
 
     def _configs(self, names: list[str]) -> dict[str, dict[str, str]]:
@@ -250,10 +255,14 @@ def _named(settings: Settings) -> dict[str, str]:
     return {name: role for role, name in settings.kafka.topics.model_dump().items() if not off.get(role)}
 
 
-def _copies(number: int) -> str:
-    return "1 copy" if number == 1 else f"{number} copies"
+def _size(partitions: int, copies: int, say: Phrases) -> str:
+    return say(
+        "kafka.size", partitions=say("kafka.partitions", n=partitions), copies=say("kafka.copies", n=copies)
+    )
 
 
-def _way(connection: Connection) -> str:
-    tls = "over TLS" if connection.tls else "without encryption"
-    return f"{tls} as {connection.sasl.user or 'the token'}" if connection.sasl else tls
+def _way(connection: Connection, say: Phrases) -> str:
+    way = say("kafka.over_tls" if connection.tls else "kafka.unencrypted")
+    if connection.sasl is None:
+        return way
+    return say("kafka.as_user", way=way, user=connection.sasl.user or say("kafka.token"))

@@ -149,8 +149,9 @@ def _check_second(settings: Settings, state: State, host: str, who: str, second:
 
     from agent.config import read_policy
     from agent.core.errors import StateError
+    from agent.core.said import said
+    from agent.covering.covering import stores_on
     from agent.detection.fleet import Known
-    from agent.receiving.standing import stores_on
 
     policy = read_policy(settings, datetime.now(UTC).date())
     agents = [Known.of(body) for body in state.coverage.agents().values()]
@@ -161,10 +162,21 @@ def _check_second(settings: Settings, state: State, host: str, who: str, second:
     if not host:
         stores = sorted({*stores, *(store.id for store in policy.stores)})
     if stores and _same(second, who):
-        said = "another person than yourself" if second.strip() else "a second person"
-        raise StateError(
-            f"{host or 'all hosts'}: holds {', '.join(stores[:5])}; name {said} who knows of it: --second PERSON"
-        )
+        named = ", ".join(stores[:5])
+        whose = host or said("all hosts")
+        if second.strip():
+            told = said(
+                "{host}: holds {stores}; name another person than yourself who knows of it: --second PERSON",
+                host=whose,
+                stores=named,
+            )
+        else:
+            told = said(
+                "{host}: holds {stores}; name a second person who knows of it: --second PERSON",
+                host=whose,
+                stores=named,
+            )
+        raise StateError(told)
 
 
 def _same(second: str, who: str) -> bool:

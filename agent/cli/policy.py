@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.cli.backtest import command as backtest
 from agent.cli.common import (
     Group,
     Options,
@@ -24,15 +25,19 @@ from agent.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from datetime import date
+    from datetime import date, datetime, tzinfo
 
     from agent.policy.model import Pack, Policy, Rule
+    from agent.policy.ownership import Ownership
     from agent.words import Phrases
 
 
 @click.group(cls=Group, epilog=example("policy"))
 def command() -> None:
-    """Check, test, explain and compare policy files; print their JSON Schema."""
+    """Check, test, explain and compare policy files, also over the past; print their JSON Schema."""
+
+
+command.add_command(backtest, "backtest")
 
 
 @command.command(epilog=example("policy check"))
@@ -147,18 +152,18 @@ def try_out(
 ) -> None:
     """Run the tests that stand beside rules through the detector, each rule alone and its pack awake.
 
-    Without FILES: those of the settings. Rules of all packs are tried, asleep or awake; a shipped rule that your
+    Without FILES: those of the settings; owners are those of your own files, too (`ownership`). Rules of all packs are tried, asleep or awake; a shipped rule that your
     policy changes has only the tests that you give it. Exit code 1 if a test fails.
     """
     from agent.cli.policy_told import trial_document, trial_lines
+    from agent.config import read_ownership
     from agent.detection.trials import trials
-    from agent.policy.ownership import Ownership
 
     policy, _ = _read(options, files)
     rules = _all_rules(policy)
     _refuse_unknown(options, only, [rule.id for _, rule in rules], "no rule is called {name}")
     rules = [(pack, rule) for pack, rule in rules if not only or rule.id in only]
-    done = list(trials(rules, policy, Ownership.load()))
+    done = list(trials(rules, policy, read_ownership(options.load().settings)))
     untested = [f"{pack}/{rule.id}" for pack, rule in rules if not rule.tests]
     blamed = [name for name in untested if strict and name.partition("/")[0] in policy.awake]
     failed = [trial for trial in done if not trial.passed]
@@ -190,40 +195,60 @@ def try_out(
 @click.option(
     "--language", type=click.Choice(["en", "ja"]), help="In this language instead of that of the settings."
 )
+@click.option(
+    "--from",
+    "begins",
+    metavar="WHEN",
+    help="Of a PACK: also when each of its clocks would end, if it started then.",
+)
 @json_option("One JSON document: the packs, or the pack or rule.")
 @click.pass_obj
 def explain(
-    options: Options, name: str | None, files: tuple[Path, ...], language: str | None, as_json: bool
+    options: Options,
+    name: str | None,
+    files: tuple[Path, ...],
+    language: str | None,
+    begins: str | None,
+    as_json: bool,
 ) -> None:
     """Tell in plain words what a RULE or PACK watches, what it rests on, and why it is awake or asleep.
 
     A rule is told with its thresholds, the numbers of its regime with section and mark, and what the stores do not state
-    yet. Without NAME: every pack, and why it is awake or asleep.
+    yet. Without NAME: every pack, and why it is awake or asleep. With --from the clocks of a pack's reports are counted from
+    that time, in the pack's time zone or in yours: arithmetic alone. Whether one runs is for a person to say.
     """
     from datetime import UTC, datetime
 
-    from agent.cli.policy_told import pack_lines, rule_lines
+    from agent.cli.policy_told import due_lines, due_of, pack_lines, rule_lines
+    from agent.config import read_ownership
 
     policy, _ = _read(options, files)
     say = _words(options, language)
     today = datetime.now(UTC).date()
+    ownership = read_ownership(options.load().settings)
     packs = {pack.pack: pack for pack in policy.packs}
     rules = {rule.id: (packs[pack], rule) for pack, rule in _all_rules(policy)}
     if name is not None:
         _, _, rule_name = name.rpartition("/")
         _refuse_unknown(options, [rule_name], [*packs, *rules], "no rule and no pack is called {name}")
         name = rule_name
+    if begins is not None and name not in packs:
+        raise click.UsageError("--from goes with the name of a pack")
+    start, zone = _clock(options, packs.get(name or ""), begins)
     if as_json:
-        echo_json(_explained(policy, name, rules, today), indent=2)
+        due = due_of(packs[name], start, zone) if name in packs and start else None
+        echo_json({**_explained(policy, name, rules, ownership, today), "due": due}, indent=2)
     elif name is None:
         _list_packs(policy, say, today)
     else:
         lines = (
             pack_lines(packs[name], policy, say, today)
             if name in packs
-            else rule_lines(*rules[name], policy, say, today)
+            else rule_lines(*rules[name], policy, ownership, say, today)
         )
         for line in lines:
+            tell(line)
+        for line in due_lines(packs[name], start, zone, say) if name in packs and start else ():
             tell(line)
 
 
@@ -242,7 +267,7 @@ def diff(options: Options, old: str, new: str | None, exit_code: bool, as_json: 
     from agent.cli.policy_told import difference_lines
     from agent.policy.differences import differences, woken
 
-    before, after = _policy_at(options, old), _policy_at(options, new)
+    before, after = policy_at(options, old), policy_at(options, new)
     found = differences(before, after)
     wakes, sleeps = woken(before, after)
     if as_json:
@@ -287,7 +312,7 @@ def _read(options: Options, files: Sequence[Path]) -> tuple[Policy, tuple[Path, 
     return policy_files.load(files, overrides=overrides, today=today, with_tests=True), tuple(files)
 
 
-def _policy_at(options: Options, place: str | None) -> Policy:
+def policy_at(options: Options, place: str | None) -> Policy:
     """The policy of a file or folder; else of the settings' files at a git revision, or as they stand."""
     from datetime import UTC, datetime
 
@@ -338,10 +363,31 @@ def _list_packs(policy: Policy, say: Phrases, today: date) -> None:
         tell(f"  {regimes.standing(standing(pack, policy.attestations, today), pack, say)}")
 
 
+def _clock(options: Options, pack: Pack | None, begins: str | None) -> tuple[datetime | None, tzinfo]:
+    """The start of clocks that was asked for, and the zone in which their days are counted."""
+    from datetime import UTC, datetime
+    from zoneinfo import ZoneInfo
+
+    from agent.cli.times import point_ns
+    from agent.core.clock import SECOND_NS, SystemClock
+
+    now_ns = SystemClock().now_ns()
+    zone = ZoneInfo(pack.zone) if pack is not None and pack.zone else options.load().settings.zone
+    if begins is None:
+        return None, zone or UTC
+    at_s = point_ns(begins, "--from", now_ns, zone) // SECOND_NS
+    start = datetime.fromtimestamp(at_s, UTC)
+    return start, zone or start.astimezone().tzinfo or UTC
+
+
 def _explained(
-    policy: Policy, name: str | None, rules: Mapping[str, tuple[Pack, Rule]], today: date
+    policy: Policy,
+    name: str | None,
+    rules: Mapping[str, tuple[Pack, Rule]],
+    ownership: Ownership,
+    today: date,
 ) -> dict[str, Any]:
-    from agent.cli.policy_told import missing
+    from agent.cli.policy_told import missing, of_owners
     from agent.policy.packfiles import standing
 
     def told(pack: Pack) -> dict[str, Any]:
@@ -352,11 +398,12 @@ def _explained(
         return {"awake": found.awake, "why": found.why, "missing": lacking, "pack": whole}
 
     if name is None:
-        return {"packs": [told(pack) for pack in policy.packs], "rule": None}
+        return {"packs": [told(pack) for pack in policy.packs], "rule": None, "owners": None}
     if name in rules:
         pack, rule = rules[name]
-        return {"packs": [told(pack)], "rule": rule.model_dump(mode="json")}
-    return {"packs": [told(pack) for pack in policy.packs if pack.pack == name], "rule": None}
+        owners = of_owners(rule, policy, ownership, today)
+        return {"packs": [told(pack)], "rule": rule.model_dump(mode="json"), "owners": owners}
+    return {"packs": [told(pack) for pack in policy.packs if pack.pack == name], "rule": None, "owners": None}
 
 
 @command.command(epilog=example("policy schema"))

@@ -7,9 +7,12 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from datetime import datetime, tzinfo
+
     from agent.detection.trials import Trial
     from agent.policy.differences import Difference
-    from agent.policy.model import Pack, Policy, Rule, Store
+    from agent.policy.model import DestinationSet, Pack, Policy, Rule, Store
+    from agent.policy.ownership import Ownership
     from agent.words import Phrases
 
 INPUTS: Final = ("subjects", "record_octets", "records_per_subject", "compression")
@@ -25,15 +28,17 @@ _TOLD: Final = frozenset(
         "destinations",
         "except_destinations",
         "initiator",
+        "steps",
     }
     | {"over", "window", "any_of", "quiet", "severity", "tests", "subjects", "group_by", "zone", "measure"}
 )
 _LONGEST: Final = 120
 
 
-def rule_lines(pack: Pack, rule: Rule, policy: Policy, say: Phrases, today: date) -> Iterator[str]:
+def rule_lines(
+    pack: Pack, rule: Rule, policy: Policy, ownership: Ownership, say: Phrases, today: date
+) -> Iterator[str]:
     """What a rule watches, when it finds, how severe; whether its pack is awake; what the regime counts; what is missing."""
-    from agent.cli.common import size
     from agent.policy.packfiles import standing
     from agent.words import regimes, span
 
@@ -42,11 +47,15 @@ def rule_lines(pack: Pack, rule: Rule, policy: Policy, say: Phrases, today: date
         yield say("explain.disabled")
     yield regimes.standing(standing(pack, policy.attestations, today), pack, say)
     yield from _watched(rule, policy, say)
-    over = f"{rule.over:,}" if rule.measure == "flows" else size(rule.over)
+    over = _counted(rule, rule.over)
     yield say(f"explain.finds_{rule.measure}", over=over, window=say.named("window", rule.window))
     if rule.initiator != "any":
         yield say(f"explain.opened_{rule.initiator}")
     yield from _to(rule, policy, say)
+    if (known := of_owners(rule, policy, ownership, today)) is not None:
+        yield say(
+            "explain.on_record", n=f"{known['networks']:,}", review=known["review"], table=known["version"]
+        )
     if facts := _further(rule, say):
         yield say("explain.any_of", facts=say.join(facts))
     if rule.subjects is not None:
@@ -59,11 +68,21 @@ def rule_lines(pack: Pack, rule: Rule, policy: Policy, say: Phrases, today: date
         if name not in _TOLD:
             yield say("explain.also", name=name, value=_short(value, say))
     yield say("explain.severity", severity=say(f"severity.{rule.severity.name.lower()}").lower())
+    for step in rule.steps:
+        named = say(f"severity.{step.severity.name.lower()}").lower()
+        yield say("explain.step", over=_counted(rule, step.over), severity=named)
     if rule.quiet is not None:
         yield say("explain.quiet", span=span(rule.quiet, say))
     yield from _numbers(pack, rule, say)
     yield from missing_lines(pack, _stores_of(rule, policy), say)
     yield say("explain.tests", n=len(rule.tests)) if rule.tests else say("explain.no_tests")
+
+
+def _counted(rule: Rule, amount: int) -> str:
+    """An amount of what a rule counts."""
+    from agent.cli.common import size
+
+    return f"{amount:,}" if rule.measure == "flows" else size(amount)
 
 
 def missing_lines(pack: Pack, stores: Sequence[Store], say: Phrases) -> Iterator[str]:
@@ -103,7 +122,7 @@ def _watched(rule: Rule, policy: Policy, say: Phrases) -> Iterator[str]:
 def _to(rule: Rule, policy: Policy, say: Phrases) -> Iterator[str]:
     from agent.words import regimes
 
-    sets = {d.id: d for p in policy.packs for d in p.destinations} | {d.id: d for d in policy.destinations}
+    sets = _sets(policy)
 
     def told(names: Sequence[str]) -> str:
         return say.join([f"{n} ({regimes.destinations(sets[n], say)})" if n in sets else n for n in names])
@@ -113,15 +132,33 @@ def _to(rule: Rule, policy: Policy, say: Phrases) -> Iterator[str]:
         yield say("explain.except", sets=told(rule.except_destinations))
 
 
+def of_owners(rule: Rule, policy: Policy, ownership: Ownership, today: date) -> dict[str, Any] | None:
+    """How many networks on record are in the sets of a rule, by the table of owners in force; None for a rule of all ends."""
+    from agent.policy.match import on_record
+
+    if not rule.destinations:
+        return None
+    sets = _sets(policy)
+    networks, review = on_record([sets[n] for n in rule.destinations if n in sets], ownership, today)
+    return {"version": ownership.version, "networks": networks, "review": review}
+
+
+def _sets(policy: Policy) -> dict[str, DestinationSet]:
+    return {d.id: d for p in policy.packs for d in p.destinations} | {d.id: d for d in policy.destinations}
+
+
 def _further(rule: Rule, say: Phrases) -> list[str]:
     from agent.words.units import share
 
     facts = [say("explain.first_seen")] if rule.any_of.first_seen else []
     if rule.any_of.share_of_store is not None:
         facts.append(say("explain.share", share=share(rule.any_of.share_of_store)))
-    others = rule.any_of.model_dump(
-        mode="json", exclude_defaults=True, exclude={"first_seen", "share_of_store"}
-    )
+    if rule.any_of.first_seen_process:
+        facts.append(say("explain.first_seen_process"))
+    if rule.any_of.destinations is not None:
+        facts.append(say("explain.destinations", n=f"{rule.any_of.destinations:,}"))
+    told = {"first_seen", "share_of_store", "first_seen_process", "destinations"}
+    others = rule.any_of.model_dump(mode="json", exclude_defaults=True, exclude=told)
     return [*facts, *(f"{name} = {_short(value, say)}" for name, value in others.items())]
 
 
@@ -155,6 +192,43 @@ def pack_lines(pack: Pack, policy: Policy, say: Phrases, today: date) -> Iterato
     if not pack.rules:
         yield f"  {say('pack.no_rule')}"
     yield from missing_lines(pack, stores, say)
+
+
+def due_lines(pack: Pack, start: datetime, zone: tzinfo, say: Phrases) -> Iterator[str]:
+    """When each clock of a pack ends, if it starts then."""
+    from agent.words import regimes
+
+    yield ""
+    yield say("due.head", start=_told_moment(start.astimezone(zone)))
+    for report in pack.reports:
+        for clock in report.deadlines:
+            ends = clock.ends(start, zone)
+            told = say("due.none") if ends is None else say("due.by", at=_told_moment(ends))
+            yield f"  {report.id}: {told}; {regimes.deadline(clock, say)}"
+    yield f"  {say('due.arithmetic')}"
+
+
+def due_of(pack: Pack, start: datetime, zone: tzinfo) -> list[dict[str, Any]]:
+    """The same as plain values."""
+    return [
+        {
+            "report": report.id,
+            "starts": clock.starts,
+            "within": clock.within,
+            "only_if": clock.only_if,
+            "unless": clock.unless,
+            "days": clock.days,
+            "ends": ends.isoformat() if (ends := clock.ends(start, zone)) else None,
+            "zone": str(zone),
+            "mark": clock.mark,
+        }
+        for report in pack.reports
+        for clock in report.deadlines
+    ]
+
+
+def _told_moment(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} {at.tzname()}"
 
 
 # tests

@@ -55,7 +55,7 @@ from agent.cli.common import Command, Options, example, json_option
     "--state",
     "state",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Keep cases, ledger and archive in this folder, and go on there if a replay was cut off. Default: a throwaway one.",
+    help="Keep cases, ledger and archive in this folder, and go on there if a replay was cut off. Default: nothing is kept.",
 )
 @click.option(
     "--fail-on",
@@ -87,7 +87,7 @@ def command(
     """Run captures (pcap, pcapng, also compressed; - is standard input) through the whole road.
 
     Time is the data's own. Nothing is mixed with what `sekisho up` knows: cases, ledger and archive are kept apart, in
-    a throwaway folder unless --state names one. The same files in the same order count once in such a folder, however
+    the folder that --state names, or not at all. The same files in the same order count once in such a folder, however
     often they are replayed. No rights are needed.
     """
     if sample:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import tempfile
 import threading
 import time
 import uuid
@@ -12,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from pydantic import ValidationError
@@ -34,6 +33,9 @@ from agent.words.units import Number
 from collectors.captures.folders import choose
 from collectors.pcap import Settings as PcapSettings
 from sinks.archive import Settings as ArchiveSettings
+
+_CUT: Final = "2"
+"""Another one where the same rows would go into other batches: a replay that was cut off under the old one cannot go on."""
 
 
 @dataclass
@@ -60,12 +62,10 @@ class Replay:
         """Replay, print, and say how it went as an exit code."""
         loaded = self._settings()
         with ExitStack() as stack:
-            state_dir = self.state
-            if state_dir is None:
-                state_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sekisho-replay-")))
-            state_dir.mkdir(parents=True, exist_ok=True)
+            if self.state is not None:
+                self.state.mkdir(parents=True, exist_ok=True)
             with Bar(lambda: words(loaded.settings.language)("starting"), show=not self.quiet):
-                run = stack.enter_context(self._runtime(loaded, state_dir))
+                run = stack.enter_context(self._runtime(loaded))
             self._refuse_another_view(run)
             for case in run.state.cases.list_cases():
                 self.cases[case.id] = case
@@ -95,7 +95,7 @@ class Replay:
             sinks["archive"] = ArchiveSettings(directory=self.state / "archive")
         return replace(loaded, stages=replace(loaded.stages, sinks=sinks))
 
-    def _runtime(self, loaded: config.Loaded, state_dir: Path) -> Runtime:
+    def _runtime(self, loaded: config.Loaded) -> Runtime:
         sinks: dict[str, Sink] = {}
         if not self.as_json and not self.quiet:
             # What draws is loaded where something is drawn: it is a tenth of the start.
@@ -109,7 +109,8 @@ class Replay:
         settings = self._collector(loaded)
         run = Runtime(
             loaded,
-            state_path=state_dir / "state.db",
+            state_path=self.state / "state.db" if self.state is not None else None,
+            keeps=self.state is not None,
             run_id=self._run_id(loaded, settings),
             replay=True,
             comes_again=self.state is not None,
@@ -147,7 +148,8 @@ class Replay:
 
         ``replay-<input>-<view>``: the view is what decides which row goes into which batch.
         """
-        view = hashlib.sha256("\0".join((*map(str, settings.local), loaded.settings.host)).encode())
+        parts = (_CUT, *map(str, settings.local), loaded.settings.host)
+        view = hashlib.sha256("\0".join(parts).encode())
         view.update(settings.model_dump_json(exclude={"files", "local"}, exclude_defaults=True).encode())
         for path in (*loaded.settings.policy, *loaded.settings.overrides):
             with contextlib.suppress(OSError):  # reading the policy says it better
@@ -160,8 +162,8 @@ class Replay:
         told = run.run_id.rsplit("-", 1)[0] + "-"
         if any(other.startswith(told) and other != run.run_id for _, other, _ in run.state.streams()):
             raise StateError(
-                f"{self.state}: holds a replay of the same files under another policy, host, --local, --tunnels or --names; "
-                "name another folder with --state"
+                f"{self.state}: holds a replay of the same files under another policy, host, --local, --tunnels or --names, "
+                "or by another version of sekisho; name another folder with --state"
             )
 
     def _hear(self, decision: Decision) -> None:

@@ -1,4 +1,4 @@
-"""``sekisho simulate``: a fleet that does not exist, to size a cluster and to try a detector."""
+"""``sekisho simulate``: exercises, and a fleet that does not exist, to size a cluster and to try a detector."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from agent.cli import exercises
 from agent.cli.bars import Bar
 from agent.cli.common import (
     Group,
@@ -54,7 +55,11 @@ class Share(click.ParamType[float]):
 
 @click.group(cls=Group, epilog=example("simulate"))
 def command() -> None:
-    """Make what does not exist, to size a cluster and to try a detector."""
+    """Make what does not exist: exercises for people, and a fleet to size a cluster."""
+
+
+for _exercise in exercises.commands():
+    command.add_command(_exercise)
 
 
 @command.command(epilog=example("simulate fleet"))

@@ -28,11 +28,14 @@ if TYPE_CHECKING:
     from agent.core.accounts import Amounts
     from agent.policy.model import Policy
     from agent.receiving.standing import HostStanding, HourSeen
+    from agent.store.coverage import Receipt
     from agent.words import Phrases
 
 FULL, PART, NONE, GONE = "█", "▒", "·", " "
 PLAIN: Final = {FULL: "#", PART: "-", NONE: ".", GONE: " "}
 HOUR_S: Final = 3600
+RECEIPTS_NS: Final = 2 * 24 * HOUR_S * 10**9
+"""How old the last receipt of a rule may be to be shown."""
 
 
 def _hosts(ctx: click.Context, parameter: click.Parameter, begun: str) -> list[Any]:
@@ -58,17 +61,26 @@ def command(options: Options, host: str | None, limit: int, as_json: bool) -> No
     every host that it hears of or that its policy expects. What no term explains is the residue, and must be 0.
     """
     settings = options.load().settings
-    hosts, source, now_ns = _found(settings)
+    hosts, receipts, source, now_ns = _found(settings)
     if host is not None:
         hosts = [one for one in hosts if one.host.lower() == host.lower()]
         if not hosts:
             from agent.core.errors import StateError
+            from agent.core.said import said
 
-            raise StateError(f"nothing is known of host {host!r}; `sekisho status` shows the hosts there are")
-    from agent.receiving.standing import summed
+            raise StateError(
+                said(
+                    "nothing is known of host {host}; `sekisho status` shows the hosts there are",
+                    host=repr(host),
+                )
+            )
+    from agent.receiving.standing import last_receipts, summed
 
     account, residue = summed(hosts)
+    receipts = last_receipts(receipts, hosts)
     if as_json:
+        from agent.covering.publishing import record_of
+
         echo_json(
             {
                 "source": source,
@@ -76,18 +88,20 @@ def command(options: Options, host: str | None, limit: int, as_json: bool) -> No
                 "account": {name: amounts.as_dict() for name, amounts in account.items()},
                 "residue": residue.as_dict(),
                 "hosts": [one.as_dict() for one in hosts],
+                "receipts": [record_of(one) for one in receipts],
             },
             indent=2,
         )
         return
     say = words(settings.language)
     if len(hosts) == 1:
-        _one(hosts[0], source, now_ns, settings.zone, say)
+        _one(hosts[0], now_ns, settings.zone, say)
+        _receipts(receipts, settings.zone, say)
     else:
         _fleet(hosts, account, residue, now_ns, limit, say)
 
 
-def _found(settings: Settings) -> tuple[list[HostStanding], str, int]:
+def _found(settings: Settings) -> tuple[list[HostStanding], list[Receipt], str, int]:
     """What the detector knows, where its state is here; else what the program on this host wrote down."""
     from agent.cli.opened import state_of
     from agent.core.clock import SystemClock
@@ -100,21 +114,25 @@ def _found(settings: Settings) -> tuple[list[HostStanding], str, int]:
     now_ns = SystemClock().now_ns()
     local = telling.read(settings.state_dir)
     role = str(local.get("role", "")) if local else ""
-    if settings.detect.database is not None or role in ("detector", ""):
+    alone = role == "alone" and settings.detect.database is None
+    if settings.detect.database is not None or role in ("detector", "") or alone:
         try:
             with state_of(settings) as state:
+                receipts = state.coverage.receipts(since_ns=now_ns - RECEIPTS_NS)
                 agents = [Known.of(body) for body in state.coverage.agents().values()]
                 maintained = state.coverage.maintenance(now_ns)
                 policy = _policy(settings)
                 taken = state.coverage.taken()
                 dead = by_run(state.inputs.dead(), state.inputs.pins(), state.enrolments.ended_keys())
                 found = standing.of_agents(agents, taken, policy, maintained, now_ns, dead)
-            return found, "detector", now_ns
+            if local is not None and alone:
+                return [standing.of_run(local, found)], receipts, role, now_ns
+            return found, receipts, "detector", now_ns
         except StateError:
             if local is None or role == "detector":
                 raise
     assert local is not None
-    return [standing.of_file(local)], role, now_ns
+    return [standing.of_file(local)], [], role, now_ns
 
 
 def _policy(settings: Settings) -> Policy:
@@ -128,7 +146,7 @@ def _policy(settings: Settings) -> Policy:
 # one host
 
 
-def _one(host: HostStanding, source: str, now_ns: int, zone: tzinfo | None, say: Phrases) -> None:
+def _one(host: HostStanding, now_ns: int, zone: tzinfo | None, say: Phrases) -> None:
     heard = say("status.never") if not host.heard_ns else _ago(now_ns - host.heard_ns, say)
     state = say.named("status.state", host.state)
     echo(say("status.head", host=host.host, state=state, heard=heard, tier=host.tier or "-"))
@@ -181,6 +199,40 @@ def _unseen(host: HostStanding, zone: tzinfo | None, say: Phrases) -> None:
         end = moment(one.to_ns, zone) if one.to_ns is not None else say("status.goes_on")
         lost = say("status.unbounded") if one.octets is None else say("status.at_most", size=size(one.octets))
         echo("  " + say("status.hole", begin=begin, end=end, why=say.named("hole", one.reason), lost=lost))
+
+
+def _receipts(receipts: Sequence[Receipt], zone: tzinfo | None, say: Phrases) -> None:
+    from agent.cli.screen import WHOLE, Column
+    from agent.detection.coverage import UNBOUNDED
+
+    if not receipts:
+        return
+    echo(say("status.receipts"))
+    rows = table(
+        [
+            Column("store", least=WHOLE),
+            Column("rule", least=WHOLE),
+            Column("window", rank=2),
+            Column("said"),
+            Column("until", rank=1),
+            Column("largest_sum", right=True, rank=1),
+            Column("lost_at_most", right=True, rank=2),
+            Column("why", rank=1),
+        ],
+        say,
+    )
+    for one in receipts:
+        rows.add_row(
+            one.store,
+            one.rule,
+            one.window,
+            say.named("receipt", one.verdict),
+            moment(one.last_ns, zone),
+            size(one.amount) if one.amount >= 0 else "-",
+            say("status.no_bound") if one.lost == UNBOUNDED else size(one.lost),
+            say.join([say.named("hole", reason) for reason in one.reasons]) or "-",
+        )
+    console().print(rows)
 
 
 def strip(hours: Sequence[HourSeen], *, plain: bool | None = None) -> str:

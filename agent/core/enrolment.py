@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agent.core.errors import DecodeError
 from agent.core.message import SIGNATURE_KEY, AgentId
+from agent.core.said import said
 
 PROOF_KEY: Final = "sekisho-token"
 """Kafka header of a request: the signature that proves the token."""
@@ -69,7 +70,9 @@ class Token:
             return cls(found[1], base64.urlsafe_b64decode(found[2] + "="))
         except (ValueError, binascii.Error):
             raise DecodeError(
-                "this is no enrolment token; expected sekisho1-…, as `sekisho enrolment token` prints it"
+                said(
+                    "this is no enrolment token; expected sekisho1-…, as `sekisho enrolment token` prints it"
+                )
             ) from None
 
     def __repr__(self) -> str:

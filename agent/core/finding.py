@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from enum import IntEnum, StrEnum
-from typing import Final, Self
+from typing import Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Severity(IntEnum):
@@ -165,6 +165,35 @@ class StoreFact(_Fact):
     runbook: str = ""
 
 
+class RelayState(StrEnum):
+    """``matched``: what a host sent fits in time and volume what it took; ``possible``: it may be any other data."""
+
+    MATCHED = "matched"
+    POSSIBLE = "possible"
+
+
+class Relay(_Fact):
+    """A way over other hosts: what the store sent the first, and what the last sent outside. Each is measured; that it
+    is the same data is inferred."""
+
+    hosts: tuple[str, ...]
+    """Addresses of the hosts between, from the store on; at most three."""
+    host: str = ""
+    """The last one's name, as its agent says it."""
+    forwarder: str = ""
+    """Its id in the register, where it is a forwarder: then the store is one of the possible origins."""
+    state: RelayState
+    taken_octets: int
+    """Content octets that the last one took from the store, or from the one before it, within a week."""
+    matched_octets: int
+    """Content octets that it sent on and that fit; the most that can be of the store."""
+    possible_octets: int
+    """Those that do not fit, or of which nothing tells whose they are; likewise the most."""
+    taken_first_ns: int
+    sent_first_ns: int
+    sent_last_ns: int
+
+
 class Traffic(_Fact):
     """What was measured of one transfer."""
 
@@ -189,6 +218,8 @@ class Traffic(_Fact):
     """Some of it was multiplied up from samples."""
     late_octets: int = 0
     """Content octets that arrived behind the watermark."""
+    relays: tuple[Relay, ...] = ()
+    """Ways over other hosts; what matched is part of the amounts above (basis ``relay``), what is possible is not."""
 
 
 class FindingState(StrEnum):
@@ -196,6 +227,39 @@ class FindingState(StrEnum):
 
     OPEN = "open"
     CLOSED = "closed"
+
+
+class Standing(StrEnum):
+    """How an approved transfer stands to a case."""
+
+    HELD = "held"
+    """It covers what was sent, within its cap."""
+    OVERRUN = "overrun"
+    EXPIRED = "expired"
+    NOT_YET = "not_yet"
+    OTHER_PROCESS = "other_process"
+    OTHER_SIDE = "other_side"
+    """The other side opened the flows that it allows ours to open, or the other way round."""
+    OTHER_END = "other_end"
+    """Some of it went where the approval does not reach."""
+
+
+class ApprovalFact(_Fact):
+    """An approved transfer of the store, beside a case."""
+
+    id: str
+    standing: Standing
+    approver: str
+    basis: str = ""
+    ticket: str = ""
+    valid_from: str
+    valid_to: str
+    """ISO days, both included, UTC."""
+    cap_octets: int
+    window: str
+    used_octets: int | None = None
+    """Content octets of the pair in the window that holds its last row; None where the windows do not hold it."""
+    provisional: bool = False
 
 
 class HostTold(_Fact):
@@ -309,15 +373,27 @@ def finding_id(tenant: str, rule: str, group: tuple[str, ...], first_bucket_ns: 
 
 
 class CaseState(StrEnum):
-    """``acknowledged``: a person has it; ``stopped``: all findings are closed, waits for a person; ``closed``: done."""
+    """What people have done with a case, whatever its traffic does. ``acknowledged``: a person has it; ``closed``: done."""
 
     OPEN = "open"
     ACKNOWLEDGED = "acknowledged"
-    STOPPED = "stopped"
     CLOSED = "closed"
 
+    @classmethod
+    def _missing_(cls, value: object) -> CaseState | None:
+        return cls.OPEN if value == _STOPPED else None  # as older versions wrote it
 
-WAITING: Final = (CaseState.OPEN, CaseState.ACKNOWLEDGED, CaseState.STOPPED)
+
+class TrafficState(StrEnum):
+    """``stopped``: no content for half an hour, or no window of any finding is passed any more."""
+
+    ONGOING = "ongoing"
+    STOPPED = "stopped"
+
+
+_STOPPED: Final = "stopped"
+
+WAITING: Final = (CaseState.OPEN, CaseState.ACKNOWLEDGED)
 """States of a case that still wait for a person."""
 
 
@@ -328,6 +404,7 @@ class Case(_Fact):
     """``2026-1118-07``: UTC date of opening and a number of that day."""
     revision: int = 1
     state: CaseState = CaseState.OPEN
+    traffic_state: TrafficState = TrafficState.ONGOING
     severity: Severity
     tenant: str
     store: StoreFact
@@ -336,13 +413,23 @@ class Case(_Fact):
     findings: tuple[Finding, ...]
     opened_ns: int
     updated_ns: int
+    approvals: tuple[ApprovalFact, ...] = ()
+    """Approved transfers of the store, those nearest to this one first."""
     acknowledged_by: str = ""
+    assigned_to: str = ""
     closed_by: str = ""
     closing_note: str = ""
     not_seen: tuple[str, ...] = ()
     """What this host could not see in the time of the case, in words."""
     local_view: bool = False
     """Told by the store's own host from its own rows alone, for Kafka was away; the detector's case follows."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_older_versions(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("state") == _STOPPED and "traffic_state" not in data:
+            return {**data, "traffic_state": _STOPPED}
+        return data
 
     @property
     def packs(self) -> frozenset[str]:
@@ -351,12 +438,19 @@ class Case(_Fact):
 
 
 class NoticeKind(StrEnum):
-    """Why people are told. For a case: only these four."""
+    """Why people are told. For a case: all but the last."""
 
     OPENED = "opened"
     SEVERITY = "severity_raised"
     PACK = "pack_added"
+    DOUBLED = "doubled"
+    """Twice as much has left as people were told of last; at most once an hour."""
+    DAILY = "daily"
+    """Still going on 24 h after people were told last."""
+    UNACKNOWLEDGED = "unacknowledged"
+    """Nobody has taken it within its time."""
     CLOSED = "closed"
+    """The traffic has stopped. The case waits for a person."""
     EVENT = "event"
     """Something about sekisho itself: a database grew old, a reload was refused, frames were lost."""
 

@@ -299,11 +299,18 @@ class FlowBatch:
     ``batch["octets_out"]`` is the numpy array of a column (codes, for text); ``batch.text("store")`` its texts.
     """
 
-    __slots__ = ("_columns", "_n", "header")
+    __slots__ = ("_columns", "_n", "_totals", "header")
 
-    def __init__(self, columns: Mapping[str, ColumnData], header: BatchHeader | None = None) -> None:
+    def __init__(
+        self,
+        columns: Mapping[str, ColumnData],
+        header: BatchHeader | None = None,
+        totals: dict[str, int] | None = None,
+    ) -> None:
+        """``totals``: sums of columns, as far as known."""
         self._columns = columns if isinstance(columns, _Pending) else dict(columns)
         self._n = len(self._columns["octets_out"])
+        self._totals = {} if totals is None else totals
         self.header = header or BatchHeader()
 
     @classmethod
@@ -325,17 +332,22 @@ class FlowBatch:
 
     @classmethod
     def arriving(
-        cls, n: int, make: Callable[[str], ColumnData | None], header: BatchHeader | None = None
+        cls,
+        n: int,
+        make: Callable[[str], ColumnData | None],
+        header: BatchHeader | None = None,
+        known: Mapping[str, ColumnData] | None = None,
+        totals: Mapping[str, int] | None = None,
     ) -> FlowBatch:
-        """A batch of ``n`` rows whose columns ``make`` gives when they are first asked for, None for nulls. What it gives
-        is not checked.
+        """A batch of ``n`` rows whose columns ``make`` gives when they are first asked for, None for nulls; ``known`` are
+        there already, ``totals`` are sums of some. What is given is not checked.
         """
 
         def made(name: str) -> ColumnData:
             data = make(name)
             return _null(BY_NAME[name], n) if data is None else data
 
-        return cls(_Pending({}, made), header)
+        return cls(_Pending(known or {}, made), header, dict(totals or {}))
 
     @classmethod
     def empty(cls, header: BatchHeader | None = None) -> FlowBatch:
@@ -372,11 +384,11 @@ class FlowBatch:
 
     def with_header(self, **changed: Any) -> FlowBatch:
         """The same rows under a changed header."""
-        return FlowBatch(self._columns, replace(self.header, **changed))
+        return FlowBatch(self._columns, replace(self.header, **changed), self._totals)
 
     def under(self, header: BatchHeader) -> FlowBatch:
         """The same rows under another header."""
-        return FlowBatch(self._columns, header)
+        return FlowBatch(self._columns, header, self._totals)
 
     def take(self, index: NDArray[Any] | slice) -> FlowBatch:
         """Rows by index, mask or slice."""
@@ -412,7 +424,16 @@ class FlowBatch:
 
     def amounts(self) -> Amounts:
         """Flows and octets of all rows."""
-        return Amounts(*(int(self[name].sum()) for name in ("flows", "octets_out", "octets_in")))
+        return Amounts(self.total("flows"), self.total("octets_out"), self.total("octets_in"))
+
+    def total(self, name: str) -> int:
+        """The exact sum of a column of amounts; added up once."""
+        known = self._totals.get(name)
+        if known is None:
+            values = self[name]
+            fits = not len(values) or int(values.max()) * len(values) <= _MOST_INT
+            known = self._totals[name] = int(values.sum() if fits else values.sum(dtype=object))
+        return known
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Each row as a dict, null as None, addresses as text. A Python object per row: for display and tests."""
@@ -454,6 +475,7 @@ def _null(column: Column, n: int) -> ColumnData:
 
 
 _SHARED_ROWS: Final = 1_000
+_MOST_INT: Final = 2**63 - 1
 
 
 @functools.cache

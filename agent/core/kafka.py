@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import socket
 import ssl
 import threading
@@ -15,11 +16,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from agent.core.errors import SinkError
+from agent.core.said import said
 
-_Topic = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+_TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
+
+
+def _topic(value: str) -> str:
+    if not _TOPIC.fullmatch(value) or value in (".", ".."):
+        raise ValueError(f"{value!r}: expected a topic's name, letters, digits and . _ - alone")
+    return value
+
+
+_Topic = Annotated[str, AfterValidator(_topic)]
 _PEM: Final = "PEM"
 _END_S: Final = 2.0
 """How long the thread of a producer may take to end once it was told to."""
@@ -48,6 +59,16 @@ class Topics(_Part):
     )
     dead: _Topic = Field("sekisho.dead.v1", description="Messages that nobody could read, with the reason")
 
+    @model_validator(mode="after")
+    def _are_apart(self) -> Self:
+        of_name: dict[str, list[str]] = {}
+        for role, name in self:
+            of_name.setdefault(name, []).append(role)
+        for name, roles in of_name.items():
+            if len(roles) > 1:
+                raise ValueError(f"{' and '.join(roles)} have one name, {name!r}; expected a topic for each")
+        return self
+
 
 class Tls(_Part):
     """TLS to the brokers; empty trusts the system's certificates."""
@@ -73,7 +94,8 @@ class Tls(_Part):
                 made.load_cert_chain(self.cert_file, self.key_file, password=_no_password)
         except (OSError, ValueError) as error:
             files = ", ".join(str(f) for f in (self.ca_file, self.cert_file, self.key_file) if f)
-            raise SinkError(f"kafka.tls: {files}: {error}; expected PEM files", retriable=True) from error
+            what = said("kafka.tls: {files}: {error}; expected PEM files", files=files, error=_plain(error))
+            raise SinkError(what, retriable=True) from error
         return made
 
 
@@ -95,11 +117,13 @@ class Sasl(_Part):
         try:
             found = self.secret_file.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise SinkError(
-                f"kafka.sasl: {self.secret_file} cannot be read: {error}", retriable=True
-            ) from error
+            what = said(
+                "kafka.sasl: {file} cannot be read: {error}", file=self.secret_file, error=_plain(error)
+            )
+            raise SinkError(what, retriable=True) from error
         if not found:
-            raise SinkError(f"kafka.sasl: {self.secret_file} holds no secret", retriable=True)
+            what = said("kafka.sasl: {file} holds no secret", file=self.secret_file)
+            raise SinkError(what, retriable=True)
         return found
 
 
@@ -197,8 +221,10 @@ def refuse_slow_checksums() -> None:
 
     if getattr(util, "crc32c_c", None) is None:
         raise SinkError(
-            "the package crc32c is missing or does not load, and Kafka's checksums would cost 10 to 40 times more "
-            "without it; install it: pip install crc32c",
+            said(
+                "the package crc32c is missing or does not load, and Kafka's checksums would cost 10 to 40 times more "
+                "without it; install it: pip install crc32c"
+            ),
             retriable=False,
         )
 
@@ -217,8 +243,11 @@ def somebody_listens(connection: Connection) -> None:
             why[server] = error.strerror or str(error)
         else:
             return
-    told = "; ".join(f"{server}: {reason}" for server, reason in why.items())
-    raise SinkError(f"no broker answers: kafka {told}", retriable=True)
+    told: str = ""
+    for server, reason in why.items():
+        one = said("{server}: {error}", server=server, error=reason)
+        told = said("{first}; {second}", first=told, second=one) if told else one
+    raise SinkError(said("no broker answers: kafka {servers}", servers=told), retriable=True)
 
 
 @contextlib.contextmanager
@@ -227,7 +256,7 @@ def made_by(connection: Connection, client_id: str) -> Iterator[dict[str, Any]]:
 
     Raises :class:`SinkError`.
     """
-    from kafka.errors import KafkaError, SaslAuthenticationFailedError
+    from kafka.errors import KafkaError
     from kafka.net.compat import KafkaNetClient
 
     refuse_slow_checksums()
@@ -245,11 +274,29 @@ def made_by(connection: Connection, client_id: str) -> Iterator[dict[str, Any]]:
             for each in opened:
                 with contextlib.suppress(KafkaError, OSError, RuntimeError):
                     each.close()
-            cause = heard.cause(error)
-            if connection.sasl is not None and "socket disconnected" in str(cause):
-                # A broker answers a wrong password and closes; the client may see the end before the answer.
-                cause = SaslAuthenticationFailedError()
-            raise in_words(cause, connection) from error
+            raise meant(error, heard, connection) from error
+
+
+def meant(error: BaseException, heard: Heard, connection: Connection) -> SinkError:
+    """Why a connection did not come about, by what the client library logged meanwhile."""
+    from kafka.errors import SaslAuthenticationFailedError
+
+    cause = heard.cause(error)
+    if "socket disconnected" in str(cause):
+        # A broker answers a wrong password and closes; the client may see the end before the answer.
+        cause = SaslAuthenticationFailedError() if connection.sasl is not None else _closed(connection)
+    elif "Invalid frame length" in str(cause):  # the alert of a broker that speaks TLS
+        cause = _closed(connection)
+    return in_words(cause, connection)
+
+
+def _closed(connection: Connection) -> SinkError:
+    """A broker that takes a connection and ends it at once says no more than that."""
+    text = said(
+        "{where} takes the connection and ends it: it may ask for TLS, a certificate or a password (kafka.tls, kafka.sasl)",
+        where=f"kafka {', '.join(connection.servers)}",
+    )
+    return SinkError(text, retriable=True)
 
 
 def let_go(producer: Any, wait_s: float = 0.0) -> None:
@@ -271,43 +318,101 @@ def let_go(producer: Any, wait_s: float = 0.0) -> None:
     producer._closed = True  # a thread that is still busy ends by itself; there is nothing left to try
 
 
-def in_words(error: BaseException, connection: Connection, topic: str = "") -> SinkError:
+def in_words(
+    error: BaseException, connection: Connection, topic: str = "", *, reading: bool = False
+) -> SinkError:
     """What a fault of the client means to whoever must mend it. ``retriable`` is False only where the message itself can
     never be taken; ``refused`` where a person must change something first.
     """
     from kafka import errors
 
     where = f"kafka {', '.join(connection.servers)}"
-    user = f" as {connection.sasl.user or 'the token'}" if connection.sasl else ""
+    user = said(" as {user}", user=connection.sasl.user or said("the token")) if connection.sasl else ""
     if isinstance(error, SinkError):
         return error
     if isinstance(error, errors.SaslAuthenticationFailedError):
-        text = f"{where} does not let us in{user}: user, secret or mechanism is wrong (kafka.sasl)"
+        text = said(
+            "{where} does not let us in{user}: user, secret or mechanism is wrong (kafka.sasl)",
+            where=where,
+            user=user,
+        )
         return SinkError(text, retriable=True, refused=True)
     if isinstance(error, errors.UnsupportedSaslMechanismError):
-        text = f"{where} does not offer the mechanism of kafka.sasl: {_told(error)}"
+        text = said(
+            "{where} does not offer the mechanism of kafka.sasl: {error}", where=where, error=_told(error)
+        )
         return SinkError(text, retriable=True, refused=True)
     if isinstance(error, errors.AuthorizationError):
-        what = f"topic {topic}" if topic else "the cluster"
-        text = f"{where} does not let us write to {what}{user}: it needs an ACL with WRITE and DESCRIBE"
+        what = said("topic {topic}", topic=topic) if topic else said("the cluster")
+        text = (
+            said(
+                "{where} does not let us read {what}{user}: it needs an ACL with READ and DESCRIBE",
+                where=where,
+                what=what,
+                user=user,
+            )
+            if reading
+            else said(
+                "{where} does not let us write to {what}{user}: it needs an ACL with WRITE and DESCRIBE",
+                where=where,
+                what=what,
+                user=user,
+            )
+        )
         return SinkError(text, retriable=True, refused=True)
+    return _of_message(error, where, topic) or _of_way(error, where, topic)
+
+
+def _of_message(error: BaseException, where: str, topic: str) -> SinkError | None:
+    """What is wrong with a message itself."""
+    from kafka import errors
+
     if isinstance(error, errors.MessageSizeTooLargeError | errors.RecordListTooLargeError):
-        text = f"{where}: the message is larger than topic {topic} allows: raise its max.message.bytes"
+        text = said(
+            "{where}: the message is larger than topic {topic} allows: raise its max.message.bytes",
+            where=where,
+            topic=topic,
+        )
         return SinkError(text, retriable=False)
     if isinstance(error, errors.InvalidTimestampError):
-        text = (
-            f"{where}: topic {topic} refuses the time of this host's clock: set the clock, or the topic's "
-            "message.timestamp.type to LogAppendTime"
+        text = said(
+            "{where}: topic {topic} refuses the time of this host's clock: set the clock, or the topic's "
+            "message.timestamp.type to LogAppendTime",
+            where=where,
+            topic=topic,
         )
         return SinkError(text, retriable=True, refused=True)
     if isinstance(error, errors.InvalidRecordError):
-        return SinkError(f"{where}: topic {topic} refuses the message: {_told(error)}", retriable=False)
+        text = said(
+            "{where}: topic {topic} refuses the message: {error}",
+            where=where,
+            topic=topic,
+            error=_told(error),
+        )
+        return SinkError(text, retriable=False)
+    return None
+
+
+def _of_way(error: BaseException, where: str, topic: str) -> SinkError:
+    """What is wrong with the way to the brokers."""
+    from kafka import errors
+
     if isinstance(error, errors.UnknownTopicOrPartitionError):
-        text = f"{where}: there is no topic {topic}; make it: sekisho kafka topics create"
+        text = said(
+            "{where}: there is no topic {topic}; make it: sekisho kafka topics create",
+            where=where,
+            topic=topic,
+        )
         return SinkError(text, retriable=True)
     if "CERTIFICATE" in str(error).upper() or "SSL" in str(error).upper():
-        return SinkError(f"{where}: TLS failed: {_told(error)} (kafka.tls)", retriable=True, refused=True)
-    return SinkError(f"{where}: {_told(error)}", retriable=True)
+        text = said("{where}: TLS failed: {error} (kafka.tls)", where=where, error=_told(error))
+        return SinkError(text, retriable=True, refused=True)
+    return SinkError(said("{where}: {error}", where=where, error=_told(error)), retriable=True)
+
+
+def _plain(error: BaseException) -> str:
+    """What it says without its number and file, where it is the system's."""
+    return (error.strerror if isinstance(error, OSError) else "") or str(error)
 
 
 def _told(error: BaseException) -> str:

@@ -61,8 +61,14 @@ def prepare() -> None:
     mallopt(M_ARENA_MAX, 1)
 
 
-def settled() -> None:
-    """What is there now stays for good: no later search for cycles looks at it."""
+def settled(*, for_long: bool = True) -> None:
+    """What is there now stays for good: no later search for cycles looks at it.
+
+    What is already garbage goes first: frozen, it would stay as long as the process. Where that is not ``for_long``, the
+    search costs more than the garbage does.
+    """
+    if for_long:
+        gc.collect()
     gc.freeze()
     gc.set_threshold(OBJECTS_BETWEEN, 10, 10)
 

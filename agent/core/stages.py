@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
@@ -83,6 +83,14 @@ class Keeping(Protocol):
 
 
 @runtime_checkable
+class Following(Protocol):
+    """A collector that watches by the policy."""
+
+    def follow(self, policy: Any) -> None:
+        """Called from another thread when the policy (:class:`agent.policy.model.Policy`) has changed. Does not block."""
+
+
+@runtime_checkable
 class Scoped(Protocol):
     """A collector that may watch only what somebody allowed."""
 
@@ -149,8 +157,23 @@ class Sink(Protocol):
         """Flush and let go of every resource."""
 
 
+@runtime_checkable
+class TakesCoverage(Protocol):
+    """A sink that takes what was observed, from a run that decides in its own process."""
+
+    takes_coverage: bool
+
+    def write_coverage(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Keep hours and receipts for good (docs/coverage.md). Raises :class:`~agent.core.errors.SinkError`; then some
+        may be kept, and come again."""
+
+
 class Carrier(Protocol):
     """Takes sealed messages to where they are kept for good. All but ``send``'s ``done`` runs in the caller's thread."""
+
+    @property
+    def longest_s(self) -> float:
+        """When an answer has not come after so long, none will."""
 
     def connect(self) -> None:
         """Be ready to send; nothing happens where it is. Blocks. Raises :class:`~agent.core.errors.SinkError`."""

@@ -59,7 +59,7 @@ _INDEX: dict[Any, pa.DataType] = {
 }
 _AS_IT_LIES = frozenset((Kind.COUNT, Kind.TIME))
 """Amounts are checked to be small, so their octets are those of signed numbers: no copy is made."""
-_MOST = 1 << 53
+MOST = 1 << 53
 """A row's amount above this is nobody's traffic, and sums of such would not fit."""
 
 
@@ -142,13 +142,20 @@ def decode(message: bytes, longest: Mapping[str, int] | None = None) -> FlowBatc
             records = list(reader)
             if len(records) != 1:
                 return _fitting(from_arrow(pa.Table.from_batches(records, reader.schema)), longest or {})
-            return _arriving(records[0], _places(message, reader.schema), longest or {})
+            places, record = places_in(message, reader.schema), records[0]
+            record.validate(full=True)
+            for column, index in places.required:
+                if record.column(index).null_count:
+                    raise DecodeError(f"column {column.name} holds nulls and must not")
+            for column, index in places.counts:
+                check_amounts(column, record.column(index))
+            return arriving(record, places, longest or {})
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DecodeError(f"not an Arrow IPC stream: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
-class _Places:
+class Places:
     """What a schema says: where each column of ours stands."""
 
     all: dict[str, int]
@@ -158,12 +165,12 @@ class _Places:
     header: BatchHeader
 
 
-_KNOWN_SCHEMAS: OrderedDict[bytes, _Places] = OrderedDict()
+_KNOWN_SCHEMAS: OrderedDict[bytes, Places] = OrderedDict()
 _SCHEMAS = 4_096
 _LARGEST_SCHEMA = 16_384
 
 
-def _places(message: bytes, schema: pa.Schema) -> _Places:
+def places_in(message: bytes, schema: pa.Schema) -> Places:
     """The places of a message's schema; those of equal octets are found once. Raises :class:`DecodeError`."""
     # Continuation mark, length, then the schema: the same octets for every message of one shape.
     octets = 8 + int.from_bytes(message[4:8], "little")
@@ -178,7 +185,7 @@ def _places(message: bytes, schema: pa.Schema) -> _Places:
     return found
 
 
-def _places_of(schema: pa.Schema) -> _Places:
+def _places_of(schema: pa.Schema) -> Places:
     places: dict[str, int] = {}
     for index, field in enumerate(schema):
         if field.name in BY_NAME:
@@ -190,7 +197,7 @@ def _places_of(schema: pa.Schema) -> _Places:
         if not column.null and column.name != "marks" and column.name not in places:
             raise DecodeError(f"column {column.name} is missing and cannot be null")
     mine = [(BY_NAME[name], index) for name, index in places.items()]
-    return _Places(
+    return Places(
         places,
         tuple((column, index) for column, index in mine if not column.null),
         tuple((column, index) for column, index in mine if column.kind is Kind.COUNT),
@@ -214,31 +221,34 @@ def _check_type(column: Column, kind: pa.DataType) -> None:
     raise DecodeError(f"column {column.name} is {kind}, expected text")
 
 
-def _arriving(record: pa.RecordBatch, places: _Places, longest: Mapping[str, int]) -> FlowBatch:
-    """The batch of a record, checked whole, so that no column fails when it is unpacked later."""
-    record.validate(full=True)
-    for column, index in places.required:
-        if record.column(index).null_count:
-            raise DecodeError(f"column {column.name} holds nulls and must not")
-    for column, index in places.counts:
-        _check_amounts(column, record.column(index))
+def arriving(
+    record: pa.RecordBatch,
+    places: Places,
+    longest: Mapping[str, int],
+    known: Mapping[str, ColumnData] | None = None,
+    totals: Mapping[str, int] | None = None,
+) -> FlowBatch:
+    """The batch of a record that was checked but for its texts. ``known``: columns that are unpacked already; ``totals``:
+    sums of some.
+    """
     keeps = "store" in places.all
     for name, index in places.texts if keeps else ():
         _check_texts(name, record.column(index), longest.get(name))
 
     def make(name: str) -> ColumnData | None:
         index = places.all.get(name)
-        return None if index is None else _unpacked(BY_NAME[name], record.column(index))
+        return None if index is None else unpacked(BY_NAME[name], record.column(index))
 
-    return FlowBatch.arriving(record.num_rows, make, places.header)
+    return FlowBatch.arriving(record.num_rows, make, places.header, known, totals)
 
 
-def _check_amounts(column: Column, array: pa.Array) -> None:
+def check_amounts(column: Column, array: pa.Array) -> None:
+    """Raises :class:`DecodeError` where a row has more than anybody sends."""
     values = _raw(array, np.uint64)
     if array.null_count:
         values = values[_known(array)]
-    if len(values) and int(values.max()) > _MOST:
-        raise DecodeError(f"column {column.name} holds an amount above {_MOST}; no row has that much")
+    if len(values) and int(values.max()) > MOST:
+        raise DecodeError(f"column {column.name} holds an amount above {MOST}; no row has that much")
 
 
 def _check_texts(name: str, array: pa.Array, most: int | None) -> None:
@@ -375,13 +385,13 @@ def _from_arrow(column: Column, array: pa.Array) -> ColumnData:
         raise DecodeError(f"column {column.name} holds nulls and must not")
     array.validate(full=True)
     if column.kind is Kind.COUNT:
-        _check_amounts(column, array)
+        check_amounts(column, array)
     elif column.kind is Kind.TEXT:
         _check_texts(column.name, array, None)
-    return _unpacked(column, array)
+    return unpacked(column, array)
 
 
-def _unpacked(column: Column, array: pa.Array) -> ColumnData:
+def unpacked(column: Column, array: pa.Array) -> ColumnData:
     """A column that was checked."""
     if column.kind is Kind.TEXT:
         return _text(array)

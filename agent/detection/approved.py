@@ -7,14 +7,30 @@ process that it names, and the episode's last exceedance lies within its dates. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Final
 
 import numpy as np
 
 from agent.core.clock import when
+from agent.core.finding import ApprovalFact, Standing
 from agent.detection.cube import Cube
 from agent.detection.episodes import Episode, Track
+from agent.detection.windows import Ring
 from agent.policy.approvals import CAP, Approval
+
+MOST_BESIDE: Final = 3
+"""Approvals that are told beside a case."""
+_NEAREST: Final = (
+    Standing.OVERRUN,
+    Standing.HELD,
+    Standing.EXPIRED,
+    Standing.NOT_YET,
+    Standing.OTHER_PROCESS,
+    Standing.OTHER_SIDE,
+    Standing.OTHER_END,
+)
+"""Those that say most of why people are told come first."""
 
 
 class Approvals:
@@ -38,13 +54,80 @@ class Approvals:
         paths = sorted(track.paths | set(episode.opened.get("paths", ())))
         return next((a.id for a in known if a.holds_on(when(last_ns).date()) and self._covers(a, paths)), "")
 
+    def beside(self, pair: int, last_ns: int, rings: Mapping[str, Ring]) -> tuple[ApprovalFact, ...]:
+        """The approvals of a pair's store as they stand to it, nearest first, at most :data:`MOST_BESIDE`.
+
+        ``last_ns``: of its last row; what is used is the sum of the window that holds it.
+        """
+        known = self._by_store.get(self._cube.pair(pair)[1], ())
+        paths = self._cube.paths_of(pair) if known else ()
+        facts = [self._fact(approval, paths, last_ns, rings) for approval in known] if paths else []
+        return tuple(sorted(facts, key=lambda f: (_NEAREST.index(f.standing), f.id))[:MOST_BESIDE])
+
+    def _fact(
+        self, approval: Approval, paths: Iterable[int], last_ns: int, rings: Mapping[str, Ring]
+    ) -> ApprovalFact:
+        inside = [path for path in paths if self._reaches(approval, path)]
+        used = self._used(approval, inside, last_ns, rings) if inside else None
+        return ApprovalFact(
+            id=approval.id,
+            standing=self._standing(approval, list(paths), inside, last_ns, used),
+            approver=approval.approver,
+            basis=approval.basis,
+            ticket=approval.ticket,
+            valid_from=approval.valid_from.isoformat(),
+            valid_to=approval.valid_to.isoformat(),
+            cap_octets=approval.cap,
+            window=approval.window,
+            used_octets=used,
+            provisional=approval.provisional,
+        )
+
+    def _standing(
+        self, approval: Approval, paths: list[int], inside: list[int], last_ns: int, used: int | None
+    ) -> Standing:
+        day = when(last_ns).date()
+        if len(inside) < len(paths):
+            return Standing.OTHER_END
+        if day > approval.valid_to:
+            return Standing.EXPIRED
+        if day < approval.valid_from:
+            return Standing.NOT_YET
+        if any(approval.initiator not in ("any", self._cube.fact(path).initiator) for path in paths):
+            return Standing.OTHER_SIDE
+        allowed = set(approval.processes)
+        if allowed and not all(self._processes(path) <= allowed for path in paths):
+            return Standing.OTHER_PROCESS
+        return Standing.OVERRUN if used is not None and used > approval.cap else Standing.HELD
+
+    def _used(
+        self, approval: Approval, paths: list[int], last_ns: int, rings: Mapping[str, Ring]
+    ) -> int | None:
+        """Content octets on these paths in the approval's window that holds a time; None where no ring holds it."""
+        watches = self._cube.book.watches
+        watch = next((w for w in watches if w.rule.id == approval.cap_id), None)
+        if watch is None or watch.ring not in rings:
+            return None
+        ring, window = rings[watch.ring], watch.window
+        bucket = last_ns // window.grain_ns
+        low = window.low(bucket)
+        if low < ring.held_from and not watch.is_yearly:
+            return None
+        wanted = np.zeros(self._cube.paths.count, np.bool_)
+        wanted[paths] = True
+        return sum(amount for b, amount in ring.series(wanted).items() if low <= b <= bucket)
+
+    def _reaches(self, approval: Approval, path: int) -> bool:
+        """Whether the path's other end is one that the approval names."""
+        return self._cube.book.is_in(approval.set_id, self._cube.fact(path), self._cube.owner(path))
+
     def _covers(self, approval: Approval, paths: Iterable[int]) -> bool:
         cube = self._cube
         for path in paths:
             fact = cube.fact(path)
             if approval.initiator not in ("any", fact.initiator):
                 return False
-            if not cube.book.is_in(approval.set_id, fact, cube.owner(path)):
+            if not self._reaches(approval, path):
                 return False
             if approval.processes and not self._processes(path) <= set(approval.processes):
                 return False

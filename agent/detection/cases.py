@@ -1,9 +1,9 @@
 """Findings to cases, cases to notices. One open case for each (tenant, store, destination entity).
 
 People are told when a case opens, when it grows more severe, when another pack joins, and when its traffic has
-stopped: nothing else, and at most four times for one transfer. Of the two times between opening and stopping one is
-held back for the rise to high, so that the last step to where people are woken is never the silent one. A case of medium severity or more is closed by a person only; until then it is ``stopped`` and
-opens again if the traffic comes back.
+stopped: at most four times for one transfer. Of the two times between opening and stopping one is held back for the
+rise to high, so that the last step to where people are woken is never the silent one. Live, :mod:`agent.detection.watching`
+adds what only time shows. A case of medium severity or more is closed by a person only, whatever its traffic does.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from agent.core.clock import when
 from agent.core.finding import (
+    ApprovalFact,
     Case,
     CaseState,
     Destination,
@@ -24,8 +25,10 @@ from agent.core.finding import (
     Severity,
     StoreFact,
     Traffic,
+    TrafficState,
 )
 from agent.detection.episodes import RECLASSIFIED
+from agent.detection.watching import GRAIN_NS, STOPPED_AFTER_NS, Said, due
 
 MERGED: Final = "merged"
 """Reason of a finding that became part of an older one."""
@@ -37,7 +40,8 @@ MOST_RECLASSIFIED: Final = 4096
 """Entities that are remembered as told of after the table of owners changed; the newest."""
 
 Key = tuple[str, str, str]
-Told = tuple[StoreFact, Destination, Traffic]
+Told = tuple[StoreFact, Destination, Traffic, tuple[ApprovalFact, ...]]
+_TOLD: Final = ("store", "destination", "traffic", "approvals")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +65,10 @@ class Cases:
         self._since: dict[Key, int] = {}
         """From when each case counts: the beginning of the first window that was passed."""
         self._numbers: dict[str, int] = {}
-        self._told: dict[Key, list[int]] = {}
-        """Of each case: times told since it opened, and the severity told."""
+        self._said: dict[Key, Said] = {}
+        """What people were told of each case."""
+        self._watched = 0
+        """How far :meth:`watch` has looked, in whole minutes."""
         self._reclassified: dict[tuple[str, str], None] = {}
         """(tenant, entity) of which people know that it has cases only because the table of owners changed."""
 
@@ -83,14 +89,41 @@ class Cases:
                 notices.append(self._notice(case, kind, ruling.time_ns))
         return changed, notices
 
+    def watch(self, watermark_ns: int) -> tuple[dict[str, Case], list[Notice]]:
+        """Live: what only time shows, each minute of the watermark: traffic that has stopped, has doubled, goes on for a
+        day, or that nobody takes. Gives the cases that changed and the notices."""
+        minute = watermark_ns // GRAIN_NS
+        if minute <= self._watched or not self.open:
+            return {}, []
+        self._watched, now_ns = minute, minute * GRAIN_NS
+        changed: dict[str, Case] = {}
+        notices: list[Notice] = []
+        for key, before in sorted(self.open.items()):
+            told = self._fresh(key)
+            is_still = now_ns - told["traffic"].last_ns >= STOPPED_AFTER_NS
+            state = TrafficState.STOPPED if is_still else _moving(before, told["traffic"])
+            after = before.model_copy(update={**told, "traffic_state": state, "updated_ns": now_ns})
+            kind = due(before, after, self._said[key], now_ns)
+            if kind is None and state is before.traffic_state:
+                continue
+            self.open[key] = after = after.model_copy(update={"revision": before.revision + 1})
+            changed[after.id] = after
+            if kind is not None:
+                self._said[key].note(kind, after, now_ns)
+                notices.append(self._notice(after, kind, now_ns))
+        return changed, notices
+
+    def _fresh(self, key: Key) -> dict[str, Any]:
+        """What is told of a case's key now."""
+        return dict(zip(_TOLD, self._facts(key, self._since[key]), strict=True))
+
     def refreshed(self) -> dict[str, Case]:
         """Open cases whose traffic has moved since they were last written, brought up to date."""
         changed = {}
         for key, before in self.open.items():
-            store, destination, traffic = self._facts(key, self._since[key])
-            if traffic != before.traffic:
-                facts = {"store": store, "destination": destination, "traffic": traffic}
-                after = before.model_copy(update={**facts, "revision": before.revision + 1})
+            told = self._fresh(key)
+            if told["traffic"] != before.traffic:
+                after = before.model_copy(update={**told, "revision": before.revision + 1})
                 self.open[key] = changed[after.id] = after
         return changed
 
@@ -109,14 +142,13 @@ class Cases:
                 return None, None
             case = self._opened(key, ruling)
             told = None if _is_note(case) else NoticeKind.OPENED
-            return case, self._first_of_its_kind(finding, told)
+            return case, self._noted(key, case, self._first_of_its_kind(finding, told), ruling.time_ns)
         findings = {f.id: f for f in before.findings} | {finding.id: finding}
         if ruling.what == "merge":
             del findings[finding.id]
         after = self._revised(key, before, tuple(findings.values()), ruling)
-        kind = self._first_of_its_kind(
-            finding, self._worth_telling(key, after, self._kind(before, after, finding))
-        )
+        kind = self._worth_telling(key, after, self._kind(before, after, finding), ruling.time_ns)
+        kind = self._noted(key, after, self._first_of_its_kind(finding, kind), ruling.time_ns)
         if after.state is CaseState.CLOSED:
             self._forget(key)
         else:
@@ -126,34 +158,34 @@ class Cases:
     def _opened(self, key: Key, ruling: Ruling) -> Case:
         finding = ruling.finding
         self._since[key] = finding.window_from_ns
-        store, destination, traffic = self._facts(key, finding.window_from_ns)
         case = Case(
             id=self._number(ruling.time_ns),
             severity=finding.severity,
             tenant=finding.tenant,
-            store=store,
-            destination=destination,
-            traffic=traffic,
+            **self._fresh(key),
             findings=(finding,),
             opened_ns=ruling.time_ns,
             updated_ns=ruling.time_ns,
         )
         self.open[key] = case
-        self._told[key] = [0, case.severity]
+        self._said[key] = Said(severity=case.severity)
         return case
 
     def _revised(self, key: Key, before: Case, findings: tuple[Finding, ...], ruling: Ruling) -> Case:
-        since = self._since[key] = min(self._since[key], ruling.finding.window_from_ns)
-        store, destination, traffic = self._facts(key, since)
+        self._since[key] = min(self._since[key], ruling.finding.window_from_ns)
+        told = self._fresh(key)
         severity = max([before.severity, *(f.severity for f in findings)])
+        is_over = all(f.state is FindingState.CLOSED for f in findings)
+        moving = _moving(before.model_copy(update={"findings": findings}), told["traffic"])
+        if ruling.what == "open":
+            moving = TrafficState.ONGOING
         return before.model_copy(
             update={
+                **told,
                 "revision": before.revision + 1,
-                "state": _state(before.state, severity, findings, ruling.what),
+                "state": CaseState.CLOSED if is_over and severity < Severity.MEDIUM else before.state,
+                "traffic_state": TrafficState.STOPPED if is_over else moving,
                 "severity": severity,
-                "store": store,
-                "destination": destination,
-                "traffic": traffic,
                 "findings": findings,
                 "updated_ns": max(before.updated_ns, ruling.time_ns),
             }
@@ -161,31 +193,41 @@ class Cases:
 
     def _kind(self, before: Case, after: Case, finding: Finding) -> NoticeKind | None:
         """Why people are told, if they are."""
-        over = (CaseState.STOPPED, CaseState.CLOSED)
         if _is_note(after):
             return None
         if _is_note(before):
             return NoticeKind.OPENED
-        if after.state in over and before.state not in over:
+        was_over, is_over = (c.traffic_state is TrafficState.STOPPED for c in (before, after))
+        if is_over and not was_over:
             return NoticeKind.CLOSED
-        if before.state in over and after.state not in over:
-            return NoticeKind.OPENED
+        if was_over and not is_over:
+            # What moves again within an episode is what people know of; only a new one is news.
+            return NoticeKind.OPENED if len(after.findings) > len(before.findings) else None
         if after.severity > before.severity:
             return NoticeKind.SEVERITY
         return NoticeKind.PACK if finding.pack not in before.packs else None
 
-    def _worth_telling(self, key: Key, case: Case, kind: NoticeKind | None) -> NoticeKind | None:
+    def _worth_telling(
+        self, key: Key, case: Case, kind: NoticeKind | None, time_ns: int
+    ) -> NoticeKind | None:
         """The kind, unless people were told often enough."""
+        said = self._said[key]
         if kind is NoticeKind.OPENED:
-            self._told[key] = [0, case.severity]
+            said.begin(case)
+        if kind is NoticeKind.CLOSED and not said.may_stop(time_ns):
+            return None
         if kind not in (NoticeKind.SEVERITY, NoticeKind.PACK):
             return kind
-        times, told = self._told[key]
-        wakes = case.severity >= Severity.HIGH > told
-        held_back = 0 if wakes or told >= Severity.HIGH else 1
-        if times + held_back >= _TIMES_BETWEEN:
+        wakes = case.severity >= Severity.HIGH > said.severity
+        held_back = 0 if wakes or said.severity >= Severity.HIGH else 1
+        if said.times + held_back >= _TIMES_BETWEEN:
             return None
-        self._told[key] = [times + 1, case.severity]
+        said.times, said.severity = said.times + 1, case.severity
+        return kind
+
+    def _noted(self, key: Key, case: Case, kind: NoticeKind | None, time_ns: int) -> NoticeKind | None:
+        if kind is not None:
+            self._said[key].note(kind, case, time_ns)
         return kind
 
     def _first_of_its_kind(self, finding: Finding, kind: NoticeKind | None) -> NoticeKind | None:
@@ -210,10 +252,9 @@ class Cases:
             if old not in self.open or new in self.open:
                 continue
             before, since = self.open.pop(old), self._since.pop(old)
-            self._told[new], self._since[new] = self._told.pop(old), since
-            store, destination, traffic = self._facts(new, since)
+            self._said[new], self._since[new] = self._said.pop(old), since
             findings = tuple(f.model_copy(update={"entity": new[2]}) for f in before.findings)
-            facts = {"store": store, "destination": destination, "traffic": traffic, "findings": findings}
+            facts = {**self._fresh(new), "findings": findings}
             self.open[new] = before.model_copy(update={**facts, "revision": before.revision + 1})
             changed[before.id] = self.open[new]
         return changed
@@ -235,7 +276,7 @@ class Cases:
     def _forget(self, key: Key) -> None:
         self.open.pop(key, None)
         self._since.pop(key, None)
-        self._told.pop(key, None)
+        self._said.pop(key, None)
 
     # what people do
 
@@ -243,6 +284,15 @@ class Cases:
         """A person closed it: the next finding of its key opens another."""
         for key in [k for k, case in self.open.items() if case.id == case_id]:
             self._forget(key)
+
+    def reopened(self, case: Case) -> None:
+        """A person said that it is not done with: it goes on as it stood, unless another of its key is open by now."""
+        key = (case.tenant, case.store.id, case.destination.entity)
+        if key in self.open:
+            return
+        self._since[key] = min(f.window_from_ns for f in case.findings)
+        self.open[key] = case.model_copy(update={"state": CaseState.OPEN})
+        self._said[key] = Said.of(case)
 
     def acknowledged(self, case_id: str) -> None:
         """A person has it."""
@@ -253,20 +303,23 @@ class Cases:
     def state(self) -> dict[str, Any]:
         """All of it as plain values."""
         cases = [
-            {"case": case.model_dump(mode="json"), "since": self._since[key], "told": self._told[key]}
+            {"case": case.model_dump(mode="json"), "since": self._since[key], "told": self._said[key].state()}
             for key, case in self.open.items()
         ]
-        return {"cases": cases, "numbers": self._numbers, "reclassified": list(self._reclassified)}
+        more = {"reclassified": list(self._reclassified), "watched": self._watched}
+        return {"cases": cases, "numbers": self._numbers, **more}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`state` gave."""
         self._numbers = state["numbers"]
         self._reclassified = dict.fromkeys(map(tuple, state.get("reclassified", ())))
-        self.open, self._since, self._told = {}, {}, {}
+        self.open, self._since, self._said = {}, {}, {}
+        self._watched = state.get("watched", 0)
         for entry in state["cases"]:
             case = Case.model_validate(entry["case"])
             key = (case.tenant, case.store.id, case.destination.entity)
-            self.open[key], self._since[key], self._told[key] = case, entry["since"], entry["told"]
+            self.open[key], self._since[key] = case, entry["since"]
+            self._said[key] = Said.restored(entry["told"], case)
 
 
 def _is_note(case: Case) -> bool:
@@ -276,9 +329,7 @@ def _is_note(case: Case) -> bool:
     )
 
 
-def _state(before: CaseState, severity: Severity, findings: tuple[Finding, ...], what: str) -> CaseState:
-    if all(f.state is FindingState.CLOSED for f in findings):
-        return CaseState.STOPPED if severity >= Severity.MEDIUM else CaseState.CLOSED
-    if before is CaseState.STOPPED and what == "open":
-        return CaseState.OPEN
-    return before
+def _moving(case: Case, traffic: Traffic) -> TrafficState:
+    """Traffic that has come since makes it move again, as long as any finding is open."""
+    is_open = any(f.state is FindingState.OPEN for f in case.findings)
+    return TrafficState.ONGOING if is_open and traffic.last_ns > case.traffic.last_ns else case.traffic_state

@@ -30,6 +30,8 @@ class Claims:
     def hear(self, batch: FlowBatch) -> None:
         """Take up the names of a batch's rows that belong to a store."""
         names = batch.text("remote_name")
+        if not names.values:
+            return
         rows = np.flatnonzero((names.codes >= 0) & (batch["store"] >= 0))
         if not len(rows):
             return

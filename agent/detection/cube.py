@@ -23,6 +23,7 @@ from agent.core.finding import OwnerFact
 from agent.core.grouping import distinct
 from agent.detection.admit import Step
 from agent.detection.keys import NONE, Bools, Ints, Keys, Names, grown
+from agent.detection.programs import Programs
 from agent.detection.rules import Hit, PathFact, Rulebook, networks_key, service_codes, services_key
 from agent.detection.spans import Spans
 from agent.detection.windows import PAIR, WINDOWS
@@ -30,10 +31,16 @@ from agent.detection.windows import PAIR, WINDOWS
 PATHS: Final = 65_536
 DETAILS: Final = 262_144
 UNBOUNDED: Final = 2**31 - 1
+PAST_LIMIT: Final = ("flows", "octets_out", "octets_in")
+"""What is counted of rows past the limit of paths, beside the rows."""
+RELAY: Final = "relay"
+"""Basis of what another host sent on of what it took from the store."""
+RELAYED: Final = 2
+"""In place of 1 for a row that belongs to its store only by its place."""
 COLLAPSED: Final = -2
 """In place of an AS number past the limit."""
 NEVER_NS: Final = 2**62
-_PATH: Final = (
+PATH: Final = (
     "tenant",
     "store",
     "initiator",
@@ -50,6 +57,7 @@ _PATH: Final = (
     "override",
     "sets",
 )
+"""Columns of a path's key."""
 _NUMBERS: Final = frozenset(("shared", "estimated", "remote_asn", "sets"))
 _LOST_PAST_LIMIT: Final = ("remote_country", "remote_as_org", "location_confidence", "owner_confidence")
 SERVICE_PORTS: Final = 2**17
@@ -62,11 +70,13 @@ class Placed:
     path: Ints
     pair: Ints
     detail: Ints
+    known_details: int = 0
+    """How many details there were before."""
 
 
 _Reading = tuple[tuple[tuple[str, frozenset[int]], ...], tuple[str, ...]]
 """Rules by their grouping, and rings that hold but what their rules read."""
-NOWHERE: Final = Placed(*(np.zeros(0, np.int64) for _ in range(3)))
+NOWHERE: Final = Placed(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
 """No rows."""
 
 
@@ -79,14 +89,17 @@ class Cube:
     """The keys, and what is known of each."""
 
     book: Rulebook
+    most_paths: int | None = None
+    """The limit of paths; of details it is four times as much. None: :data:`PATHS` and :data:`DETAILS`."""
     names: Names = field(default_factory=Names)
     pairs: Keys = field(default_factory=lambda: Keys(3, UNBOUNDED))
-    paths: Keys = field(default_factory=lambda: Keys(len(_PATH), PATHS))
-    details: Keys = field(default_factory=lambda: Keys(_DETAIL, DETAILS))
+    paths: Keys = field(default_factory=lambda: Keys(len(PATH), UNBOUNDED))
+    details: Keys = field(default_factory=lambda: Keys(_DETAIL, UNBOUNDED))
     pair_of: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))
     """By path."""
     first_ns: Ints = field(default_factory=lambda: np.full(1024, NEVER_NS, np.int64))
     """By pair: when it was first seen."""
+    programs: Programs = field(default_factory=Programs)
     set_keys: list[str] = field(default_factory=list)
     """Destination sets with networks that were ever in force; a path's ``sets`` has a bit for each."""
     born_ns: Ints = field(default_factory=lambda: np.zeros(1024, np.int64))
@@ -98,7 +111,12 @@ class Cube:
     reasons: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._bound()
         self.use(self.book)
+
+    def _bound(self) -> None:
+        self.paths.limit = PATHS if self.most_paths is None else self.most_paths
+        self.details.limit = DETAILS if self.most_paths is None else DETAILS // PATHS * self.most_paths
 
     def use(self, book: Rulebook) -> None:
         """Judge all paths by another rulebook."""
@@ -158,17 +176,8 @@ class Cube:
 
     def place(self, step: Step) -> Placed:
         """Paths, pairs and details of a step's rows; gives numbers to new ones."""
-        columns = {name: self.names.codes(step.text(name)) for name in step.meta["texts"]}
-        columns |= {name: step.arrays[name] for name in ("remote_asn", "estimated")}
-        columns.setdefault(
-            "host", np.full(step.rows, NONE, np.int64)
-        )  # of a step that an older version packed
-        shared = [self.names.code(b) for b in ("same_host", "same_pod")]
-        columns["shared"] = np.isin(columns["basis"], shared).astype(np.int64)
-        columns["override"] = self._overrides.values(step.arrays["remote"])
-        service = self._service(step, columns["initiator"])
-        columns["sets"] = self._sets(step, service)
-        path = self._paths([columns[name] for name in _PATH], step.arrays["end_ns"])
+        columns = self.columns(step)
+        path = self._paths([columns[name] for name in PATH], step.arrays["end_ns"], step)
         if self.names.refused:
             self._count("texts_past_limit", self.names.refused)
             self.names.refused = 0
@@ -179,9 +188,30 @@ class Cube:
             columns["basis"],
             columns["process"],
             columns["vantage"],
-            service,
+            columns["service"],
         ]
-        return Placed(path, pair, self._details([path, *detail, local[:, 0], local[:, 1], columns["host"]]))
+        known = self.details.count
+        ids = self._details([path, *detail, local[:, 0], local[:, 1], columns["host"]])
+        self.programs.learn(known, *self._programs_of(known))
+        on_time = ~step.late
+        self.programs.see(ids[on_time], step.arrays["end_ns"][on_time])
+        return Placed(path, pair, ids, known)
+
+    def columns(self, step: Step) -> dict[str, Ints]:
+        """Of a step's rows all that paths and details are made of, by name, as numbers."""
+        columns = {name: self.names.codes(step.text(name)) for name in step.meta["texts"]}
+        columns |= {name: step.arrays[name] for name in ("remote_asn", "estimated")}
+        columns.setdefault(
+            "host", np.full(step.rows, NONE, np.int64)
+        )  # of a step that an older version packed
+        shared = [self.names.code(b) for b in ("same_host", "same_pod")]
+        columns["shared"] = np.isin(columns["basis"], shared).astype(np.int64)
+        if (relay := self.names.known(RELAY)) >= 0:
+            columns["shared"][columns["basis"] == relay] = RELAYED
+        columns["override"] = self._overrides.values(step.arrays["remote"])
+        columns["service"] = self._service(step, columns["initiator"])
+        columns["sets"] = self._sets(step, columns["service"])
+        return columns
 
     def pair(self, pair: int) -> tuple[str, str, str]:
         """(tenant, store, entity) of a pair."""
@@ -194,7 +224,7 @@ class Cube:
 
     def initiators(self, paths: Ints) -> Ints:
         """Codes of who opened the flows of some paths."""
-        codes: Ints = self.paths.columns[_PATH.index("initiator"), paths]
+        codes: Ints = self.paths.columns[PATH.index("initiator"), paths]
         return codes
 
     def left_on(self, paths: Iterable[int], ports: Sequence[int]) -> bool:
@@ -211,13 +241,16 @@ class Cube:
         """Paths of a pair, in whatever grouping."""
         return [int(p) for p in np.flatnonzero(self.members(pair))]
 
-    def _paths(self, key: list[Ints], ends: Ints) -> Ints:
+    def _paths(self, key: list[Ints], ends: Ints, step: Step | None = None) -> Ints:
         known = self.paths.count
         ids = self.paths.ids(key)
         if len(full := np.flatnonzero(ids < 0)):
             self._count("rows_past_path_limit", len(full))
-            lost = {_PATH.index(name): NONE for name in _LOST_PAST_LIMIT} | {
-                _PATH.index("remote_asn"): COLLAPSED
+            if step is not None:
+                for name in PAST_LIMIT:
+                    self._count(f"{name}_past_path_limit", int(step.arrays[name][full].sum()))
+            lost = {PATH.index(name): NONE for name in _LOST_PAST_LIMIT} | {
+                PATH.index("remote_asn"): COLLAPSED
             }
             rest = [
                 np.full(len(full), lost[i], np.int64) if i in lost else column[full]
@@ -225,7 +258,7 @@ class Cube:
             ]
             self.paths.limit = UNBOUNDED
             ids[full] = self.paths.ids(rest)
-            self.paths.limit = PATHS
+            self._bound()
         if self.paths.count > known:
             new, first = np.unique(ids, return_index=True)
             self._learn(known, ends[first[new >= known]].tolist())
@@ -271,10 +304,10 @@ class Cube:
         address, and so the destination sets that name networks; how far to trust place and owner; sampling."""
         n = len(step.arrays["day"])
         nothing, zero = np.full(n, NONE, np.int64), np.zeros(n, np.int64)
-        columns = {name: zero if name in _NUMBERS else nothing for name in _PATH}
+        columns = {name: zero if name in _NUMBERS else nothing for name in PATH}
         columns |= {name: self.names.codes(step.text(name)) for name in step.meta["texts"]}
         columns["remote_asn"] = step.arrays["remote_asn"]
-        paths = self._paths([columns[name] for name in _PATH], (step.arrays["day"] + 1) * DAY_NS - 1)
+        paths = self._paths([columns[name] for name in PATH], (step.arrays["day"] + 1) * DAY_NS - 1)
         self.first_ns = grown(self.first_ns, self.pairs.count, NEVER_NS)
         for pairs in (self.pair_of, *self.groups.values()):
             np.minimum.at(self.first_ns, pairs[paths], step.arrays["day"] * DAY_NS)
@@ -319,13 +352,18 @@ class Cube:
 
     def fact(self, path: int) -> PathFact:
         """What a path stands for. Made anew each time: of most paths nobody asks twice."""
-        key = dict(zip(_PATH, self.paths.columns[:, path].tolist(), strict=True))
+        return self.fact_of(self.paths.columns[:, path].tolist(), int(self.born_ns[path]))
+
+    def fact_of(self, columns: Sequence[int], born_ns: int) -> PathFact:
+        """What a path of these columns (:data:`PATH`) would stand for."""
+        key = dict(zip(PATH, columns, strict=True))
         text = {name: self.names.text(code) for name, code in key.items() if name not in _NUMBERS}
         return PathFact(
             tenant=text["tenant"],
             store=text["store"],
             initiator=text["initiator"],
-            shared=bool(key["shared"]),
+            shared=key["shared"] == 1,
+            relayed=key["shared"] == RELAYED,
             estimated=bool(key["estimated"]),
             country=text["remote_country"],
             asn=key["remote_asn"],
@@ -337,7 +375,7 @@ class Cube:
             owner_confidence=text["owner_confidence"],
             override=text["override"],
             networks=frozenset(k for bit, k in enumerate(self.set_keys) if key["sets"] >> bit & 1),
-            born_ns=int(self.born_ns[path]),
+            born_ns=born_ns,
         )
 
     def _details(self, key: list[Ints]) -> Ints:
@@ -347,8 +385,13 @@ class Cube:
             self.details.limit = UNBOUNDED
             nothing = np.full(len(full), NONE, np.int64)
             ids[full] = self.details.ids([key[0][full], *[nothing] * (len(key) - 1)])
-            self.details.limit = DETAILS
+            self._bound()
         return ids
+
+    def _programs_of(self, known: int) -> tuple[Ints, Ints, Ints]:
+        """Codes of tenant, store and process of the details from ``known`` on."""
+        path, process = self.details.columns[0, known:], self.details.columns[2, known:]
+        return self.paths.columns[0, path], self.paths.columns[1, path], process
 
     def _service(self, step: Step, initiator: Ints) -> Ints:
         """protocol and port of the end that accepted; -1 where its port or the initiator is not known."""
@@ -387,6 +430,7 @@ class Cube:
             "pair_of": self.pair_of[: self.paths.count],
             "first_ns": self.first_ns[: self.pairs.count],
             "born_ns": self.born_ns[: self.paths.count],
+            **self.programs.state(),
         }
 
     def set_state(self, meta: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> None:
@@ -400,7 +444,8 @@ class Cube:
         if len(details) < _DETAIL:  # of an older version, which did not tell hosts apart
             details = np.vstack([details, np.full((1, details.shape[1]), NONE, np.int64)])
         self.details = Keys.of(details, UNBOUNDED)
-        self.paths.limit, self.details.limit = PATHS, DETAILS
+        self._bound()
+        self.programs.set_state(arrays, *self._programs_of(0))
         self.pair_of = grown(arrays["pair_of"], 1024)
         self.first_ns = grown(arrays["first_ns"], 1024, NEVER_NS)
         self.born_ns = grown(arrays["born_ns"], 1024)
@@ -409,5 +454,5 @@ class Cube:
 
 def estimated_of(cube: Cube) -> NDArray[np.bool_]:
     """By path: whether its amounts are multiplied up from samples."""
-    column = cube.paths.columns[_PATH.index("estimated")]
+    column = cube.paths.columns[PATH.index("estimated")]
     return np.asarray(column[: cube.paths.count] > 0)

@@ -17,14 +17,17 @@ from agent.core.decision import Decision, LedgerDay, LedgerRow
 from agent.core.errors import StateError
 from agent.core.finding import Case, HostTold, StoreFact, Traffic
 from agent.core.flow import FlowBatch, Text
-from agent.detection.admit import Step, admit, packed, seen_ns, unpacked
+from agent.detection.admit import LATEST_NS, Step, admit, packed, seen_ns, unpacked
 from agent.detection.approved import Approvals
+from agent.detection.balances import Columns
 from agent.detection.cases import Cases, Key, Ruling, Told
 from agent.detection.cube import NOWHERE, Cube
 from agent.detection.facts import UNKNOWN, CaseBase, Facts
 from agent.detection.findings import Findings
 from agent.detection.keys import Ints
 from agent.detection.pack import pack, part, unpack
+from agent.detection.relay import Relays
+from agent.detection.relayed import with_rows
 from agent.detection.rules import Rulebook, Watch
 from agent.detection.sources import BEGINNING, Sources
 from agent.detection.stage2 import Stage2
@@ -68,9 +71,16 @@ class Detector:
         lateness_ns: int = 2 * MINUTE_NS,
         simulated: bool = False,
         replay: bool = False,
+        comes_back: bool = True,
+        most_paths: int | None = None,
     ) -> None:
-        """``replay``: the data is the clock. No row is ahead of its receipt, no source is silent, time does not pass."""
+        """``replay``: the data is the clock. No row is ahead of its receipt, no source is silent, time does not pass.
+        Without ``comes_back`` nobody will :meth:`restore` it: decisions have no delta. ``most_paths``: how many networks
+        of stores are kept apart; None: as many as a host by itself needs.
+        """
+        self.most_paths = most_paths
         self._host, self._lateness, self._simulated, self._replay = host, lateness_ns, simulated, replay
+        self._comes_back = comes_back
         self._ownership = ownership
         self._owners_version = ownership.version if ownership is not None else ""
         """Of the table by which what was sent has its entities."""
@@ -85,10 +95,11 @@ class Detector:
     def _set_up(self, policy: Policy, rule_since: dict[str, int]) -> None:
         self._rule_since = rule_since
         self._sources = Sources(self._lateness, replay=self._replay)
-        self._cube = Cube(Rulebook(policy, self._ownership, self._lateness, rule_since))
+        self._cube = Cube(Rulebook(policy, self._ownership, self._lateness, rule_since), self.most_paths)
         self._approvals = Approvals(self._cube)
         self._facts = Facts(self._cube)
         self._stage2 = Stage2(self._cube)
+        self._relays = Relays(self._cube)
         self._cases = Cases(self._told_of, self._host, simulated=self._simulated)
         self._bases: dict[Key, CaseBase] = {}
         self._store_seen: dict[tuple[str, str], int] = {}
@@ -121,7 +132,9 @@ class Detector:
     def take_all(self, batches: Sequence[FlowBatch], received_ns: int | Sequence[int]) -> Decision:
         """Take batches together, at least one, of whatever sources, in the order in which they came; ``received_ns``
         of all or of each. Of one source and time: the same as one batch of all their rows with the last one's versions."""
-        return self._decided(admit(batches, received_ns, self._sources, replay=self._replay))
+        return self._decided(
+            admit(batches, received_ns, self._sources, self._relays.carriers, replay=self._replay)
+        )
 
     def tick(self, now_ns: int) -> Decision:
         """Live: let time pass, so that silent sources hold nothing back. Cheap; its delta is kept for the next decision
@@ -190,6 +203,10 @@ class Detector:
         """A person has a case."""
         self._apply(Step("acknowledged", {"case": case_id}))
 
+    def case_reopened(self, case: Case) -> None:
+        """A person said that a closed case is not done with."""
+        self._apply(Step("reopened", {"case": case.model_dump(mode="json")}))
+
     def host_told(self, key: RuleKey, told: HostTold, first_bucket_ns: int) -> None:
         """A host told people of a finding by itself: what is found of the same facts goes by the id that it told.
         ``key``: (tenant, rule, store, entity). Told again, it changes nothing.
@@ -200,7 +217,8 @@ class Detector:
 
     def _decided(self, step: Step) -> Decision:
         effects = self._apply(step)
-        if step.kind == "tick" and not effects.findings and not effects.ledger and self._owed is None:
+        quiet = not (effects.findings or effects.cases or effects.ledger)
+        if step.kind == "tick" and quiet and self._owed is None:
             return Decision()
         owed, self._owed = self._owed or Decision(), None
         decision = replace(
@@ -209,7 +227,7 @@ class Detector:
             cases=(*owed.cases, *effects.cases),
             notices=(*owed.notices, *effects.notices),
             reclassified=owed.reclassified or effects.reclassified,
-            delta=packed(self._steps),
+            delta=packed(self._steps) if self._comes_back else b"",
         )
         self._steps = []
         return decision
@@ -248,6 +266,9 @@ class Detector:
         cases = {**renamed, **cases}
         if step.kind == "refresh":
             cases |= self._cases.refreshed()
+        elif step.kind in ("take", "tick") and not self._replay:
+            watched, more = self._cases.watch(self._sources.watermark)
+            cases, notices = {**cases, **watched}, [*notices, *more]
         self._bases = {key: base for key, base in self._bases.items() if self._cases.has(key)}
         reasons |= self._cube.reasons
         self._cube.reasons.clear()
@@ -264,11 +285,18 @@ class Detector:
         for tenant, store, first_ns in step.meta["seen"]:
             self._store_seen.setdefault((tenant, store), first_ns)
         self._versions = step.meta["versions"]
+        self._relays.take(step)
+        return self._sum(step, self._relays.pass_to(step.meta["after"]), step.meta["after"])
+
+    def _sum(self, step: Step, more: Columns | None, after_ns: int) -> list[Ruling]:
+        """Count the rows of a step, and what relays make of rows before, up to a watermark."""
+        if more is not None:
+            step = with_rows(step, more, self._cube.names.values)
         known = self._cube.paths.count
         placed = self._cube.place(step) if step.rows else NOWHERE
         self._facts.add(step, placed)
         findings = self._findings(step.arrays["before_ns"])
-        self._stage2.take(step, placed, known, step.meta["after"], findings.emit)
+        self._stage2.take(step, placed, known, after_ns, findings.emit)
         if step.rows:
             np.minimum.at(self._cube.first_ns, placed.pair, seen_ns(step))
             for pairs in self._cube.groups.values():
@@ -289,20 +317,32 @@ class Detector:
         self._filled_to_ns = (int(step.arrays["day"].max(initial=-1)) + 1) * DAY_NS
         return self._ruled(self._findings())
 
+    def _relayed(self, until_ns: int, watermark_ns: int) -> list[Ruling]:
+        """What relays make of the minutes that are over."""
+        more = self._relays.pass_to(until_ns)
+        if more is None:
+            return []
+        more["before_ns"] = np.minimum(more["before_ns"], watermark_ns)
+        return self._sum(Step("take"), more, watermark_ns)
+
     def _pass_to(self, watermark_ns: int) -> list[Ruling]:
+        relayed = self._relayed(watermark_ns, watermark_ns) if watermark_ns > BEGINNING else []
         findings = self._findings()
         if watermark_ns > BEGINNING:
             self._stage2.pass_to(watermark_ns, findings.emit)
-        return self._ruled(findings)
+        return [*relayed, *self._ruled(findings)]
 
     def _finish(self, now_ns: int | None) -> list[Ruling]:
-        findings = self._findings()
         ends = max(self._newest_ns, self._sources.newest_ns) if now_ns is None else now_ns
+        relayed: list[Ruling] = []
         if ends > BEGINNING:
             self._sources.watermark = max(self._sources.watermark, ends)
+            relayed = self._relayed(LATEST_NS, self._sources.watermark)
+        findings = self._findings()
+        if ends > BEGINNING:
             self._stage2.pass_to(self._sources.watermark, findings.emit, data_ends_ns=ends)
             self._stage2.tell_open(self._sources.watermark, findings.emit, final=True)
-        return self._ruled(findings)
+        return [*relayed, *self._ruled(findings)]
 
     def _change_policy(self, step: Step) -> list[Ruling]:
         policy = Policy.model_validate(step.meta["policy"])
@@ -325,6 +365,7 @@ class Detector:
             self._owners_version = version
             moved = self._reclassify(now_ns, findings)
         self._cube.use(self._cube.book)
+        self._relays.use()
         self._cube.join_first_seen()
         self._approvals = Approvals(self._cube)
         self._stage2.rebuild(self._sources.watermark)
@@ -360,6 +401,8 @@ class Detector:
             self._hear_host(step.meta["told"])
         elif step.kind == "closed":
             self._cases.closed(step.meta["case"])
+        elif step.kind == "reopened":
+            self._cases.reopened(Case.model_validate(step.meta["case"]))
         else:
             self._cases.acknowledged(step.meta["case"])
 
@@ -427,7 +470,8 @@ class Detector:
         codes = [np.array([self._cube.names.code(text)], np.int64) for text in key]
         pair = int(self._cube.pairs.ids(codes)[0])
         if not self._cube.paths_of(pair) and (case := self._cases.open.get(key)) is not None:
-            return case.store, case.destination, case.traffic  # all of it counts for another entity now
+            # All of it counts for another entity now.
+            return case.store, case.destination, case.traffic, case.approvals
         base = self._bases.get(key)
         if base is None or base.since_ns != since_ns:
             base = self._bases[key] = self._facts.base(pair, since_ns)
@@ -436,7 +480,10 @@ class Detector:
         )
         destination = self._facts.destination(pair, base, sources)
         traffic = self._facts.traffic(pair, base)
-        return self._store_fact(key[1], self._sender(traffic)), destination, traffic
+        if relays := self._relays.told(*key, since_ns):
+            traffic = traffic.model_copy(update={"relays": relays})
+        approvals = self._approvals.beside(pair, traffic.last_ns, self._stage2.rings)
+        return self._store_fact(key[1], self._sender(traffic)), destination, traffic, approvals
 
     def _sender(self, traffic: Traffic) -> str:
         """The host that sent the most; the detector's own where batches name none."""
@@ -463,11 +510,13 @@ class Detector:
         """All state as bytes; :meth:`restore` takes it. Versioned, checksummed, no pickle."""
         cube, cube_arrays = self._cube.state()
         facts, fact_arrays = self._facts.state()
+        relays, relay_arrays = self._relays.state()
         meta = {
             "policy": self.policy.model_dump(mode="json"),
             "sources": self._sources.state(),
             "cube": cube,
             "facts": facts,
+            "relays": relays,
             "episodes": self._stage2.episodes(),
             "due": {name: ring.due for name, ring in self._stage2.rings.items()},
             "cases": self._cases.state(),
@@ -487,6 +536,7 @@ class Detector:
         }
         arrays = {f"cube.{name}": array for name, array in cube_arrays.items()}
         arrays |= {f"facts.{name}": array for name, array in fact_arrays.items()}
+        arrays |= {f"relays.{name}": array for name, array in relay_arrays.items()}
         for name, ring in self._stage2.rings.items():
             arrays |= {f"ring.{name}.{part}": array for part, array in ring.arrays().items()}
         return pack(meta, arrays)
@@ -516,6 +566,8 @@ class Detector:
             self._sources.set_state(meta["sources"])
             self._cube.set_state(meta["cube"], part("cube.", arrays))
             self._facts.set_state(meta["facts"], part("facts.", arrays))
+            self._relays.use()
+            self._relays.set_state(meta.get("relays", {}), part("relays.", arrays))
             for name, ring in self._stage2.rings.items():
                 cells = part(f"ring.{name}.", arrays)
                 ring.set_arrays(cells, meta["due"][name], self._cube.pair_of, self._cube.pairs.count)

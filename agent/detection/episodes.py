@@ -84,7 +84,6 @@ class Feed:
     own: Bools
     """By row: read by the rule and of the pair."""
     of_pair: Bools
-    late: Bools
     ends: Ints
     seen_ns: Ints
     """When each row counts as seen first: where the first of its octets counts."""
@@ -94,6 +93,10 @@ class Feed:
     step_rows: Ints
     """By row: its place in the step."""
     amounts: Ints
+    ends_of: Ints
+    """By row: the pair of its destination, in whatever grouping the track is."""
+    processes: Ints
+    """By row: the store's program (:attr:`agent.detection.programs.Programs`), -1 where it is not known."""
 
 
 class Track:
@@ -113,6 +116,12 @@ class Track:
         """The same for all that left the store; kept only for a rule that asks for a share."""
         self.days: dict[int, int] = {}
         """What the rule read, by UTC day; kept only for a rule that compares days."""
+        self.destinations: dict[int, set[int]] = {}
+        """By bucket: to whom something was sent; kept only for a rule that counts them."""
+        self.processes: set[int] = set()
+        """Programs that sent, as far as the rows were fed; kept only for a rule that asks."""
+        self.process_ns: Callable[[], Ints] = lambda: np.zeros(0, np.int64)
+        """When each program was first seen."""
         self.asked = asked_of(watch.rule.any_of)
         self.first_ns = 0
         self.paths: set[int] = set()
@@ -159,15 +168,29 @@ class Track:
             own = np.flatnonzero(feed.own[rows])
             _add(self.days, feed.ends[rows][own] // DAY_NS, feed.amounts[rows][own])
         mine = part.take(feed.own[part.row])
+        if self.watch.counts_ends:
+            self.note_destinations(mine.bucket, feed.ends_of[mine.row], mine.amount)
+        if self.watch.asks_processes:
+            self.processes.update(distinct(feed.processes[rows][feed.own[rows]]).tolist())
         added = _add(self.series, mine.bucket, mine.amount)
         closed = [b for b in added if self.at is not None and b <= self.at]
         if closed and self.at is not None:
             low = self.watch.window.low(self.at)
             self.sum += sum(added[b] for b in closed if b >= low)
             self.raised = min(closed) if self.raised is None else min(self.raised, *closed)
-        touched = [b for b in added if (self.at is None or b > self.at) and not self._covers(b)]
+        touched = [b for b in {self._counts_at(b) for b in added} if not self._covers(b)]
         if any(self.window_sum(b) > self.over for b in touched):
             self._open_on_arrival(feed, mine, added, (first_before, paths_before), emit)
+
+    def _counts_at(self, bucket: int) -> int:
+        """The first bucket not evaluated yet whose sum a bucket is part of, as long as the window reaches back to it."""
+        return bucket if self.at is None else max(bucket, self.at + 1)
+
+    def note_destinations(self, buckets: Ints, ends: Ints, amounts: Ints) -> None:
+        """Cells by bucket and destination; one in which nothing was sent is none."""
+        sent = np.flatnonzero(amounts > 0)
+        for bucket, end in zip(buckets[sent].tolist(), ends[sent].tolist(), strict=True):
+            self.destinations.setdefault(bucket, set()).add(end)
 
     def _look_at_rows(self, feed: Feed, rows: slice) -> None:
         of_pair = feed.of_pair[rows]
@@ -186,10 +209,11 @@ class Track:
         """Find the row that passed the threshold first: add the rows again, one by one."""
         window, over = self.watch.window, self.over
         first_ns, paths = before[0], set(before[1])
-        if self.watch.is_tested and not self._can_pass_on_arrival(min(added), first_ns):
+        looked_at = {self._counts_at(b) for b in added}
+        if self.watch.is_tested and not self._can_pass_on_arrival(min(looked_at), first_ns):
             return
         then = {b: v - added.get(b, 0) for b, v in self.series.items()}
-        sums = {b: self.window_sum(b, then) for b in added}
+        sums = {b: self.window_sum(b, then) for b in looked_at}
         last_of_row = np.r_[cells.row[1:] != cells.row[:-1], True].tolist()
         whole = feed.of_pair.nonzero()[0]
         seen = 0
@@ -204,9 +228,8 @@ class Track:
                 first_ns = min(first_ns, int(feed.seen_ns[whole[seen]]))
                 seen += 1
             paths.add(int(feed.paths[row]))
-            if not ends_row or feed.late[row] or sums[bucket] <= over or self._covers(bucket):
-                continue
-            if (self.at is not None and bucket <= self.at) or self._reaches(bucket, then):
+            bucket = self._counts_at(bucket)
+            if not ends_row or sums[bucket] <= over or self._covers(bucket) or self._reaches(bucket, then):
                 continue
             is_first = first_ns >= self.watch.window.bounds(bucket)[0]
             if self.asked and not ("first_seen" in self.asked and is_first):
@@ -275,6 +298,8 @@ class Track:
         for values in (self.series, self.store_series):
             for bucket in [b for b in values if b < kept]:
                 del values[bucket]
+        for bucket in [b for b in self.destinations if b < kept]:
+            del self.destinations[bucket]
         if self.days:
             kept = (to + 1) * self.watch.window.grain_ns // DAY_NS - DAYS.n
             for day in [d for d in self.days if d < kept]:
@@ -324,7 +349,29 @@ class Track:
     def _look(self, j: int) -> Look:
         asks_share = self.watch.rule.any_of.share_of_store is not None
         whole = self.window_sum(j, self.store_series) if asks_share else None
-        return Look(self.watch.window, j, self.sum, self.series, whole, self.first_ns, self.days)
+        return Look(
+            self.watch.window,
+            j,
+            self.sum,
+            self.series,
+            whole,
+            self.first_ns,
+            self.days,
+            process_ns=self._newest_process_ns(j),
+            destinations=self._count_destinations(j),
+        )
+
+    def _newest_process_ns(self, j: int) -> int:
+        """When the newest program was first seen, of those that were by the end of a bucket."""
+        if not self.processes:
+            return -1
+        known = self.process_ns()
+        firsts = known[[p for p in self.processes if 0 <= p < len(known)]]
+        return int(firsts[firsts < (j + 1) * self.watch.window.grain_ns].max(initial=-1))
+
+    def _count_destinations(self, j: int) -> int:
+        low = self.watch.window.low(j)
+        return len(set().union(*(ends for b, ends in self.destinations.items() if low <= b <= j)))
 
     def _joins(self, episode: Episode, j: int, until: int) -> bool:
         grain = self.watch.window.grain_ns

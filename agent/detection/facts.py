@@ -20,7 +20,7 @@ from agent.core.decision import LedgerRow
 from agent.core.finding import Confidence, Destination, OwnerFact, Share, Traffic
 from agent.core.grouping import distinct, groups
 from agent.detection.admit import AMOUNTS, Step
-from agent.detection.cube import SERVICE_PORTS, Cube, Placed
+from agent.detection.cube import PATH, SERVICE_PORTS, Cube, Placed
 from agent.detection.keys import Ints, Keys, grown
 from agent.detection.pack import part
 from agent.detection.rules import ALL
@@ -35,6 +35,12 @@ SHARES_SHOWN: Final = 20
 ADDRESSES: Final = 131_072
 ADDRESSES_COUNTED: Final = 1_000
 _LEDGER_KEYS: Final = 16_384
+_LEDGER_PATH: Final = [
+    PATH.index(name)
+    for name in (
+        "remote_asn", "remote_as_org", "remote_provider", "remote_owner", "remote_country", "initiator", "override",
+    )
+]  # fmt: skip
 _PIECES_WAIT: Final = 256
 LEDGER_WAITS: Final = 65_536
 """Sums that wait for the ledger before those of one key are joined; if that does not halve them they are given out."""
@@ -315,14 +321,15 @@ class Facts:
         return key
 
     def _made_ledger_path(self, path: int, process: int) -> tuple[Any, ...]:
-        fact = self._cube.fact(path)
+        asn, *codes = self._cube.paths.columns[_LEDGER_PATH, path].tolist()
+        as_org, provider, owner, country, initiator, told = map(self._cube.names.text, codes)
         tenant, store, entity = self._cube.pair(int(self._cube.pair_of[path]))
         categories = ",".join(self._cube.book.categories(store))
-        override = Override.model_validate_json(fact.override) if fact.override else None
-        provider = stated(fact.provider, override.provider if override else None)
-        owner = stated(fact.owner, override.owner if override else None)
-        network = (entity, max(fact.asn, -1), fact.as_org, provider, owner, fact.country)
-        return (tenant, store, categories, *network, self._cube.names.text(process), fact.initiator)
+        if told:
+            override = Override.model_validate_json(told)
+            provider, owner = stated(provider, override.provider), stated(owner, override.owner)
+        network = (entity, max(asn, -1), as_org, provider, owner, country)
+        return (tenant, store, categories, *network, self._cube.names.text(process), initiator)
 
     # state
 

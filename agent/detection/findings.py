@@ -73,7 +73,10 @@ class Findings:
             for p in sorted(paths)
             if track.watch.index in self.cube.hits[p]
         ]
-        best = max(hits, key=lambda hit: hit.severity, default=Hit(track.watch.rule.severity, (), ()))
+        rule = track.watch.rule
+        if rule.steps and (wanted := rule.severity_of(episode.peak)) > rule.severity:
+            hits = [hit.raised(wanted) for hit in hits]
+        best = max(hits, key=lambda hit: hit.severity, default=Hit(rule.severity, (), ()))
         if track.watch.rule.subjects is not None and episode.peak <= track.watch.over:
             best = Hit(Severity.INFORMATIONAL, (*best.reasons, SUBJECTS_POSSIBLE), best.destinations)
         return best.severity, best
@@ -167,7 +170,7 @@ def _reasons(track: Track, opening: Opening, filled_to_ns: int, moved_ns: int | 
     asked = watch.rule.any_of.share_of_store
     if asked is not None and opening.share is not None and opening.share >= asked:
         reasons.append("share_of_store")
-    reasons += [name for name in opening.passed if name in ("unusual", "regular")]
+    reasons += [name for name in opening.passed if name not in ("first_seen", "share_of_store")]
     if opening.was_cold:
         reasons.append("no_history_to_compare")
     if watch.is_yearly and watch.window.bounds(opening.bucket)[0] < filled_to_ns:

@@ -43,6 +43,11 @@ class Look:
     """When the pair was first seen."""
     days: Mapping[int, int]
     """By UTC day; empty where no rule of the track asks."""
+    process_ns: int = -1
+    """When the newest of the pair's programs was first seen to send from its store; -1 where no rule of the track asks,
+    or no program is known."""
+    destinations: int = 0
+    """Destinations to which something was sent in the window; 0 where no rule of the track asks."""
 
 
 class Kind(Protocol):
@@ -112,15 +117,38 @@ class Regular:
         return median(abs(v - middle) for v in filled) <= middle / 4
 
 
+class FirstSeenProcess:
+    """A program that this store was not seen sending by before the window, to whatever end. One that is not known is
+    none. In step with the watermark: rows that came late neither make a program known nor take it back."""
+
+    on_arrival = False
+
+    def holds(self, asked: Any, look: Look) -> bool:
+        """``asked``: true."""
+        return bool(asked) and look.process_ns >= look.window.bounds(look.bucket)[0]
+
+
+class ManyDestinations:
+    """More destinations of the store than that, each with something sent in the window."""
+
+    on_arrival = False
+
+    def holds(self, asked: Any, look: Look) -> bool:
+        """``asked``: the number."""
+        return bool(look.destinations > asked)
+
+
 KINDS: Final[Mapping[str, Kind]] = {
     "first_seen": FirstSeen(),
     "share_of_store": ShareOfStore(),
     "unusual": UnusualForStore(),
     "regular": Regular(),
+    "first_seen_process": FirstSeenProcess(),
+    "destinations": ManyDestinations(),
 }
 
 
-COMPARING: Final = frozenset(("unusual", "regular"))
+COMPARING: Final = frozenset(("unusual", "regular", "first_seen_process"))
 """Kinds whose answer may change from bucket to bucket although no amount does."""
 
 

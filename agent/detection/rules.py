@@ -6,7 +6,7 @@ nothing per row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,6 +58,8 @@ class PathFact:
     """Destination sets whose networks hold the address, as :func:`networks_key` names them."""
     born_ns: int
     """When it was first seen: staleness of ownership is judged then."""
+    relayed: bool = False
+    """Another host sent it, of what it had taken from the store."""
 
     @property
     def network(self) -> tuple[object, ...]:
@@ -74,6 +76,13 @@ class Hit:
     reasons: tuple[str, ...]
     """What lowered it."""
     destinations: tuple[str, ...]
+    caps: tuple[tuple[str, Severity], ...] = ()
+    """What the facts rest on: words keys, and the most that each allows."""
+
+    def raised(self, to: Severity) -> Hit:
+        """The same where the amount is more severe than the rule is by itself."""
+        lowered = tuple(reason for reason, cap in self.caps if cap < to)
+        return replace(self, severity=min([to, *(cap for _, cap in self.caps)]), reasons=lowered)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +122,16 @@ class Watch:
     def compares_days(self) -> bool:
         """Whether it asks for the days of the past."""
         return self.rule.any_of.unusual is not None
+
+    @property
+    def counts_ends(self) -> bool:
+        """Whether it asks how many destinations there are."""
+        return self.rule.any_of.destinations is not None
+
+    @property
+    def asks_processes(self) -> bool:
+        """Whether it asks when a store's programs were first seen."""
+        return self.rule.any_of.first_seen_process
 
     @property
     def is_yearly(self) -> bool:
@@ -196,7 +215,7 @@ class Rulebook:
             self._asks[w.index] = (numbers.setdefault(asked, len(numbers)), w.rule)
         self._owners: dict[tuple[object, ...], OwnerFact] = {}
         self._matches: dict[tuple[object, ...], dict[str, Match]] = {}
-        self._readers: dict[tuple[str, bool, str], tuple[int, ...]] = {}
+        self._readers: dict[tuple[str, bool, str, bool], tuple[int, ...]] = {}
         self._hits: dict[tuple[object, ...], dict[int, Hit]] = {}
         """By readers, network and whether sampled: shared by all paths that agree in these."""
         self._alike: dict[tuple[tuple[int, Hit], ...], dict[int, Hit]] = {}
@@ -280,7 +299,7 @@ class Rulebook:
 
     def hits(self, path: PathFact, owner: OwnerFact) -> dict[int, Hit]:
         """Rule index -> hit, for every rule that reads this path."""
-        who = (path.store, path.shared, path.initiator)
+        who = (path.store, path.shared, path.initiator, path.relayed)
         readers = self._readers.get(who)
         if readers is None:
             readers = self._readers[who] = tuple(w.index for w in self.watches if self._reads(w.rule, path))
@@ -310,13 +329,16 @@ class Rulebook:
             return None
         if rule.allowed_countries and not _is_outside(rule, path):
             return None
-        severity, reasons = _severity(rule, path, owner, tuple(matched.values()))
-        return Hit(severity, reasons, tuple(matched))
+        caps = _caps(path, owner, tuple(matched.values()))
+        return Hit(rule.severity, (), tuple(matched), caps).raised(rule.severity)
 
     def _reads(self, rule: Rule, path: PathFact) -> bool:
         store = self._stores.get(path.store)
         if store is None or not self.policy.reads(rule, path.store, "same_host" if path.shared else "port"):
             return False
+        if path.relayed:
+            # What a host sends anywhere may be its own; a rule must say where it may not go.
+            return bool(rule.destinations or rule.allowed_countries) and rule.initiator in ("any", "local")
         if rule.initiator != "any":
             return path.initiator == rule.initiator
         return not (store.public_service and path.initiator == "remote")
@@ -361,10 +383,8 @@ def _make_room(known: dict[Any, Any]) -> None:
         known.clear()
 
 
-def _severity(
-    rule: Rule, path: PathFact, owner: OwnerFact, matches: tuple[Match, ...]
-) -> tuple[Severity, tuple[str, ...]]:
-    """The rule's severity, lowered by what it rests on, and the words keys of why."""
+def _caps(path: PathFact, owner: OwnerFact, matches: tuple[Match, ...]) -> tuple[tuple[str, Severity], ...]:
+    """What the facts rest on, as words keys, and the highest severity that each allows."""
     by = {line for match in matches for line in match.by} - {"country"}
     caps: list[tuple[str, Severity]] = []
     if by and by <= OWNER_LINES | {"organised_in"}:
@@ -378,8 +398,7 @@ def _severity(
         caps.append(("owner_review", Severity.MEDIUM))
     if path.estimated:
         caps.append(("estimated", Severity.MEDIUM))
-    lowered = tuple(reason for reason, cap in caps if cap < rule.severity)
-    return min([rule.severity, *(cap for _, cap in caps)]), lowered
+    return tuple(caps)
 
 
 def legal_entity_of(store: Store) -> str:

@@ -63,15 +63,25 @@ class Sources:
         first = self._last.get(source, BEGINNING)
         running = np.maximum.accumulate(np.where(trusted, ends, BEGINNING)) if len(ends) else ends
         running = np.maximum(running, first)
-        last = int(running[-1]) if len(running) else first
-        self._moved.setdefault(source, received_ns)
-        if last > first:
-            self._last[source] = last
-            self._moved[source] = received_ns
         marks = np.maximum.accumulate(np.append([self.watermark], self._least(others, running)))
         self.watermark = int(marks[-1])
-        self._join(source, received_ns)
+        self._join(source, received_ns, int(running[-1]) if len(running) else first)
         return marks[:-1], self.watermark
+
+    def pass_by(self, source: str, begin_ns: int, newest_ns: int, received_ns: int) -> int:
+        """As :meth:`observe` for rows before which nobody asks for the watermark; gives the one after the last.
+
+        ``begin_ns``: the end of the first row, ``newest_ns``: the largest end of those that are trusted;
+        :data:`BEGINNING` where the first, or none, is so. What a row gives grows along the rows, but for the step at which the
+        source is no longer far behind: so the first row and the last give the most.
+        """
+        others = self._others(source, received_ns)
+        known = self._last.get(source, BEGINNING)
+        first, last = max(known, begin_ns), max(known, newest_ns)
+        marks = [self._least_of_one(others, running) for running in {first, last}]
+        self.watermark = max(self.watermark, *marks)
+        self._join(source, received_ns, last)
+        return self.watermark
 
     def pass_time(self, now_ns: int) -> int:
         """Live, without rows: silent sources let go; when none is left, time itself moves the watermark."""
@@ -91,6 +101,16 @@ class Sources:
             holder = np.append(others, NO_SOURCE)[place]
             least = np.minimum(least, holder)
         return np.where(least == NO_SOURCE, BEGINNING, least) - self._lateness
+
+    def _least_of_one(self, others: Ints, running: int) -> int:
+        """:meth:`_least` of one row."""
+        if self._replay:
+            return min(running, int(others[0]) if len(others) else NO_SOURCE) - self._lateness
+        foremost = max(running, self._foremost, int(others[-1]) if len(others) else BEGINNING)
+        least = running if running >= foremost - BEHIND_NS else NO_SOURCE
+        if (place := int(others.searchsorted(foremost - BEHIND_NS))) < len(others):
+            least = min(least, int(others[place]))
+        return (BEGINNING if least == NO_SOURCE else least) - self._lateness
 
     def _others(self, source: str, received_ns: int) -> Ints:
         """Largest ends of the sources that are not silent, but for one; least first. Made anew only where the time of
@@ -115,9 +135,13 @@ class Sources:
             order.remove(self._last[source])
         return order.values
 
-    def _join(self, source: str, received_ns: int) -> None:
-        """Put a source into its place among the others."""
+    def _join(self, source: str, received_ns: int, last_ns: int) -> None:
+        """Put a source, whose largest end is now ``last_ns``, into its place among the others."""
         assert self._order is not None
+        self._moved.setdefault(source, received_ns)
+        if last_ns > self._last.get(source, BEGINNING):
+            self._last[source] = last_ns
+            self._moved[source] = received_ns
         moved = self._moved[source]
         heard = source in self._last and (self._replay or received_ns - moved <= SILENT_NS)
         if heard:

@@ -39,6 +39,8 @@ class Stage2:
         """By ring and grouping, and pair: the least threshold of the rules that read it."""
         self.tracks: dict[tuple[int, int], Track] = {}
         """By rule index and pair."""
+        self._known_details = 0
+        """How many details there were before the step's rows."""
         self._use_watches(BEGINNING)
 
     def _use_watches(self, watermark_ns: int) -> None:
@@ -66,6 +68,7 @@ class Stage2:
 
     def take(self, step: Step, placed: Placed, known_paths: int, watermark_ns: int, emit: Emit) -> None:
         """Take the rows of a step; ``watermark_ns`` holds after them. ``known_paths``: how many there were before."""
+        self._known_details = placed.known_details if step.rows else self._cube.details.count
         if step.rows:
             self._learn(range(known_paths, self._cube.paths.count))
             grouped = _Grouped(self._cube, placed)
@@ -202,6 +205,14 @@ class Stage2:
             track.store_series = ring.series(stores[pairs] == stores[pair])
         if watch.compares_days:
             track.days = self.rings[DAYS.name].series(own)
+        if watch.counts_ends:
+            buckets, paths, amounts = ring.cells_between(-_NEVER, _NEVER)
+            mine = np.flatnonzero(own[paths])
+            track.note_destinations(buckets[mine], self._cube.pair_of[paths[mine]], amounts[mine])
+        track.process_ns = lambda: self._cube.programs.first_ns
+        if watch.asks_processes:
+            of = self._cube.details.columns[0, : self._known_details]
+            track.processes = set(distinct(self._cube.programs.of[: len(of)][own[of]]).tolist())
         return track
 
     def _stores(self) -> Ints:
@@ -239,13 +250,14 @@ class Stage2:
             ),
             own=of_pair & grown(self._cube.rule_reads[track.watch.index], self._cube.paths.count)[paths],
             of_pair=of_pair,
-            late=ends < before,
             ends=ends,
             seen_ns=seen_ns(step)[rows],
             paths=paths,
             due=due,
             step_rows=rows,
             amounts=content,
+            ends_of=placed.pair[rows],
+            processes=self._cube.programs.of[placed.detail[rows]],
         )
 
     # the past
@@ -296,7 +308,7 @@ class Stage2:
     def rebuild(self, watermark_ns: int = BEGINNING) -> None:
         """After another rulebook or a restore: thresholds and tracks anew from the rings; episodes are kept."""
         kept = self.episodes()
-        self.tracks = {}
+        self.tracks, self._known_details = {}, self._cube.details.count
         self._use_watches(watermark_ns)
         count = self._cube.paths.count
         self._learn(range(count))

@@ -6,7 +6,7 @@ that address alone, so a test goes the way that a real row goes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from ipaddress import ip_address, ip_network
@@ -83,70 +83,54 @@ class Sent:
     flows: int = 0
 
 
-class _Bench:
-    """One rule and one test."""
+@dataclass(frozen=True)
+class Scene:
+    """Lines of what is sent, with the stores that send them and an address for each receiver."""
 
-    def __init__(
-        self, pack: str, rule: Rule, case: RuleCase, policy: Policy, ownership: Ownership | None
-    ) -> None:
-        self._pack, self._rule, self._case = pack, rule, case
-        self._ownership = ownership
-        self._given = case.given
-        self._ends = _addresses([g.to for g in case.given], policy)
-        invented = [_invented(i, g, rule) for i, g in enumerate(case.given)]
-        self._stores = [
-            s.id if s else g.store or rule.stores[0] for s, g in zip(invented, case.given, strict=True)
-        ]
-        known = {s.id: s for s in invented if s}
-        overrides = {self._ends[g.to]: o for g in case.given if (o := _override(g.to, self._ends[g.to]))}
-        self._overrides = overrides
-        sets = {d.id: d for p in policy.packs for d in p.destinations} | {
-            d.id: d for d in policy.destinations
-        }
-        self._policy = policy.model_copy(
-            update={
-                "stores": (*policy.stores, *known.values()),
-                "destinations": tuple(sets.values()),
-                "rules": ((pack, rule.model_copy(update={"enabled": True, "tests": ()})),),
-                "overrides": (*policy.overrides, *overrides.values()),
-            }
-        )
+    given: Sequence[Given]
+    stores: Sequence[str]
+    """Of each line."""
+    ends: Mapping[Receiver, Any]
+    overrides: Mapping[Any, Override]
+    """What lines say beyond what the table of owners may know, by address."""
+    ownership: Ownership | None
+    tenant: str
+    host: str = _HOST
 
-    def run(self) -> Trial:
-        detector = Detector(self._policy, self._ownership, host=_HOST, replay=True)
-        findings: dict[str, Finding] = {}
-        rows = sorted(
-            (row for line, given in enumerate(self._given) for row in pieces(line, given)),
-            key=lambda row: (row.end_ns, row.line),
-        )
-        for begin in range(0, len(rows), _ROWS_AT_ONCE):
-            part = rows[begin : begin + _ROWS_AT_ONCE]
-            decision = detector.take(self._batch(part), part[-1].end_ns)
-            findings |= {f.id: f for f in decision.findings}
-        findings |= {f.id: f for f in detector.finish().findings}
-        largest = self._largest(rows, detector.watches[0].window.span_ns)
-        refusal = "" if findings else self._refusal(largest)
-        return Trial(self._pack, self._rule, self._case, tuple(findings.values()), refusal, largest)
+    @classmethod
+    def of(
+        cls,
+        given: Sequence[Given],
+        stores: Sequence[str],
+        policy: Policy,
+        ownership: Ownership | None,
+        host: str = _HOST,
+    ) -> Scene:
+        """With documentation addresses for receivers that name none."""
+        ends = _addresses([g.to for g in given], policy)
+        overrides = {ends[g.to]: o for g in given if (o := _override(g.to, ends[g.to]))}
+        return cls(given, stores, ends, overrides, ownership, policy.tenant, host)
 
-    def _batch(self, rows: Sequence[Sent]) -> FlowBatch:
-        given = [self._given[row.line] for row in rows]
+    def batch(self, rows: Sequence[Sent]) -> FlowBatch:
+        """The rows as enrichers would have left them; ``line`` of each is a place in ``given``."""
+        given = [self.given[row.line] for row in rows]
         facts = {g.to: self._fact(g.to) for g in given}
         content = np.array([row.octets for row in rows], np.int64)
         n = len(rows)
         texts: dict[str, list[str | None]] = {
             "initiator": [g.initiator for g in given],
-            "store": [self._stores[row.line] for row in rows],
+            "store": [self.stores[row.line] for row in rows],
             "remote_scope": ["external"] * n,
             "basis": [g.basis for g in given],
-            "tenant": [self._policy.tenant] * n,
-            "vantage": [f"test:{_HOST}"] * n,
+            "tenant": [self.tenant] * n,
+            "vantage": [f"test:{self.host}"] * n,
             "remote_country": [g.to.country for g in given],
             "location_confidence": ["high" if g.to.country else None for g in given],
         }
         texts |= {name: [facts[g.to][name] for g in given] for name in _OWNER_COLUMNS}
         data: dict[str, Any] = {
             "local_address": np.repeat(address.parse(["192.0.2.1"]), n, axis=0),
-            "remote_address": np.vstack([address.parse([str(self._ends[g.to])]) for g in given]),
+            "remote_address": np.vstack([address.parse([str(self.ends[g.to])]) for g in given]),
             "local_port": np.array([_ports(g)[0] for g in given], np.int64),
             "remote_port": np.array([_ports(g)[1] for g in given], np.int64),
             "protocol": np.array([_PROTOCOLS[g.service.partition("/")[0]] for g in given], np.int64),
@@ -161,16 +145,16 @@ class _Bench:
             "remote_asn": np.array([-1 if g.to.asn is None else g.to.asn for g in given], np.int64),
             "marks": np.array([int(Mark.ESTIMATED) if g.estimated else 0 for g in given], np.int64),
         }
-        header = BatchHeader(agent_id=_HOST, host=_HOST)
+        header = BatchHeader(agent_id=self.host, host=self.host)
         return FlowBatch.build(n, data | {name: Text.of(values) for name, values in texts.items()}, header)
 
     def _fact(self, to: Receiver) -> dict[str, str | None]:
         """What the enrichers would have written of this end."""
-        override = self._overrides.get(self._ends[to])
-        if self._ownership is None:
+        override = self.overrides.get(self.ends[to])
+        if self.ownership is None:
             found = (to.as_org, to.provider, to.owner, to.owner_country)
         else:
-            fact = self._ownership.fact(
+            fact = self.ownership.fact(
                 asn=to.asn,
                 as_org=to.as_org,
                 provider=to.provider,
@@ -187,11 +171,57 @@ class _Bench:
         values = [value or None for value in found]
         return dict(zip(_OWNER_COLUMNS, [*values, "high" if values[-1] else None], strict=True))
 
+
+class _Bench:
+    """One rule and one test."""
+
+    def __init__(
+        self, pack: str, rule: Rule, case: RuleCase, policy: Policy, ownership: Ownership | None
+    ) -> None:
+        self._pack, self._rule, self._case = pack, rule, case
+        self._ownership = ownership
+        self._given = case.given
+        invented = [_invented(i, g, rule) for i, g in enumerate(case.given)]
+        self._stores = [
+            s.id if s else g.store or rule.stores[0] for s, g in zip(invented, case.given, strict=True)
+        ]
+        known = {s.id: s for s in invented if s}
+        self._scene = Scene.of(case.given, self._stores, policy, ownership)
+        sets = {d.id: d for p in policy.packs for d in p.destinations} | {
+            d.id: d for d in policy.destinations
+        }
+        self._policy = policy.model_copy(
+            update={
+                "stores": (*policy.stores, *known.values()),
+                "destinations": tuple(sets.values()),
+                "rules": ((pack, rule.model_copy(update={"enabled": True, "tests": ()})),),
+                "overrides": (*policy.overrides, *self._scene.overrides.values()),
+            }
+        )
+
+    def run(self) -> Trial:
+        detector = Detector(self._policy, self._ownership, host=_HOST, replay=True)
+        findings: dict[str, Finding] = {}
+        rows = sorted(
+            (row for line, given in enumerate(self._given) for row in pieces(line, given)),
+            key=lambda row: (row.end_ns, row.line),
+        )
+        for begin in range(0, len(rows), _ROWS_AT_ONCE):
+            part = rows[begin : begin + _ROWS_AT_ONCE]
+            decision = detector.take(self._scene.batch(part), part[-1].end_ns)
+            findings |= {f.id: f for f in decision.findings}
+        findings |= {f.id: f for f in detector.finish().findings}
+        largest = self._largest(rows, detector.watches[0].window.span_ns)
+        refusal = "" if findings else self._refusal(largest)
+        return Trial(self._pack, self._rule, self._case, tuple(findings.values()), refusal, largest)
+
     def _largest(self, rows: Sequence[Sent], span_ns: int) -> int:
         """Largest sum of a store and a receiver in a window, to about a bucket."""
         by_pair: dict[tuple[str, Any], list[Sent]] = {}
         for row in rows:
-            by_pair.setdefault((self._stores[row.line], self._ends[self._given[row.line].to]), []).append(row)
+            by_pair.setdefault(
+                (self._stores[row.line], self._scene.ends[self._given[row.line].to]), []
+            ).append(row)
         largest, measured = 0, _MEASURED[self._rule.measure]
         for of_pair in by_pair.values():
             total, begin = 0, 0
@@ -234,10 +264,10 @@ _OWNER_COLUMNS: Final = (
 )
 
 
-def pieces(line: int, given: Given) -> Iterator[Sent]:
+def pieces(line: int, given: Given, begins_ns: int = _BEGINS_NS) -> Iterator[Sent]:
     """The rows that agents would make of it: of a minute each, or longer ones where they were too many."""
     count = max(1, min(_MOST_PIECES, given.lasts // MINUTE_NS))
-    begin = _BEGINS_NS + given.at
+    begin = begins_ns + given.at
     for i in range(count):
         start, end = (begin + given.lasts * k // count for k in (i, i + 1))
         octets, received = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, timedelta
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -22,6 +22,10 @@ MOST_ID: Final = 40
 
 PROVISIONAL_DAYS: Final = 30
 """Longest that a provisional approval may stand."""
+REVIEW_DAYS: Final = 7
+"""A provisional approval is looked at this often."""
+ENDS_SOON_DAYS: Final = 14
+"""Any other is told of so long before it ends."""
 
 
 class ApprovedEnd(Entry):
@@ -70,6 +74,10 @@ class Approval(Entry):
     basis: str = Field(min_length=1, description="Why it is allowed: contract, consent, law")
     approver: str = Field(min_length=1, description="Who approved it, by name")
     approved_on: date | None = None
+    reviewed_on: date | None = Field(
+        None,
+        description=f"Last day on which somebody looked; a provisional one is due every {REVIEW_DAYS} days",
+    )
     cap: Octets = Field(
         gt=0, description="Content octets in each `window`; more than this tells people again"
     )
@@ -93,6 +101,9 @@ class Approval(Entry):
                 f"ends {self.valid_to}, before it begins ({self.valid_from})",
                 "give `valid_from` and `valid_to` in order",
             )
+        if todo := [name for name in ("basis", "approver") if getattr(self, name).strip().upper() == "TODO"]:
+            said = f"still has TODO as {' and '.join(f'`{name}`' for name in todo)}"
+            raise wrong(said, "only a person can say why it is allowed, and approve it by name")
         if self.provisional and (self.valid_to - self.valid_from).days > PROVISIONAL_DAYS:
             said = f"is provisional for {(self.valid_to - self.valid_from).days} days"
             raise wrong(said, f"a provisional approval stands for {PROVISIONAL_DAYS} days at most")
@@ -107,6 +118,22 @@ class Approval(Entry):
     def cap_id(self) -> str:
         """Id of the rule that finds what goes over its cap."""
         return f"{CAP}{self.id}"
+
+    @property
+    def review_on(self) -> date | None:
+        """The day from which somebody should look at it; None for one that is not provisional."""
+        if not self.provisional:
+            return None
+        return (self.reviewed_on or self.approved_on or self.valid_from) + timedelta(days=REVIEW_DAYS)
+
+    def due(self, today: date) -> tuple[str, ...]:
+        """Why a person should look at it, by its dates: ``review``, ``ending``, ``ended``."""
+        left = (self.valid_to - today).days
+        if left < 0:
+            return ("ended",)
+        review = ("review",) if self.review_on is not None and today >= self.review_on else ()
+        is_ending = left <= ENDS_SOON_DAYS and not self.provisional
+        return (*review, "ending") if is_ending else review
 
     def cap_rule(self) -> Rule:
         """The rule that finds what goes over its cap; no approval holds that one back."""

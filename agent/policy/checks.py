@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from agent.core.errors import Fault
+from agent.policy.contradictions import contradictions
 from agent.policy.destinations import DestinationSet
 from agent.policy.faults import nearest
 from agent.policy.overlaps import overlaps
@@ -43,6 +44,7 @@ def across(
     groups = {group for s in stores if s.value for group in s.value.groups}
     for rule in rules:
         yield from _rule_names(rule, by_id, groups, sets, asleep_sets, home.get(rule.id))
+    yield from contradictions(rules, stores)
 
 
 def _recognition(stores: Sequence[Placed[Store]]) -> Iterator[Fault]:

@@ -6,7 +6,9 @@ Called once per distinct network, not per row; only ``networks`` of a set needs 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from agent.core.address import Addresses, NetworkSet
 from agent.core.finding import OwnerFact
 from agent.policy.graph import FLOOR, Held
 from agent.policy.model import DestinationSet
+from agent.policy.ownership import Ownership
 
 OWNER_LINES = frozenset({"owner", "owner_country", "owner_share"})
 """Lines that rest on who the ultimate owner is, or on what several owners hold together."""
@@ -103,6 +106,20 @@ def matches(
         in_network=in_network,
         held=held,
     )
+
+
+def on_record(destinations: Sequence[DestinationSet], ownership: Ownership, today: date) -> tuple[int, int]:
+    """How many AS numbers on record belong to any of some sets, and how many more are for review only."""
+    hits = review = 0
+    for row in ownership.rows:
+        for asn in row.asns:
+            fact = ownership.fact(asn=asn, as_org=None, today=today)
+            found = [
+                matches(d, fact, asn=asn, country=None, held=ownership.held(fact, d)) for d in destinations
+            ]
+            hits += any(m.hit for m in found)
+            review += any(m.review for m in found) and not any(m.hit for m in found)
+    return hits, review
 
 
 def in_networks(destinations: DestinationSet, addresses: Addresses) -> NDArray[np.bool_]:

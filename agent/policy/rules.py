@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -61,6 +62,21 @@ class RuleTest(Entry):
     regular: float | None = Field(
         None, gt=0, le=1, description="So much of the window's buckets has something, of about one size"
     )
+    first_seen_process: bool = Field(
+        False, description="A program sends that this store was not seen sending by before the window"
+    )
+    destinations: int | None = Field(
+        None,
+        ge=1,
+        description="The store sent to more than so many destinations in the window; with `group_by: store`",
+    )
+
+
+class SeverityStep(Entry):
+    """More of what the rule counts is more severe."""
+
+    over: Octets = Field(description="Strictly more than this in the window, in what `measure` counts")
+    severity: SeverityName
 
 
 class Rule(Entry):
@@ -101,6 +117,9 @@ class Rule(Entry):
         None, description="Exceedances less than this apart are one episode; default max(window, 24h)"
     )
     severity: SeverityName = Severity.MEDIUM
+    steps: tuple[SeverityStep, ...] = Field(
+        (), description="The severity over further amounts, rising; doubts lower it as they do any other"
+    )
     tests: tuple[RuleCase, ...] = Field((), description="What `sekisho policy test` tries")
 
     @model_validator(mode="after")
@@ -111,4 +130,15 @@ class Rule(Entry):
             )
         if self.any_of.unusual is not None and (self.window != "24h" or self.measure != "content"):
             raise ValueError("`unusual` compares days: it goes with window 24h and measure content")
+        if self.any_of.destinations is not None and self.group_by != "store":
+            raise ValueError("`destinations` counts those of a store: it goes with `group_by: store`")
+        stages = [(self.over, self.severity), *((step.over, step.severity) for step in self.steps)]
+        if any(a[0] >= b[0] or a[1] >= b[1] for a, b in pairwise(stages)):
+            raise ValueError(
+                "each of `steps` needs a larger `over` and a higher `severity` than the one before and the rule"
+            )
         return self
+
+    def severity_of(self, amount: int) -> Severity:
+        """How severe an amount is, by itself."""
+        return max([self.severity, *(step.severity for step in self.steps if amount > step.over)])

@@ -6,7 +6,7 @@ later commit fail.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, Protocol
 
@@ -17,7 +17,7 @@ from agent.core.accounts import Amounts
 from agent.core.errors import DecodeError
 from agent.core.flow import COLUMNS, SCHEMA_VERSION, FlowBatch, Kind
 from agent.core.heartbeat import Beat, Signed
-from agent.core.message import HEADER_KEY, LARGEST_VALUE, SIGNATURE_KEY, Header, Message, Reason
+from agent.core.message import HEADER_KEY, LARGEST_VALUE, SIGNATURE_KEY, Header, Message, Reason, batches
 from agent.core.wire import TextError
 from agent.store.inputs import Pin
 
@@ -90,6 +90,19 @@ class Checker:
 
     def check(self, headers: Mapping[str, bytes], value: bytes) -> Sealed | Refused:
         """The batch of a message, or why there is none."""
+        return self.check_all([(headers, value)])[0]
+
+    def check_all(self, records: Sequence[tuple[Mapping[str, bytes], bytes]]) -> list[Sealed | Refused]:
+        """The batch of each message, in the order in which they came, or why there is none: the headers of each and its
+        value. Rows are decoded together once every signature is known to be good.
+        """
+        named = [self._named(headers, value) for headers, value in records]
+        signed = [one for one in named if not isinstance(one, Refused)]
+        rows = iter(batches(signed, _LONGEST))
+        return [one if isinstance(one, Refused) else self._read(one[1], next(rows)) for one in named]
+
+    def _named(self, headers: Mapping[str, bytes], value: bytes) -> tuple[Message, Header] | Refused:
+        """The message and what it says of itself, whole and rightly signed."""
         if HEADER_KEY not in headers or SIGNATURE_KEY not in headers:
             return Refused("foreign", f"no header {HEADER_KEY} or {SIGNATURE_KEY}: not made by sekisho")
         if len(value) > LARGEST_VALUE:
@@ -100,25 +113,25 @@ class Checker:
         except DecodeError as error:
             return Refused("bad_header", str(error))
         refused = self._unsigned(header, message)
-        if refused is not None:
-            return self._attributed(refused, header, message)
+        return (message, header) if refused is None else self._attributed(refused, header, message)
+
+    def _read(self, header: Header, rows: FlowBatch | DecodeError | MemoryError) -> Sealed | Refused:
+        """The message with its rows, or why it may not be decided."""
         key = self.key_of(header.agent_id)
-        try:
-            batch = message.batch(header, _LONGEST)
-        except TextError as error:
-            return Refused("impossible", str(error), header.agent_id, header, key)
-        except (DecodeError, MemoryError) as error:
+        if isinstance(rows, TextError):
+            return Refused("impossible", str(rows), header.agent_id, header, key)
+        if not isinstance(rows, FlowBatch):
             newer = header.schema_version > SCHEMA_VERSION
             said = (
-                f"schema {header.schema_version}, this one reads {SCHEMA_VERSION}: {error}"
+                f"schema {header.schema_version}, this one reads {SCHEMA_VERSION}: {rows}"
                 if newer
-                else str(error)
+                else str(rows)
             )
             reason: Reason = "newer_schema" if newer else "undecodable"
             return Refused(reason, said, header.agent_id, header, key)
-        if (said := _impossible(header, batch)) != "":
+        if (said := _impossible(header, rows)) != "":
             return Refused("impossible", said, header.agent_id, header, key)
-        return Sealed(header, batch, bytes.fromhex(header.digest))
+        return Sealed(header, rows, bytes.fromhex(header.digest))
 
     def check_beat(self, headers: Mapping[str, bytes], value: bytes) -> Beat | Refused:
         """The heartbeat in a record, or why there is none."""
@@ -207,9 +220,6 @@ def _impossible(header: Header, batch: FlowBatch) -> str:
     if header.rows == 0:
         return "a batch without rows"
     for name in _AMOUNTS:
-        if (
-            int(batch[name].max()) * header.rows > MOST_OCTETS
-            and int(batch[name].sum(dtype=object)) > MOST_OCTETS
-        ):
+        if batch.total(name) > MOST_OCTETS:
             return f"{name} of more than {MOST_OCTETS} in one batch"
     return ""

@@ -14,15 +14,15 @@ from typing import Any, cast
 from agent.core.errors import ConfigError, Fault, SekishoError
 from agent.core.flow import BatchHeader
 from agent.core.kafka import Connection
+from agent.covering.covering import Covering
+from agent.covering.publishing import Publisher
 from agent.deciding import LocalDecide
 from agent.detection.fleet import LIVE
 from agent.pipeline import Pipeline
 from agent.receiving.checking import Checker
-from agent.receiving.covering import Covering
 from agent.receiving.enrolling import Desk, desk
 from agent.receiving.gaps import Gaps
 from agent.receiving.hearing import Agents
-from agent.receiving.publishing import Publisher
 from agent.receiving.refused import Refusals
 from agent.receiving.stream import MessageStream
 from agent.runtime import Runtime
@@ -128,6 +128,9 @@ class DetectRuntime(Runtime):
         )
         return cast(Pipeline, stream)
 
+    def _covering(self, header: BatchHeader) -> None:
+        """None: heartbeats of agents are what it keeps coverage by."""
+
     def _between_turns(self) -> None:
         self._between()
         if self._desk is not None:
@@ -165,6 +168,9 @@ class DetectRuntime(Runtime):
         refused = {f"heartbeats_refused[{reason}]": n for reason, n in sorted(agents.refused.items())}
         return {**told, **refused, "coverage_sent": self._publisher.sent}
 
+    def _most_paths(self) -> int:
+        return self.settings.detect.paths
+
     def standing(self) -> dict[str, object]:
         """See :meth:`Runtime.standing`."""
         return {**super().standing(), "role": "detector", "counters": dict(self.counters)}
@@ -172,6 +178,12 @@ class DetectRuntime(Runtime):
     def _renew(self) -> None:
         if self._leadership is not None:
             self._leadership.check()
+
+    @property
+    def past_limits(self) -> Mapping[str, int]:
+        """Of this run: what found no place of its own in the detector's tables."""
+        assert isinstance(self.decide, LocalDecide)
+        return self.decide.past_limits
 
     @property
     def counters(self) -> Mapping[str, int]:
@@ -193,6 +205,7 @@ class DetectRuntime(Runtime):
             "copied": counts.copied,
             "lag": counts.lag,
             "commits": counts.commits,
+            **self.past_limits,
             **self._fleet(),
             **told,
         }

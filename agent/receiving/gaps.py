@@ -19,7 +19,10 @@ class Gaps:
     """What streams told of themselves. Not thread-safe."""
 
     def __init__(self, said: Mapping[Stream, Said]) -> None:
-        self._said = dict(said)
+        self._said: dict[Stream, Said] = {}
+        self._untold: dict[Stream, Said] = {}
+        """Of them, those of which people are to be told: looked for at each turn, and hardly any among ten thousand."""
+        self.put(said)
 
     def hear(
         self, headers: Iterable[Header], taken: Mapping[Stream, Intervals], *, begins: bool
@@ -50,10 +53,15 @@ class Gaps:
     def put(self, changed: Mapping[Stream, Said]) -> None:
         """These are committed."""
         self._said.update(changed)
+        for stream, said in changed.items():
+            if len(said.missing) > said.told:
+                self._untold[stream] = said
+            else:
+                self._untold.pop(stream, None)
 
     def untold(self) -> dict[Stream, Said]:
         """Streams of which more is missing than people were told."""
-        return {stream: said for stream, said in self._said.items() if len(said.missing) > said.told}
+        return dict(self._untold)
 
     def missing(self) -> int:
         """Batches that are missing, of all streams."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from agent.core.clock import Clock
+from agent.covering.covering import Covering, Turn
 from agent.deciding import LocalDecide
 from agent.receiving.checking import Checker, Refused
-from agent.receiving.covering import Covering, Turn
 from agent.store.inputs import Intake, Offset
 from collectors.kafka import Reader
 

@@ -12,11 +12,12 @@ from typing import Any, Final
 from agent.core.accounts import Amounts
 from agent.core.clock import HOUR_NS, MINUTE_NS
 from agent.core.heartbeat import of_account
+from agent.covering.covering import stores_on
 from agent.detection import coverage
 from agent.detection.coverage import OPEN, UNBOUNDED, Hole, Holes
 from agent.detection.fleet import Known
 from agent.policy.model import Policy, same_host
-from agent.store.coverage import Maintained, RunKey
+from agent.store.coverage import Maintained, Receipt, RunKey
 
 STRIP: Final = 24
 """Hours that are shown."""
@@ -139,12 +140,6 @@ def _parts(left: Amounts) -> tuple[Amounts, Amounts]:
         Amounts(**{name: max(n, 0) for name, n in values.items()}),
         Amounts(**{name: max(-n, 0) for name, n in values.items()}),
     )
-
-
-def stores_on(policy: Policy, known: Known) -> set[str]:
-    """Stores that may be on a host: by this policy, by the agent's, and by the rows that came."""
-    named = {store.id for store in policy.index.on_host(known.host)}
-    return named | set(known.stores) | set(known.rows_of)
 
 
 def of_agents(
@@ -275,6 +270,39 @@ def of_file(table: Mapping[str, Any]) -> HostStanding:
         stores=tuple(table.get("stores") or ()),
         waiting_octets=spool.get("octets"),
     )
+
+
+def of_run(table: Mapping[str, Any], known: Iterable[HostStanding]) -> HostStanding:
+    """The host on which a program decides for itself: account and time by what it wrote down last, hours and what was not
+    observed by what its state holds."""
+    now = of_file(table)
+    kept = next((one for one in known if one.agent_id and one.host.lower() == now.host.lower()), None)
+    if kept is None:
+        return now
+    return replace(
+        kept,
+        host=now.host,
+        state=now.state,
+        heard_ns=now.heard_ns,
+        account=now.account,
+        residue=now.residue,
+        version=now.version,
+        troubles=tuple(sorted({*now.troubles, *kept.troubles})),
+    )
+
+
+def last_receipts(receipts: Iterable[Receipt], hosts: Iterable[HostStanding]) -> list[Receipt]:
+    """The last of each rule and store that is on one of the hosts, worst first."""
+    stores = {store for host in hosts for store in host.stores}
+    last: dict[tuple[str, str], Receipt] = {}
+    for one in receipts:
+        key = (one.store, one.rule)
+        if one.store in stores and (key not in last or one.last_ns > last[key].last_ns):
+            last[key] = one
+    return sorted(last.values(), key=lambda one: (_WORST.index(one.verdict), one.store, one.rule))
+
+
+_WORST: Final = ("finding", "not_observed", "no_finding")
 
 
 def summed(hosts: Sequence[HostStanding]) -> tuple[dict[str, Amounts], Amounts]:

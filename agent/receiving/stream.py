@@ -36,7 +36,8 @@ from agent.store.sequences import Intervals, Stream
 from collectors.kafka import Reader, Record
 from sinks.dead_letters import DeadLetters
 
-POLL_RECORDS: Final = 500
+POLL_RECORDS: Final = 1_000
+"""Messages of one turn, where so many wait: of small ones a turn and its commit cost as much as many of them."""
 GATHER_OCTETS: Final = 64 * 2**20
 """Octets of messages that one commit takes, at most (and what one answer adds)."""
 WAIT_S: Final = 0.2
@@ -168,15 +169,14 @@ class MessageStream:
         fresh: list[tuple[Sealed, int]] = []
         headers: list[Header] = []
         refused: list[Refused] = []
-        for record in records:
+        checked = self.checker.check_all([(record.headers, record.value) for record in records])
+        for record, one in zip(records, checked, strict=True):
             place = (self.reader.topic, record.partition)
             at = max(record.offset + 1, offsets[place].next_offset if place in offsets else 0)
             offsets[place] = Offset(self.reader.topic_id, at)
             self.counts.messages += 1
             self.counts.octets += len(record.value)
-            found: Sealed | Refused | None = self.checker.check(record.headers, record.value)
-            if isinstance(found, Sealed):
-                found = self._with_facts(found)
+            found: Sealed | Refused | None = self._with_facts(one) if isinstance(one, Sealed) else one
             if isinstance(found, Sealed):
                 found = self._new(found, taken, headers)
                 if isinstance(found, Sealed):

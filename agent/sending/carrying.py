@@ -76,6 +76,7 @@ class _Flight:
 
     amounts: Amounts
     octets: int
+    sent_ns: int
 
 
 _Key = tuple[int, int]
@@ -233,12 +234,23 @@ class Carrying:
             self._hear(0.0)
             if self._failure is not None:
                 raise self._failure
+            self._expect_answers()
             self._chores()
             if self._stopping.is_set():
                 self._end()
             most = 1 if self._suspects else self.in_flight_octets
             if not (self._in_flight < most and (self._send_live() or self._send_old())):
                 self._hear(self._idle_s())
+
+    def _expect_answers(self) -> None:
+        """The client promises an answer in time. But while it waits for a new producer id, as after a batch that ran
+        out, it looks at no time, and the id may never come: another client gets one.
+        """
+        if self._flights:
+            oldest = next(iter(self._flights.values()))
+            waited_s = (self.clock.monotonic_ns() - oldest.sent_ns) / SECOND_NS
+            if waited_s > self.carrier.longest_s:
+                raise SinkError(f"kafka: no answer for {waited_s:.0f} s; connecting anew", retriable=True)
 
     def _is_over(self) -> bool:
         if not self._stopping.is_set():
@@ -401,7 +413,7 @@ class Carrying:
         return True
 
     def _send(self, key: _Key, amounts: Amounts, message: Message) -> None:
-        flight = _Flight(amounts, len(message.value))
+        flight = _Flight(amounts, len(message.value), self.clock.monotonic_ns())
         self._flights[key] = flight
         self._in_flight += flight.octets
         generation = self._generation

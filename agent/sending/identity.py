@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from agent.core.errors import StateError
+from agent.core.said import said
 
 _FILE: Final = "agent.key"
 _RAW = serialization.Encoding.Raw
@@ -46,10 +47,15 @@ def identity(state_dir: Path) -> Identity:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise StateError(f"{path}: {error.strerror}; it must be readable by the agent's user") from error
+        raise StateError(
+            said("{path}: {error}; it must be readable by the agent's user", path=path, error=error.strerror)
+        ) from error
     except ValueError as error:
         raise StateError(
-            f"{path} holds no Ed25519 key; restore it, or move it away and enrol this agent anew"
+            said(
+                "{path} holds no Ed25519 key; restore it, or move it away and enrol this agent anew",
+                path=path,
+            )
         ) from error
     try:
         state_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -57,7 +63,9 @@ def identity(state_dir: Path) -> Identity:
     except FileExistsError:  # another process was quicker
         return Identity(_read(path))
     except OSError as error:
-        raise StateError(f"{path} cannot be written: {error.strerror}") from error
+        raise StateError(
+            said("{path} cannot be written: {error}", path=path, error=error.strerror)
+        ) from error
 
 
 def verifies(public: bytes, signature: bytes, message: bytes) -> bool:

@@ -14,6 +14,7 @@ from agent.core.clock import SECOND_NS, Clock
 from agent.core.enrolment import Reason, Request, Token, answered, ask
 from agent.core.errors import CaptureError, DecodeError, SinkError, StateError
 from agent.core.kafka import Connection
+from agent.core.said import said
 from agent.sending.identity import Identity, identity
 from collectors.kafka import Reader
 from sinks.kafka import Producer
@@ -164,5 +165,7 @@ def _heard(reader: Reader, request: Request, token: Token, clock: Clock, wait_s:
 def token_of(text: str | None) -> Token:
     """The token of an argument. Raises :class:`DecodeError`."""
     if not text or not text.strip():
-        raise DecodeError("the token is empty; expected sekisho1-…, as `sekisho enrolment token` prints it")
+        raise DecodeError(
+            said("the token is empty; expected sekisho1-…, as `sekisho enrolment token` prints it")
+        )
     return Token.parse(text)

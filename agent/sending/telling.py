@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent.core.errors import SekishoError, StateError
+from agent.core.said import said
 from agent.core.stages import Aging, Collector, CollectorSettings, Enricher
 from collectors.bpf.kept import KeptSettings
 
@@ -62,8 +63,9 @@ def read(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        said = error.strerror if isinstance(error, OSError) else str(error)
-        raise StateError(f"{path}: {said}; run as the user that sekisho runs as") from error
+        why = (error.strerror if isinstance(error, OSError) else "") or str(error)
+        told = said("{path}: {error}; run as the user that sekisho runs as", path=path, error=why)
+        raise StateError(told) from error
     if not isinstance(found, dict):
-        raise StateError(f"{path}: not written by sekisho; remove it")
+        raise StateError(said("{path}: not written by sekisho; remove it", path=path))
     return found

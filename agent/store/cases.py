@@ -7,8 +7,6 @@ are applied when a case is read. So both may write at any time and neither overw
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,41 +16,9 @@ from agent.core.errors import StateError
 from agent.core.finding import Case, CaseState, Finding
 from agent.store import schema
 from agent.store.database import Database
-
-
-class ActionKind(StrEnum):
-    """What a person did."""
-
-    ACK = "ack"
-    """A person has it."""
-    CLOSE = "close"
-    """It is done with."""
-
-
-class Verdict(StrEnum):
-    """What a person found out about the transfer when closing its case. No statement of law."""
-
-    EXPECTED = "expected"
-    """Known and wanted."""
-    UNEXPECTED = "unexpected"
-    """Not wanted; whatever was to be done was done."""
-    MISTAKEN = "mistaken"
-    """Sekisho measured or attributed it wrongly."""
-    EXERCISE = "exercise"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """One action of one person on one case."""
-
-    id: int
-    case_id: str
-    kind: ActionKind
-    who: str
-    note: str
-    verdict: Verdict | None
-    time_ns: int
+from agent.store.kept import Action as Action
+from agent.store.kept import ActionKind as ActionKind
+from agent.store.kept import Verdict as Verdict
 
 
 class Cases:
@@ -97,11 +63,28 @@ class Cases:
 
     def acknowledge(self, id_or_prefix: str, who: str, note: str = "") -> Action:
         """Say that a person has it. Raises :class:`StateError` for an unknown or a closed case."""
-        return self._act(id_or_prefix, ActionKind.ACK, who, note, None)
+        return self._act(id_or_prefix, ActionKind.ACK, who, note)
+
+    def assign(self, id_or_prefix: str, who: str, assignee: str, note: str = "") -> Action:
+        """Say who is to have it. Raises :class:`StateError` as :meth:`acknowledge`, and without an assignee's name."""
+        if not assignee.strip():
+            raise StateError("an assignment needs the name of the person who is to have the case")
+        return self._act(id_or_prefix, ActionKind.ASSIGN, who, note, assignee)
+
+    def comment(self, id_or_prefix: str, who: str, note: str) -> Action:
+        """Put something on record, of a closed case too. Raises :class:`StateError` for an unknown one, or no text."""
+        if not note.strip():
+            raise StateError("a comment needs a text")
+        return self._act(id_or_prefix, ActionKind.COMMENT, who, note)
 
     def close(self, id_or_prefix: str, who: str, note: str, verdict: Verdict) -> Action:
         """Say that it is done with. Raises :class:`StateError` for an unknown or a closed case."""
-        return self._act(id_or_prefix, ActionKind.CLOSE, who, note, verdict)
+        return self._act(id_or_prefix, ActionKind.CLOSE, who, note, verdict.value)
+
+    def reopen(self, id_or_prefix: str, who: str, note: str) -> Action:
+        """Say that it is not done with after all. Raises :class:`StateError` for one that no person closed, and while
+        another case of the same store and destination is open."""
+        return self._act(id_or_prefix, ActionKind.REOPEN, who, note)
 
     def actions_of(self, case_id: str) -> list[Action]:
         """What people did about a case, first to last."""
@@ -113,48 +96,84 @@ class Cases:
         with self._database.read() as connection:
             return _actions(connection, schema.case_actions.c.id > number)
 
-    def findings_of(self, store: str | None = None, since_ns: int | None = None) -> list[Finding]:
-        """Findings, last updated first."""
+    def findings_of(
+        self, store: str | None = None, since_ns: int | None = None, rules: Collection[str] | None = None
+    ) -> list[Finding]:
+        """Findings, last updated first; of these rules by id, where any are given."""
         table = schema.findings.c
         question = sa.select(table.body).order_by(table.updated_ns.desc(), table.id)
         if store is not None:
             question = question.where(table.store == store)
         if since_ns is not None:
             question = question.where(table.updated_ns >= since_ns)
+        if rules is not None:
+            question = question.where(table.rule.in_(sorted(rules)))
         with self._database.read() as connection:
             return [Finding.model_validate_json(body) for body in connection.execute(question).scalars()]
 
-    def _act(
-        self, id_or_prefix: str, kind: ActionKind, who: str, note: str, verdict: Verdict | None
-    ) -> Action:
+    def _act(self, id_or_prefix: str, kind: ActionKind, who: str, note: str, value: str = "") -> Action:
         if not who.strip():
             raise StateError("an action needs the name of the person who takes it")
         row: dict[str, Any] = {
             "kind": kind.value,
             "who": who,
             "note": note,
-            "verdict": verdict.value if verdict else "",
+            "verdict": value,
             "time_ns": self._clock.now_ns(),
         }
         with self._database.write() as connection:
             id_ = _find(connection, id_or_prefix)
-            case = _shown_case(connection, id_)
-            if case.state is CaseState.CLOSED:
-                raise StateError(f"case {id_} was closed by {case.closed_by or 'the program'} already")
+            _refuse(connection, _shown_case(connection, id_), kind)
             row["case_id"] = id_
             number = connection.execute(schema.case_actions.insert(), row).inserted_primary_key
         assert number is not None
-        return Action(number[0], id_, kind, who, note, verdict, row["time_ns"])
+        return _action(number[0], id_, kind, who, note, value, row["time_ns"])
+
+
+def _refuse(connection: sa.Connection, case: Case, kind: ActionKind) -> None:
+    """Raise :class:`StateError` for what cannot be done with a case as it stands."""
+    if kind is ActionKind.COMMENT:
+        return
+    is_closed = case.state is CaseState.CLOSED
+    if kind is not ActionKind.REOPEN:
+        if is_closed:
+            raise StateError(f"case {case.id} was closed by {case.closed_by or 'the program'} already")
+        return
+    if not is_closed:
+        raise StateError(f"case {case.id} is not closed, so it needs no opening again")
+    if not case.closed_by:
+        raise StateError(
+            f"case {case.id} was closed by the program, since its severity is below medium; the next finding opens another"
+        )
+    if other := _open_beside(connection, case):
+        raise StateError(f"case {other} of the same store and destination is open: go on there")
+
+
+def _open_beside(connection: sa.Connection, case: Case) -> str:
+    """Another case of the same key that is not closed; empty if there is none."""
+    of = schema.cases.c
+    same = (of.tenant == case.tenant, of.store == case.store.id, of.entity == case.destination.entity)
+    question = sa.select(of.id, of.state).where(*same, of.id != case.id).order_by(of.id)
+    for id_, state in connection.execute(question):
+        actions = _actions(connection, schema.case_actions.c.case_id == id_)
+        if shown_state(CaseState(state), actions) is not CaseState.CLOSED:
+            return str(id_)
+    return ""
 
 
 def shown_state(content: CaseState, actions: Sequence[Action]) -> CaseState:
-    """The state people see: a closing wins, an acknowledgement only over ``open``."""
-    kinds = {action.kind for action in actions}
-    if ActionKind.CLOSE in kinds or content is CaseState.CLOSED:
+    """The state people see: the last closing or reopening wins, an acknowledgement only over ``open``."""
+    is_acknowledged = is_closed = False
+    for action in actions:
+        if action.kind is ActionKind.ACK:
+            is_acknowledged = True
+        elif action.kind is ActionKind.CLOSE:
+            is_closed = True
+        elif action.kind is ActionKind.REOPEN:
+            is_acknowledged = is_closed = False
+    if is_closed or content is CaseState.CLOSED:
         return CaseState.CLOSED
-    if ActionKind.ACK in kinds and content is CaseState.OPEN:
-        return CaseState.ACKNOWLEDGED
-    return content
+    return CaseState.ACKNOWLEDGED if is_acknowledged else content
 
 
 def shown(case: Case, actions: Sequence[Action]) -> Case:
@@ -165,8 +184,12 @@ def shown(case: Case, actions: Sequence[Action]) -> Case:
     for action in actions:
         if action.kind is ActionKind.ACK:
             update["acknowledged_by"] = action.who
-        else:
+        elif action.kind is ActionKind.ASSIGN:
+            update["assigned_to"] = action.assignee
+        elif action.kind is ActionKind.CLOSE:
             update |= {"closed_by": action.who, "closing_note": action.note}
+        elif action.kind is ActionKind.REOPEN:
+            update |= {"acknowledged_by": "", "closed_by": "", "closing_note": ""}
     return case.model_copy(update=update)
 
 
@@ -242,12 +265,15 @@ def _actions(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> list[
     question = sa.select(
         table.id, table.case_id, table.kind, table.who, table.note, table.verdict, table.time_ns
     )
-    return [
-        Action(id_, case_id, ActionKind(kind), who, note, Verdict(verdict) if verdict else None, time_ns)
-        for id_, case_id, kind, who, note, verdict, time_ns in connection.execute(
-            question.where(*where).order_by(table.id)
-        )
-    ]
+    found = connection.execute(question.where(*where).order_by(table.id))
+    return [_action(id_, case_id, ActionKind(kind), *rest) for id_, case_id, kind, *rest in found]
+
+
+def _action(
+    id_: int, case_id: str, kind: ActionKind, who: str, note: str, value: str, time_ns: int
+) -> Action:
+    verdict = Verdict(value) if kind is ActionKind.CLOSE and value else None
+    return Action(id_, case_id, kind, who, note, verdict, time_ns, value if kind is ActionKind.ASSIGN else "")
 
 
 def _by_case(actions: Iterable[Action]) -> dict[str, list[Action]]:

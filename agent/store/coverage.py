@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from agent.core.accounts import Amounts
 from agent.core.errors import StateError
+from agent.core.said import said
 from agent.store import schema
 from agent.store.database import Database
 
@@ -225,7 +226,10 @@ class Coverage:
             ).rowcount
             if changed != 1:
                 raise StateError(
-                    f"no maintenance {number} is under way; `sekisho maintenance list` shows those there are"
+                    said(
+                        "no maintenance {number} is under way; `sekisho maintenance list` shows those there are",
+                        number=number,
+                    )
                 )
             row = connection.execute(sa.select(t).where(t.c.id == number)).one()
         return Maintained(**row._mapping)

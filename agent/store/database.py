@@ -19,6 +19,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from agent.core.errors import StateError
+from agent.core.said import said
 from agent.store import schema
 
 APPLICATION_ID: Final = 0x53454B49
@@ -44,8 +45,12 @@ class RuntimeLock:
             owner = os.pread(self._file, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._file)
             raise StateError(
-                f"{path}: the state is in use by another sekisho (pid {owner}); "
-                "stop that one first, or give this one another state_dir"
+                said(
+                    "{path}: the state is in use by another sekisho (pid {pid}); "
+                    "stop that one first, or give this one another state_dir",
+                    path=path,
+                    pid=owner,
+                )
             ) from None
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, f"{os.getpid()}\n".encode(), 0)
@@ -154,7 +159,14 @@ def open_database(
         if path.stat().st_size == 0 and create:
             database.run_alone("PRAGMA journal_mode = WAL")
         if whole and (found := database.run_alone("PRAGMA quick_check(1)")) != "ok":
-            raise StateError(f"{path}: the state file is damaged ({found.splitlines()[-1]}): {_RESTORE}")
+            raise StateError(
+                said(
+                    "{path}: the state file is damaged ({found}): {advice}",
+                    path=path,
+                    found=found.splitlines()[-1],
+                    advice=_RESTORE,
+                )
+            )
         _check_tables(database, create, now_ns)
     except BaseException:
         database.close()
@@ -178,9 +190,20 @@ def _state_error(path: Path | str, error: Exception) -> StateError:
     name = known or type(error).__name__
     advice = next((text for start, text in _ADVICE.items() if name.startswith(start)), "")
     if isinstance(error, OSError):
-        return StateError(f"{path}: {error.strerror or error}; {advice or 'check state_dir'}")
-    said = " ".join(str(error).split())
-    return StateError(f"{path}: {said}" + (f": {advice}" if advice else "") + f" [{name}]")
+        return StateError(
+            said(
+                "{path}: {error}; {advice}",
+                path=path,
+                error=error.strerror or str(error),
+                advice=advice or said("check state_dir"),
+            )
+        )
+    told = " ".join(str(error).split())
+    if not advice:
+        return StateError(f"{path}: {told} [{name}]")
+    return StateError(
+        said("{path}: {error}: {advice} [{name}]", path=path, error=told, advice=advice, name=name)
+    )
 
 
 _ADVICE: Final = {
@@ -214,11 +237,15 @@ def _check_file(path: Path, create: bool) -> None:
             with path.open("rb") as file:
                 begin = file.read(len(_MAGIC))
             if begin and begin != _MAGIC:
-                raise StateError(f"{path}: this is no state file of sekisho: {_RESTORE}")
+                raise StateError(
+                    said("{path}: this is no state file of sekisho: {advice}", path=path, advice=_RESTORE)
+                )
             if begin or create:
                 return
         if not create:
-            raise StateError(f"{path}: there is no state yet; `sekisho up` makes it, or check state_dir")
+            raise StateError(
+                said("{path}: there is no state yet; `sekisho up` makes it, or check state_dir", path=path)
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640))
 
@@ -234,9 +261,13 @@ def _check_tables(database: SqliteDatabase, create: bool, now_ns: int) -> None:
             make_tables(connection, now_ns)
         return
     if empty and application in (0, APPLICATION_ID):
-        raise StateError(f"{path}: there is no state yet; `sekisho up` makes it, or check state_dir")
+        raise StateError(
+            said("{path}: there is no state yet; `sekisho up` makes it, or check state_dir", path=path)
+        )
     if application != APPLICATION_ID:
-        raise StateError(f"{path}: this database belongs to another program: {_RESTORE}")
+        raise StateError(
+            said("{path}: this database belongs to another program: {advice}", path=path, advice=_RESTORE)
+        )
     check_version(database, upgrade=create)
 
 
@@ -250,16 +281,23 @@ def check_version(database: Database, *, upgrade: bool) -> None:
         found = connection.execute(version).scalar_one()
     if found > schema.SCHEMA_VERSION:
         raise StateError(
-            f"{database.name}: written by a newer sekisho (state version {found}, this one knows "
-            f"{schema.SCHEMA_VERSION}); start that version, or put back the copy made before the upgrade"
+            said(
+                "{name}: written by a newer sekisho (state version {found}, this one knows {known}); "
+                "start that version, or put back the copy made before the upgrade",
+                name=database.name,
+                found=found,
+                known=schema.SCHEMA_VERSION,
+            )
         )
     if found < schema.SCHEMA_VERSION and upgrade:
         with database.write() as connection:
             # Up to now every version only added tables, or put others in place of one.
-            had_days = sa.inspect(connection).has_table(schema.ledger_days.name)
+            had = set(sa.inspect(connection).get_table_names())
             schema.metadata.create_all(connection)
-            if not had_days:
+            if schema.ledger_days.name not in had:
                 connection.execute(schema.summed_days())
+            if schema.ledger_pairs.name not in had:
+                connection.execute(schema.summed_pairs())
             for name in schema.REPLACED:
                 connection.exec_driver_sql(f"DROP TABLE IF EXISTS {name}")
             connection.execute(sa.update(schema.head).values(schema_version=schema.SCHEMA_VERSION))

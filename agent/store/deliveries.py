@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,45 +10,10 @@ import sqlalchemy as sa
 from agent.core.finding import Notice
 from agent.store import schema
 from agent.store.database import Database
-
-
-class DeliveryState(StrEnum):
-    """``dead``: given up; kept with its reason."""
-
-    WAITING = "waiting"
-    SENT = "sent"
-    DEAD = "dead"
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One notice on its way to one sink."""
-
-    id: int
-    key: str
-    case_id: str
-    """Empty for an event."""
-    sink: str
-    state: DeliveryState
-    attempts: int
-    """Tries that failed."""
-    created_ns: int
-    due_ns: int
-    """Not before this time."""
-    done_ns: int
-    """When it was sent or given up; 0 while it waits."""
-    error: str
-    """What the last failed try said."""
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """What one sink still has to take, and what it never took."""
-
-    waiting: int = 0
-    dead: int = 0
-    oldest_ns: int | None = None
-    """When the oldest waiting notice was made."""
+from agent.store.kept import Delivery as Delivery
+from agent.store.kept import DeliveryState as DeliveryState
+from agent.store.kept import Waiting as Waiting
+from agent.store.kept import key_of as key_of
 
 
 class Deliveries:
@@ -148,14 +110,6 @@ class Deliveries:
         change = sa.update(schema.deliveries).where(schema.deliveries.c.id == delivery.id).values(values)
         with self._database.write() as connection:
             connection.execute(change)
-
-
-def key_of(notice: Notice) -> str:
-    """What makes a notice the same one when it is queued again: its id, and what its id leaves open."""
-    if notice.case is not None:
-        return f"{notice.id}:{notice.kind.value}"
-    detail = notice.event.model_dump_json() if notice.event else ""
-    return f"{notice.id}:{hashlib.sha256(detail.encode()).hexdigest()[:12]}"
 
 
 def queue(connection: sa.Connection, notices: Iterable[Notice], sinks: Sequence[str], now_ns: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 import sqlalchemy as sa
 
 from agent.core.errors import StateError
+from agent.core.said import said
 from agent.store import schema
 from agent.store.database import Database
 
@@ -142,7 +143,9 @@ class Enrolments:
         with self._database.write() as connection:
             change = sa.update(t).where(t.c.id == token_id, t.c.revoked_ns == 0).values(revoked_ns=now_ns)
             if connection.execute(change).rowcount != 1:
-                raise StateError(f"there is no token {token_id} in force: sekisho enrolment list")
+                raise StateError(
+                    said("there is no token {token} in force: sekisho enrolment list", token=token_id)
+                )
             _act(connection, now_ns, who, "token_revoked", token_id, note)
 
     def revoke_agent(self, agent_id: str, who: str, note: str, now_ns: int) -> None:
@@ -153,7 +156,10 @@ class Enrolments:
             key = connection.execute(sa.select(t.c.public_key).where(mine)).scalar_one_or_none()
             if key is None:
                 raise StateError(
-                    f"there is no agent {agent_id} whose key is in force: sekisho enrolment list"
+                    said(
+                        "there is no agent {agent} whose key is in force: sekisho enrolment list",
+                        agent=agent_id,
+                    )
                 )
             connection.execute(sa.update(t).where(mine).values(how="revoked", pinned_ns=now_ns))
             row = {"agent_id": agent_id, "public_key": bytes(key), "ended_ns": now_ns}

@@ -75,7 +75,22 @@ def move(connection: sa.Connection, entity_of: Namer) -> int:
     for one in moved:
         _rename(connection, one, schema.ledger, LEDGER_KEY, LEDGER_SUMS)
         _rename(connection, one, schema.ledger_days, DAYS_KEY, DAYS_SUMS)
+    touched = {
+        (one.facts.tenant, one.facts.store, name) for one in moved for name in (one.facts.entity, one.entity)
+    }
+    for pair in sorted(touched):
+        _sum_anew(connection, *pair)
     return len(moved)
+
+
+def _sum_anew(connection: sa.Connection, tenant: str, store: str, entity: str) -> None:
+    """The days of a pair, from what its networks sent."""
+
+    def _of(table: sa.Table) -> sa.ColumnElement[bool]:
+        return sa.and_(table.c.tenant == tenant, table.c.store == store, table.c.entity == entity)
+
+    connection.execute(sa.delete(schema.ledger_pairs).where(_of(schema.ledger_pairs)))
+    connection.execute(schema.summed_pairs(_of(schema.ledger_days)))
 
 
 def _groups(connection: sa.Connection, since_day: int) -> list[Moved]:

@@ -98,6 +98,20 @@ def top(
     return best
 
 
+def octets_by_day(directory: Path, question: Question) -> dict[int, int]:
+    """Octets of the files of each day since 1970 in which rows can answer; rows of no believable day are none of them.
+
+    Raises :class:`StateError` for a directory that holds no archive.
+    """
+    reading = _Reading(directory, question, [], lambda done, total: None)
+    found: dict[int, int] = {}
+    for day, folder in reading.days():
+        if day != _NULL_DAY:
+            octets = sum(_octets(file) for file in folder.glob("host*=*/*part-*"))
+            found[day] = found.get(day, 0) + octets
+    return found
+
+
 def _bound(best: FlowBatch | None, limit: int) -> Callable[[], int | None]:
     """The end of the oldest row that is kept, once there are enough of them."""
     return lambda: int(best["end_ns"][-1]) if best is not None and len(best) >= limit else None

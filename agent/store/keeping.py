@@ -353,6 +353,13 @@ def _looks(today: int) -> Iterator[tuple[str, sa.Table, sa.Select[Any]]]:
     narrow = sa.select(*(days.c[name] for name in (*schema.DAYS_KEY, *schema.DAYS_SUMS)))
     yield "days_not_summed", days, sa.select(wide.except_(narrow).subquery())
     yield "days_without_rows", days, sa.select(narrow.except_(wide).subquery())
+    pairs = schema.ledger_pairs
+    of_days = [days.c[name] for name in schema.PAIRS_KEY]
+    sums = [sa.cast(sa.func.sum(days.c[name]), sa.BigInteger).label(name) for name in schema.DAYS_SUMS]
+    wide = sa.select(*of_days, *sums).group_by(*of_days)
+    narrow = sa.select(*(pairs.c[name] for name in (*schema.PAIRS_KEY, *schema.DAYS_SUMS)))
+    yield "pairs_not_summed", pairs, sa.select(wide.except_(narrow).subquery())
+    yield "pairs_without_days", pairs, sa.select(narrow.except_(wide).subquery())
     yield "future", ledger, sa.select(ledger.c.day, ledger.c.store).where(ledger.c.day > today + 1)
     amounts = [ledger.c[name] < 0 for name in schema.LEDGER_SUMS]
     impossible = sa.or_(*amounts, ledger.c.late_octets > ledger.c.content_octets_out)

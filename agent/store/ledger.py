@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from agent.core.decision import LedgerDay, LedgerRow
 from agent.store import schema
 from agent.store.database import Database
-from agent.store.schema import DAYS_KEY, DAYS_SUMS, LEDGER_KEY, LEDGER_SUMS
+from agent.store.schema import DAYS_KEY, DAYS_SUMS, LEDGER_KEY, LEDGER_SUMS, PAIRS_KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,6 @@ class LedgerSum:
 
 
 _DAY_KEY: Final = tuple(f.name for f in fields(LedgerDay) if f.name != "content_octets_out")
-_DAYS_KEY_OF: Final = attrgetter(*DAYS_KEY)
 STORE_ENTITY: Final = ("store", "entity")
 
 
@@ -83,7 +82,7 @@ class Ledger:
 
     def sent(self, tenant: str, store: str, entity: str, *, since_day: int, until_day: int) -> int:
         """Content octets that a store sent to an entity on these days, both included; of twelve months in one look."""
-        table = schema.ledger_days.c
+        table = schema.ledger_pairs.c
         total = sa.cast(sa.func.coalesce(sa.func.sum(table.content_octets_out), 0), sa.BigInteger)
         question = sa.select(total).where(
             table.tenant == tenant,
@@ -142,16 +141,18 @@ def add_rows(connection: sa.Connection, rows: Sequence[LedgerRow]) -> None:
         values = [{name: getattr(row, name) for name in (*LEDGER_KEY, *LEDGER_SUMS)} for row in rows]
         dialect = connection.dialect.name
         connection.execute(_adding(dialect, schema.ledger, LEDGER_KEY, LEDGER_SUMS), values)
-        connection.execute(_adding(dialect, schema.ledger_days, DAYS_KEY, DAYS_SUMS), _by_day(rows))
+        for table, keys in ((schema.ledger_days, DAYS_KEY), (schema.ledger_pairs, PAIRS_KEY)):
+            connection.execute(_adding(dialect, table, keys, DAYS_SUMS), _summed(rows, keys))
 
 
-def _by_day(rows: Sequence[LedgerRow]) -> list[dict[str, Any]]:
+def _summed(rows: Sequence[LedgerRow], keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    key_of = attrgetter(*keys)
     sums: dict[tuple[Any, ...], list[int]] = {}
     for row in rows:
-        total = sums.setdefault(_DAYS_KEY_OF(row), [0] * len(DAYS_SUMS))
+        total = sums.setdefault(key_of(row), [0] * len(DAYS_SUMS))
         for place, name in enumerate(DAYS_SUMS):
             total[place] += getattr(row, name)
-    names = (*DAYS_KEY, *DAYS_SUMS)
+    names = (*keys, *DAYS_SUMS)
     return [dict(zip(names, (*key, *total), strict=True)) for key, total in sums.items()]
 
 

@@ -13,15 +13,17 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agent.core.clock import DAY_NS, MINUTE_NS, SECOND_NS, Clock
 from agent.core.errors import SinkError, StateError
 from agent.core.faults import faultpoint
 from agent.core.log import Log
 from agent.core.stages import Sink
-from agent.store.deliveries import Delivery, Waiting
-from agent.store.state import State
+from agent.store.kept import Delivery, Waiting
+
+if TYPE_CHECKING:
+    from agent.store.state import State
 
 FIRST_WAIT_NS: Final = SECOND_NS
 LONGEST_WAIT_NS: Final = 5 * MINUTE_NS

@@ -26,6 +26,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from agent.core.errors import StateError, TakenOverError
 from agent.core.log import Log
+from agent.core.said import said
 from agent.store import schema
 from agent.store.database import Database, check_version, make_tables, translated
 
@@ -85,7 +86,7 @@ class PostgresDatabase(Database):
             )
         except ImportError as error:
             raise StateError(
-                "PostgreSQL needs the package psycopg; install it: pip install 'sekisho[postgresql]'"
+                said("PostgreSQL needs the package psycopg; install it: pip install 'sekisho[postgresql]'")
             ) from error
 
 
@@ -100,7 +101,9 @@ def open_postgres(
     try:
         if not _has_tables(database):
             if not create:
-                raise StateError(f"{database.name}: there is no state yet; `sekisho detect` makes it")
+                raise StateError(
+                    said("{name}: there is no state yet; `sekisho detect` makes it", name=database.name)
+                )
             with database.write() as connection:
                 if not sa.inspect(connection).has_table(schema.head.name):  # another may have been quicker
                     make_tables(connection, now_ns)
@@ -146,8 +149,11 @@ class Leadership:
             self._ended.wait(0.02)  # both have just come back, such as from a paused machine
         if silent_s > self.lease_s:
             raise TakenOverError(
-                f"{self._database.name}: the lease could not be renewed for {silent_s:.0f} s; another may lead, "
-                "so this one stops"
+                said(
+                    "{name}: the lease could not be renewed for {seconds} s; another may lead, so this one stops",
+                    name=self._database.name,
+                    seconds=f"{silent_s:.0f}",
+                )
             )
 
     def _keep(self, held_up_s: float) -> None:
@@ -171,7 +177,9 @@ class Leadership:
         with translated(self._database.name):
             changed = self._session.execute(change).rowcount
         if changed != 1:
-            raise TakenOverError(f"{self._database.name}: another sekisho leads now; this one stops")
+            raise TakenOverError(
+                said("{name}: another sekisho leads now; this one stops", name=self._database.name)
+            )
 
     def release(self) -> None:
         """Give the role up; whoever stands by has it within a second."""
@@ -236,7 +244,13 @@ def unled(url: str) -> Iterator[PostgresDatabase]:
         try:
             if not session.execute(sa.select(sa.func.pg_try_advisory_lock(_LEADER))).scalar_one():
                 leader = _leader(session)[0] or "a sekisho"
-                raise StateError(f"{database.name}: {leader} leads; stop every `sekisho detect` first")
+                raise StateError(
+                    said(
+                        "{name}: {leader} leads; stop every `sekisho detect` first",
+                        name=database.name,
+                        leader=leader,
+                    )
+                )
             yield database
         finally:
             session.close()
@@ -283,13 +297,19 @@ def _checked(url: str) -> URL:
     try:
         made = make_url(url)
     except (ArgumentError, ValueError) as error:
-        raise StateError("detect.database: expected postgresql://USER@HOST/NAME") from error
+        raise StateError(said("detect.database: expected postgresql://USER@HOST/NAME")) from error
     if made.get_backend_name() != "postgresql":
         raise StateError(
-            f"detect.database: expected postgresql://USER@HOST/NAME, not {made.get_backend_name()}://"
+            said(
+                "detect.database: expected postgresql://USER@HOST/NAME, not {kind}://",
+                kind=made.get_backend_name(),
+            )
         )
     if made.password:
         raise StateError(
-            "detect.database holds a password; put it into a file for libpq and name that: ?passfile=/etc/sekisho/pgpass"
+            said(
+                "detect.database holds a password; put it into a file for libpq and name that: "
+                "?passfile=/etc/sekisho/pgpass"
+            )
         )
     return made.set(drivername="postgresql+psycopg")

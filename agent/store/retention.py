@@ -62,9 +62,13 @@ def begin_day(connection: sa.Connection, day: int, keep: Retention) -> list[Stre
 def _forget_ledger(connection: sa.Connection, before: int) -> None:
     """Its rows lie by day, so they tell which of the sums by day go with them: those have no index by day."""
     old = schema.ledger.c.day < before
-    keys = [schema.ledger.c[name] for name in schema.DAYS_KEY]
-    sums = sa.tuple_(*(schema.ledger_days.c[name] for name in schema.DAYS_KEY))
-    connection.execute(sa.delete(schema.ledger_days).where(sums.in_(sa.select(*keys).where(old).distinct())))
+    for table, names in (
+        (schema.ledger_days, schema.DAYS_KEY),
+        (schema.ledger_pairs, schema.PAIRS_KEY),
+    ):
+        keys = [schema.ledger.c[name] for name in names]
+        sums = sa.tuple_(*(table.c[name] for name in names))
+        connection.execute(sa.delete(table).where(sums.in_(sa.select(*keys).where(old).distinct())))
     connection.execute(sa.delete(schema.ledger).where(old))
 
 

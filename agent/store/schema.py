@@ -12,13 +12,14 @@ from typing import Any, Final
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 """Raised with every change of a table below; :mod:`agent.store.database` refuses what is newer.
 
 2: inputs, identities, gaps, leases, tokens, ended_keys, enrolment_actions, agents, taken, coverage, receipts,
 maintenance.
 3: dead, streams, fresh_digests, digest_blocks; the last three in place of digests.
-4: ledger_days."""
+4: ledger_days.
+5: ledger_pairs."""
 
 metadata = sa.MetaData()
 
@@ -319,7 +320,19 @@ ledger_days = _table(
     rowid=False,
 )
 """The ledger's rows summed over processes, vantages and categories, a store and its destination side by side: what
-twelve months are summed from. Written with the ledger, in the same transaction."""
+an ownership correction finds its rows by. Written with the ledger, in the same transaction."""
+
+PAIRS_KEY: Final = ("tenant", "store", "entity", "day")
+
+ledger_pairs = _table(
+    "ledger_pairs",
+    *(_int(name) if name == "day" else _text(name) for name in PAIRS_KEY),
+    *(_int(name) for name in DAYS_SUMS),
+    sa.PrimaryKeyConstraint(*PAIRS_KEY),
+    rowid=False,
+)
+"""``ledger_days`` summed over the networks of a destination: twelve months of a pair are at most 366 rows side by side,
+however many networks its owner has. Written with the ledger, in the same transaction."""
 
 findings = _table(
     "findings",
@@ -362,7 +375,7 @@ case_actions = _table(
     _text("verdict"),
     _int("time_ns"),
 )
-"""What people did; only ever added to, ids increase."""
+"""What people did; only ever added to, ids increase. ``verdict``: of a closing; of an assignment, to whom."""
 
 notices = _table(
     "notices",
@@ -395,6 +408,15 @@ def summed_days() -> Any:
     totals = [sa.cast(sa.func.sum(ledger.c[name]), sa.BigInteger) for name in DAYS_SUMS]
     return ledger_days.insert().from_select(
         [*DAYS_KEY, *DAYS_SUMS], sa.select(*keys, *totals).group_by(*keys)
+    )
+
+
+def summed_pairs(*where: Any) -> Any:
+    """The statement that makes ``ledger_pairs`` from ``ledger_days``, of all or of some of its rows."""
+    keys = [ledger_days.c[name] for name in PAIRS_KEY]
+    totals = [sa.cast(sa.func.sum(ledger_days.c[name]), sa.BigInteger) for name in DAYS_SUMS]
+    return ledger_pairs.insert().from_select(
+        [*PAIRS_KEY, *DAYS_SUMS], sa.select(*keys, *totals).where(*where).group_by(*keys)
     )
 
 

@@ -9,26 +9,26 @@ perhaps of the one that was about to return).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal, Protocol, Self
 
 import sqlalchemy as sa
 
 from agent.core.clock import DAY_NS, Clock
-from agent.core.decision import Decision
 from agent.core.errors import StateError, TakenOverError
 from agent.core.faults import faultpoint
+from agent.core.said import said
 from agent.store import deliveries, schema
-from agent.store.cases import Action, Cases, put_cases, put_findings
+from agent.store.cases import Cases, put_cases, put_findings
 from agent.store.coverage import Coverage
 from agent.store.database import Database, RuntimeLock, open_database, translated
 from agent.store.deliveries import Deliveries
 from agent.store.digests import Digests, put_step
 from agent.store.enrolments import Enrolments
-from agent.store.entities import Entities, Namer, move
-from agent.store.inputs import Inputs, Intake, put_intake
+from agent.store.entities import Entities, move
+from agent.store.inputs import Inputs, put_intake
+from agent.store.kept import Action, Restored
+from agent.store.kept import Commit as Commit
 from agent.store.ledger import Ledger, add_rows
 from agent.store.retention import Retention, begin_day
 from agent.store.sequences import BatchId, Intervals, Sequences, Stream
@@ -36,51 +36,11 @@ from agent.store.sequences import BatchId, Intervals, Sequences, Stream
 BUSY_TIMEOUT_S: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """What one transaction writes."""
-
-    decision: Decision
-    position: str
-    """Where in its input the program stands after this, in the collector's own words; empty: as before."""
-    now_ns: int
-    """Wall clock at the commit."""
-    batches: tuple[tuple[BatchId, bytes | None], ...] = ()
-    """Batches whose effects are in here, none of them taken before, with the SHA-256 of their bytes if they came as such."""
-    snapshot: bytes | None = None
-    """The detector's whole state after the decision; takes the place of every delta up to here."""
-    notice_sinks: tuple[str, ...] = ()
-    """Names of the sinks that get each notice."""
-    versions: Mapping[str, str] = field(default_factory=dict)
-    """Name -> version and hash of everything that the decision rests on; empty: as before."""
-    last_action: int = 0
-    """Id of the newest action on a case that the detector has heard of; 0: as before."""
-    intake: Intake = field(default_factory=Intake)
-    """How far Kafka was read, which agents' keys were pinned, which batches are missing."""
-    entity_of: Namer | None = None
-    """Another table of owners is taken: every row of the ledger gets the entity that this one names."""
-
-
 class Role(Protocol):
     """What makes a program the one that commits."""
 
     def release(self) -> None:
         """Give the role up."""
-
-
-@dataclass(frozen=True, slots=True)
-class Restored:
-    """What a program needs to go on where the last one was cut off."""
-
-    snapshot: bytes | None
-    deltas: tuple[bytes, ...]
-    """To be applied to the snapshot, in order."""
-    taken: Sequences
-    position: str
-    number: int
-    """Of the last commit; 0 if there was none."""
-    last_action: int
-    """Id of the newest action on a case that the detector had heard of."""
 
 
 class State:
@@ -258,7 +218,8 @@ class State:
                 move(connection, work.entity_of)
             _put_decision(connection, work)
             _put_position(connection, work)
-            put_intake(connection, work.intake, work.now_ns, day)
+            if work.intake is not None:
+                put_intake(connection, work.intake, work.now_ns, day)
             faultpoint("commit.after_position")
         faultpoint("commit.after_commit")
         self._taken.drop(forgotten)
@@ -299,8 +260,11 @@ class State:
         changed = connection.execute(sa.update(head).where(mine).values(commit_no=number))
         if changed.rowcount != 1:
             raise TakenOverError(
-                f"{self.name}: another sekisho has taken this state over since this one opened it; "
-                "nothing was written; stop one of the two"
+                said(
+                    "{name}: another sekisho has taken this state over since this one opened it; "
+                    "nothing was written; stop one of the two",
+                    name=self.name,
+                )
             )
 
 

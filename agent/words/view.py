@@ -24,9 +24,11 @@ from agent.core.finding import (
     Traffic,
 )
 from agent.words import units
+from agent.words.approvals import approval_line
 from agent.words.escape import shown, shown_in
 from agent.words.owners import stakes
 from agent.words.phrases import Phrases
+from agent.words.relays import relay_lines
 
 UNKNOWN = "?"
 TOP = 3
@@ -58,7 +60,8 @@ class EventView:
     @property
     def pager(self) -> str:
         """One line without a name from outside, for a service outside."""
-        return self._say("pager.event", severity=_severity(self._notice, self._say), title=self.what)
+        said = self._say("pager.event", severity=_severity(self._notice, self._say), title=self.what)
+        return _marked(said, self._notice, self._say)
 
     @property
     def advice(self) -> str:
@@ -92,7 +95,7 @@ class CaseView:
     def title(self) -> str:
         """What was measured, in one line."""
         core = self._say(
-            "title.core_estimated" if self.traffic.estimated else "title.core",
+            self._core,
             size=units.size(self.traffic.octets_out),
             host=self._host,
             store=self.store.name or self.store.id,
@@ -101,6 +104,12 @@ class CaseView:
         )
         title = f"{_tag(self._notice, self._say)} {self._say(f'title.{self._notice.kind}', core=core)}"
         return self._say("title_local", title=title) if self.case.local_view else title
+
+    @property
+    def _core(self) -> str:
+        if any(s.value == "relay" for s in self.traffic.bases[:1]):
+            return "title.core_relayed"
+        return "title.core_estimated" if self.traffic.estimated else "title.core"
 
     @property
     def told_before(self) -> tuple[str, ...]:
@@ -124,7 +133,8 @@ class CaseView:
         """One line without names, places or amounts, for a service outside."""
         severity = _severity(self._notice, self._say)
         state = self._say(f"pager.{self._notice.kind}")
-        return self._say("pager.case", severity=severity, id=self.case.id, state=state)
+        said = self._say("pager.case", severity=severity, id=self.case.id, state=state)
+        return _marked(said, self._notice, self._say)
 
     @property
     def case_line(self) -> str:
@@ -197,6 +207,11 @@ class CaseView:
                 lines.append(self._say("inferred.basis.other", basis=basis, part=part))
         return lines
 
+    @property
+    def relays(self) -> list[str]:
+        """Each way over other hosts, leg by leg: what was observed of each, and how far it may be the same data."""
+        return [line for relay in self.traffic.relays[:TOP] for line in relay_lines(self, relay, self._say)]
+
     # where to
 
     @property
@@ -229,11 +244,14 @@ class CaseView:
     @property
     def doubts(self) -> str:
         """The four doubts by name, never one product: amount, link, location, owner."""
-        say = self._say
+        say, relays = self._say, self.traffic.relays
+        link = "possible" if relays else "direct"
+        if any(relay.matched_octets for relay in relays):
+            link = "matched"
         return say(
             "inferred.doubts",
             amount=say("inferred.amount_estimated" if self.traffic.estimated else "inferred.amount_measured"),
-            link=say("inferred.link_direct"),
+            link=say(f"inferred.link_{link}"),
             location=self._confidence(self.to.location_confidence),
             owner=self._confidence(self.to.owner_confidence),
         )
@@ -409,6 +427,11 @@ class CaseView:
     def _between(pair: tuple[float, float] | None) -> str:
         return "-".join(f"{end:g}" for end in pair or ())
 
+    @property
+    def approvals(self) -> list[str]:
+        """How each approved transfer of the store stands to this one."""
+        return [approval_line(fact, self._say) for fact in self.case.approvals]
+
     def reasons(self, finding: Finding) -> list[str]:
         """Further reasons, and what lowered or raised the severity; an unknown key is printed as it is."""
         told = ("first_seen", "share_of_store")
@@ -500,8 +523,14 @@ def _severity(notice: Notice, say: Phrases) -> str:
     return say(f"severity.{notice.severity.name.lower()}")
 
 
+def _is_simulated(notice: Notice) -> bool:
+    return notice.simulated or (notice.case is not None and any(f.simulated for f in notice.case.findings))
+
+
+def _marked(text: str, notice: Notice, say: Phrases) -> str:
+    """The text of a pager, where nothing else would say that it is an exercise."""
+    return say("pager.simulated", text=text) if _is_simulated(notice) else text
+
+
 def _tag(notice: Notice, say: Phrases) -> str:
-    simulated = notice.simulated or (
-        notice.case is not None and any(f.simulated for f in notice.case.findings)
-    )
-    return say("tag_simulated" if simulated else "tag", severity=_severity(notice, say))
+    return say("tag_simulated" if _is_simulated(notice) else "tag", severity=_severity(notice, say))

@@ -46,7 +46,6 @@ _CHECK_NS: Final = SECOND_NS // 2
 class How:
     """What the settings say of counting."""
 
-    interval_ns: int
     keep_on_stop: bool = False
     reader: str = "ebpf"
     """The word that positions begin with; see :class:`agent.core.stages.Keeping`."""
@@ -179,13 +178,16 @@ class Counting(ABC):
         self, programs: Programs, epochs: Epochs, stop: threading.Event
     ) -> Generator[FlowBatch, None, int]:
         """Count until ``stop``, or until a program is found taken off; gives when all of them were last in place."""
-        interval_ns = self._how.interval_ns
+        interval_ns = self._stage.interval_ns
         done = self._clock.now_ns() // interval_ns
         calm_s = min(_TICK_S, self._how.look_s)
         told_ns, pause_s, before = 0, calm_s, 0.0
         sure_ns = self._clock.monotonic_ns()
         while not stop.is_set():
             looked_ns, now_ns = self._clock.monotonic_ns(), self._clock.now_ns()
+            if interval_ns != self._stage.interval_ns:
+                interval_ns = self._stage.interval_ns
+                done = now_ns // interval_ns
             self.look(looked_ns)
             fill = epochs.fill()
             is_due = now_ns // interval_ns != done or fill >= _FULL

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -13,6 +14,7 @@ from agent.core.clock import SECOND_NS
 from agent.core.errors import CaptureError
 from agent.core.log import Log
 from agent.core.stages import CollectorSettings, Context
+from agent.policy.model import Policy
 from collectors.bpf import libbpf
 from collectors.bpf.pins import Pins
 from collectors.bpf.programs import image
@@ -59,7 +61,7 @@ class KeptSettings(CollectorSettings):
     )
 
     def interval_ns(self, context: Context) -> int:
-        """Between two readings, decided once for a run. A threshold of a store that is passed is told no sooner than the row is read."""
+        """Between two readings, by the policy of now. A threshold of a store that is passed is told no sooner than the row is read."""
         if self.interval is not None:
             return self.interval * SECOND_NS
         stores = context.policy.stores if context.kafka and context.policy else ()
@@ -126,7 +128,10 @@ class Kept:
     name: str
     live = True
 
-    def __init__(self) -> None:
+    def __init__(self, settings: KeptSettings, context: Context) -> None:
+        self._context, self._of_interval = context, settings
+        self.interval_ns = settings.interval_ns(context)
+        """Between two readings; changes with the policy."""
         self._position = ""
         self._settled = ""
         self.durable = False
@@ -134,6 +139,11 @@ class Kept:
         self.overflowed = Amounts()
         """What had no room in the map, in this run."""
         self.pinned = False
+
+    def follow(self, policy: Policy) -> None:
+        """See :class:`agent.core.stages.Following`."""
+        self._context = replace(self._context, policy=policy)
+        self.interval_ns = self._of_interval.interval_ns(self._context)
 
     def progress(self) -> None:
         """None: there is no end."""

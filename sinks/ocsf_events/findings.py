@@ -18,6 +18,7 @@ from agent.core.finding import (
     NoticeKind,
     Severity,
     Share,
+    TrafficState,
 )
 from agent.words import harmless, render
 from sinks.ocsf_events.common import (
@@ -105,12 +106,10 @@ def _when(notice: Notice, case: Case) -> Json:
 
 
 def _judgement(notice: Notice, case: Case) -> Json:
-    if case.state is CaseState.STOPPED:
-        status, code = ((2, "In Progress") if case.acknowledged_by else (1, "New")), "stopped"
-        detail = "Traffic stopped; a person has not closed the case."
-    else:
-        status, code, detail = _STATUS[case.state], case.state.value, ""
-    confidence = _confidence(case)
+    status, code, detail = _STATUS[case.state], case.state.value, ""
+    if case.traffic_state is TrafficState.STOPPED and case.state is not CaseState.CLOSED:
+        code, detail = "stopped", "Traffic stopped; a person has not closed the case."
+    confidence, assignee = _confidence(case), case.assigned_to or case.acknowledged_by
     simulated = is_simulated(notice)
     return {
         **severity(case.severity),
@@ -123,7 +122,7 @@ def _judgement(notice: Notice, case: Case) -> Json:
         "is_alert": notice.kind is not NoticeKind.CLOSED and not simulated,
         "verdict_id": 6 if simulated else None,
         "verdict": "Test" if simulated else None,
-        "assignee": {"name": case.acknowledged_by} if case.acknowledged_by else None,
+        "assignee": {"name": assignee} if assignee else None,
         "comment": case.closing_note,
         "count": case.traffic.flows,
     }

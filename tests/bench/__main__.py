@@ -6,8 +6,8 @@ import importlib
 import sys
 from pathlib import Path
 
-APART = {"capture", "overhead", "soak"}
-"""They need root and half an hour: ``make bench-capture`` (another page), ``make soak``."""
+APART = {"capture", "overhead", "soak", "surface"}
+"""They take half an hour, most of them root: ``make bench-capture`` (another page), ``make soak``; ``surface`` (another page)."""
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
     python -m tests.bench memory [THOUSANDS OF KEYS]
 
-So many keys (stores and networks) are seen once, with the limits of the tables raised to hold them; then every bucket of
+So many keys (stores and networks) are seen once, with the limits of the tables as `sekisho detect` has them; then every bucket of
 every window, and of the days, has a cell for one key in twenty. Largest resident memory of the process counts.
 """
 
@@ -14,11 +14,12 @@ import time
 
 import numpy as np
 
-from agent.detection import cube, stage2
+from agent.detection import stage2
 from agent.detection.detector import Detector
 from agent.detection.windows import Parts
 from agent.detection.years import DAYS
 from agent.policy.model import Policy, Rule
+from agent.roles import Detecting
 from tests.bench.page import Bar, Report
 from tests.tools.recount import Sent
 from tests.tools.transfers import T0, policy, sent, store
@@ -76,9 +77,8 @@ def fill(held: stage2.Stage2, keys: int) -> int:
 def main(arguments: list[str]) -> None:
     """The table."""
     keys = int(float(arguments[0]) * 1000) if arguments else 1_000_000
-    cube.PATHS, cube.DETAILS = 2 * keys, 4 * keys  # type: ignore[misc]
     begin_gib, begin = gib(), time.process_time()
-    detector = Detector(rules(), None, replay=True)
+    detector = Detector(rules(), None, replay=True, most_paths=Detecting().paths)
     learn(detector, keys)
     known = detector._cube.paths.count
     if known != keys or DAYS.name not in detector._stage2.rings:

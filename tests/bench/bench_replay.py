@@ -2,8 +2,8 @@
 
     python -m tests.bench replay [PACKETS SESSIONS REPEATS]      # 20,000,000 packets, 500,000 flows
 
-All of it: flows, places and owners, stores, sealing, thirty rules, windows, cases, the ledger in SQLite, the summary.
-"with --state" adds the Parquet archive. Totals are checked against the generator's truth in every run. Country and
+All of it: flows, places and owners, stores, sealing, thirty rules, windows, cases, the summary.
+"with --state" adds the ledger and all else of the state in SQLite, and the Parquet archive. Totals are checked against the generator's truth in every run. Country and
 network databases are made up: they answer for every address of the capture, in 16 places to a network.
 
 "The start" is the same command on a capture that holds no packet, with the settings that come with the program.

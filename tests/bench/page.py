@@ -15,6 +15,7 @@ from tests.tools.places import ROOT
 
 PAGE = ROOT / "docs/performance.md"
 SCALING = ROOT / "docs/scaling.md"
+DETECTION = ROOT / "docs/detection.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def where() -> str:
     git = ["git", "-C", str(ROOT)]
     commit = _first_line([*git, "describe", "--always"])
     # The pages themselves change with every table.
-    pages = [f":!docs/{page.name}" for page in (PAGE, SCALING)]
+    pages = [f":!docs/{page.name}" for page in (PAGE, SCALING, DETECTION)]
     if _first_line([*git, "status", "--porcelain", "-uno", "--", ".", *pages]) != "unknown":
         commit += ", changed since"
     model = next(

@@ -12,6 +12,7 @@ from tests.tools.truth import write_pcap
 
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("collectors", "pcap"): {"files": ["{folder}/sample.pcap"]},
+    ("collectors", "squid"): {"file": "{folder}/access.log", "follow": False},
     ("collectors", "tc"): {
         "interfaces": ["vnet*"],
         "legal_basis": "test",
@@ -29,6 +30,8 @@ def prepare(folder: Path) -> None:
     """Make the files that the settings above name."""
     (folder / "secret").write_text("0123456789abcdef0123456789abcdef")
     write_pcap(folder / "sample.pcap")
+    line = "1763712000.123    250 192.0.2.1 TCP_TUNNEL/200 5120 CONNECT a.example:443 - HIER_DIRECT/203.0.113.7 -\n"
+    (folder / "access.log").write_text(line * 3)
 
 
 def settings_of(room: str, name: str, folder: Path) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def test_nothing_that_comes_by_the_topic_ends_a_detector_or_changes_a_figure(
         letters = _letters(kafka)
         bad = more.sent - 2
         fit = expected + 10 - sum(letters.values())
-        facts = road.facts()
+        facts = road.facts(late=True)  # a turned bit may make a row older, or larger
         assert bad == expected + 10
         assert 0 <= fit <= FLIPPED * 0.6, letters
         assert letters["foreign"] == 4 and letters["newer_schema"] == 1 and letters["identity_conflict"] >= 1
@@ -161,7 +161,8 @@ def test_nothing_that_comes_by_the_topic_ends_a_detector_or_changes_a_figure(
         assert streams.keys() == {AGENT}
         taken = len(streams[AGENT])
         assert taken == 4 + fit, "each was either taken or kept aside"
-        assert facts.ledger.keys() <= {"as:64500", "unknown"}
+        others = facts.ledger.keys() - {"as:64500", "unknown"}
+        assert len(others) <= fit, "only what the agent itself signed anew may name another network"
         assert {"identity_conflict", "messages_refused"} <= road.events()
 
 

@@ -21,8 +21,8 @@ from agent import config
 from agent.core.clock import SECOND_NS, SystemClock
 from agent.core.heartbeat import of_account
 from agent.core.kafka import Connection
+from agent.covering import causes, covering, publishing, receipts
 from agent.detection import fleet
-from agent.receiving import causes, covering, publishing, receipts
 from agent.receiving.detecting import DetectRuntime
 from agent.sending import telling
 from agent.store.coverage import Receipt

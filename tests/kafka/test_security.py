@@ -13,8 +13,9 @@ import pytest
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from agent.core.errors import SinkError
+from agent.core.errors import CaptureError, SinkError
 from agent.core.kafka import Connection, Sasl, Tls, made_by
+from collectors.kafka import Reader
 from sinks.kafka import KafkaCarrier
 from tests.tools import topics
 from tests.tools.brokers import Cluster
@@ -205,6 +206,25 @@ def test_certificates_that_do_not_fit_are_said_so(
     error = refused(connection)
     assert error.retriable
     assert "TLS failed" in str(error), str(error)
+
+
+def test_who_reads_with_a_wrong_password_is_told_so(guarded: Guarded, prefix: str, tmp_path: Path) -> None:
+    """As who writes is, and not that no broker was found."""
+    wrong = tmp_path / "secret"
+    wrong.write_text("wrong")
+    kafka = guarded.connection(prefix, secret_file=wrong)
+    reader = Reader(kafka, kafka.topics.flows, "test")
+    with pytest.raises(CaptureError, match="does not let us in as admin"):
+        reader.poll(1, 0.0)
+    reader.close()
+
+
+def test_a_broker_that_asks_for_tls_is_said_so(guarded: Guarded, prefix: str) -> None:
+    """Without TLS it only ends the connection; what it may ask for is named."""
+    plain = topics.connection(guarded.cluster.bootstrap, prefix, connect_s=6.0, request_s=5.0)
+    said = pytest.raises(SinkError, match="it may ask for TLS, a certificate or a password")
+    with said, made_by(plain, "test") as options:
+        KafkaAdminClient(**options)
 
 
 def test_a_file_that_is_no_certificate_is_named(guarded: Guarded, prefix: str, tmp_path: Path) -> None:

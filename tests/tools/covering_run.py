@@ -8,11 +8,11 @@ from pathlib import Path
 from agent.core.accounts import Accounts
 from agent.core.clock import HOUR_NS, SECOND_NS, DataClock
 from agent.core.finding import Event
+from agent.covering.covering import Covering
 from agent.deciding import LocalDecide
 from agent.detection.detector import Detector
 from agent.policy import load as policy_files
 from agent.policy.model import Policy
-from agent.receiving.covering import Covering
 from agent.store.inputs import Intake
 from agent.store.state import State
 from tests.tools.beats import RUN, Arrived, Beating

@@ -5,7 +5,18 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from agent.core.clock import DAY_NS
-from agent.core.finding import CaseState, Confidence, Notice, NoticeKind, OwnerFact, Severity, Share
+from agent.core.finding import (
+    ApprovalFact,
+    CaseState,
+    Confidence,
+    Notice,
+    NoticeKind,
+    OwnerFact,
+    Severity,
+    Share,
+    Standing,
+    TrafficState,
+)
 from agent.policy.model import Category
 from tests.tools import notices
 
@@ -30,6 +41,22 @@ _OWNERS = st.builds(
     disputed=st.booleans(),
     stale=st.booleans(),
     review=st.booleans(),
+)
+
+
+_APPROVALS = st.builds(
+    ApprovalFact,
+    id=st.sampled_from(["offsite-backup", "apr-2"]),
+    standing=st.sampled_from(Standing),
+    approver=st.sampled_from(["A. Person"]),
+    basis=st.sampled_from(["", "contract 2026-17"]),
+    ticket=st.sampled_from(["", "CHG-4412"]),
+    valid_from=st.just("2026-11-01"),
+    valid_to=st.just("2027-03-31"),
+    cap_octets=st.integers(1, 10**14),
+    window=st.sampled_from(["24h", "12mo"]),
+    used_octets=st.none() | st.integers(0, 10**14),
+    provisional=st.booleans(),
 )
 
 
@@ -74,6 +101,7 @@ def _any_notice(draw: st.DrawFn) -> Notice:
                     "same_pod",
                     "same_host",
                     "copy_of",
+                    "relay",
                     "odd",
                     "other",
                     "?",
@@ -99,6 +127,8 @@ def _any_notice(draw: st.DrawFn) -> Notice:
     case = notices.case(
         severity=draw(st.sampled_from(Severity)),
         state=draw(st.sampled_from(CaseState)),
+        traffic_state=draw(st.sampled_from(TrafficState)),
+        approvals=tuple(draw(st.lists(_APPROVALS, max_size=3))),
         revision=draw(st.integers(1, 99)),
         store=store,
         destination=destination,

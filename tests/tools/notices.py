@@ -9,7 +9,6 @@ from zoneinfo import ZoneInfo
 from agent.core.clock import HOUR_NS, MINUTE_NS, SECOND_NS
 from agent.core.finding import (
     Case,
-    CaseState,
     Confidence,
     Destination,
     Event,
@@ -22,6 +21,7 @@ from agent.core.finding import (
     Share,
     StoreFact,
     Traffic,
+    TrafficState,
     finding_id,
 )
 
@@ -184,7 +184,10 @@ def stopped() -> Notice:
         kind=NoticeKind.CLOSED,
         time_ns=END_NS + 30 * MINUTE_NS,
         case=case(
-            revision=6, state=CaseState.STOPPED, findings=(closed,), updated_ns=END_NS + 30 * MINUTE_NS
+            revision=6,
+            traffic_state=TrafficState.STOPPED,
+            findings=(closed,),
+            updated_ns=END_NS + 30 * MINUTE_NS,
         ),
     )
 

@@ -47,10 +47,10 @@ def _child(arguments: list[str], kill: str) -> int:
 
 
 def _run(arguments: list[str], kill: str) -> None:
-    from agent import deciding, seal
+    from agent import deciding, pipeline, seal
     from agent.cli import main
 
-    seal.MAX_ROWS = BATCH_ROWS
+    seal.MAX_ROWS = pipeline.GATHER_ROWS = BATCH_ROWS
     deciding.SNAPSHOT_EVERY = SNAPSHOT_EVERY
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

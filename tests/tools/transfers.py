@@ -54,7 +54,7 @@ def rule_of(asked: Asked) -> Rule:
 
 
 def sent(rows: Sequence[Sent], **columns: Any) -> FlowBatch:
-    """The rows as an enriched batch; ``columns`` are added or replaced, one value for all rows."""
+    """The rows as an enriched batch; ``columns`` are added or replaced, one value for all rows or a list of texts."""
     n = len(rows)
     content = np.array([r.octets for r in rows], np.int64)
     asns = np.array([r.asn for r in rows], np.int64)
@@ -85,7 +85,9 @@ def sent(rows: Sequence[Sent], **columns: Any) -> FlowBatch:
         "remote_asn": asns,
     }
     for name, value in columns.items():
-        if value is None or isinstance(value, str):
+        if isinstance(value, list):
+            texts[name] = value
+        elif value is None or isinstance(value, str):
             texts[name] = [value] * n
         else:
             data[name] = np.full(n, value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date
+from datetime import UTC, date
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from agent.core.finding import NoticeKind
 from agent.detection.detector import Detector
 from agent.policy.load import load
 from agent.policy.model import Policy
+from agent.words import LANGUAGES, render
 from tests.tools.recount import Sent
 from tests.tools.transfers import MB, T0, Run
 
@@ -140,3 +141,46 @@ def test_findings_bear_the_commit_of_the_policy(tmp_path: Path) -> None:
     assert finding.versions["policy_commit"] == "0123456789ab+changed"
     (finding,) = taken(known, [row(T0, 20 * MB)]).findings.values()
     assert "policy_commit" not in finding.versions
+
+
+def beside(run: Run) -> list[tuple[str, str, int | None]]:
+    """What the last notice says of approvals: id, standing, octets used."""
+    case = run.notices[-1].case
+    assert case is not None
+    return [(fact.id, fact.standing.value, fact.used_octets) for fact in case.approvals]
+
+
+@pytest.mark.parametrize(
+    ("change", "rows", "expected"),
+    [
+        (("", ""), [row(T0, 60 * MB), row(T0 + HOUR_NS, 90 * MB)], ("overrun", 150 * MB)),
+        (("valid_to: 2025-11-22", "valid_to: 2025-11-20"), [row(T0, 60 * MB)], ("expired", 60 * MB)),
+        (("valid_from: 2025-11-01", "valid_from: 2025-11-22"), [row(T0, 60 * MB)], ("not_yet", 60 * MB)),
+        (("[postgres]", "[restic]"), [row(T0, 60 * MB)], ("other_process", 60 * MB)),
+        (("initiator: local", "initiator: remote"), [row(T0, 60 * MB)], ("other_side", 60 * MB)),
+        (("[64500]", "[64501]"), [row(T0, 60 * MB)], ("other_end", None)),
+    ],
+)
+def test_a_case_says_how_approvals_of_its_store_stand_to_it(
+    tmp_path: Path, change: tuple[str, str], rows: list[Sent], expected: tuple[str, int | None]
+) -> None:
+    """Over the cap, expired, not yet begun, for another process, side or destination; with what was used."""
+    run = taken(policy(tmp_path, APPROVAL.replace(*change)), rows)
+    assert beside(run) == [("backup", *expected)]
+
+
+def test_the_alert_names_approver_end_cap_and_use(tmp_path: Path) -> None:
+    """In both languages, whatever the basis holds on one line."""
+    run = taken(policy(tmp_path), [row(T0, 60 * MB), row(T0 + HOUR_NS, 90 * MB)])
+    said = {
+        language: render(run.notices[-1], language=language, zone=UTC, detail="full")
+        for language in LANGUAGES
+    }
+    assert (
+        "Over the cap of approved transfer backup: approved by A. Person until 2025-11-22 (contract 2026-17), "
+        "cap 100 MB in 24 h, used 150 MB."
+    ) in said["en"]
+    assert (
+        "A. Person が承認、期限 2025-11-22（contract 2026-17）、上限 24時間で 100 MB、使用量 150 MB"
+        in said["ja"]
+    )

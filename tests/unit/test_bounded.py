@@ -13,12 +13,16 @@ import pytest
 
 from agent.core import address
 from agent.core.accounts import Accounts
+from agent.core.clock import DataClock
 from agent.core.flow import BatchHeader, FlowBatch, Text
+from agent.deciding import LocalDecide
 from agent.detection import cube, facts, keys, rules
 from agent.detection.detector import Detector
 from agent.pipeline import QUEUE_BATCHES, QUEUE_ROWS, _Waiting
 from agent.policy.model import Rule
+from agent.roles import Detecting
 from agent.seal import MAX_ROWS, STORE_LANE, Sealer
+from agent.store.state import State
 from collectors.flowtable import flows
 from tests.tools.places import ROOT
 from tests.tools.program import environment
@@ -87,6 +91,37 @@ def test_a_detector_that_hears_of_new_networks_without_end_stays_as_large_as_it_
         "rows_past_path_limit": True,
         "texts_past_limit": True,
     }
+
+
+def test_what_found_no_place_is_counted_and_told_once(tmp_path: Path) -> None:
+    """Rows, flows and octets past the limit of networks; people are told the first time, with the setting to change."""
+    clock = DataClock(T0)
+    with State.open(tmp_path / "state.db", clock=clock) as state:
+        detector = Detector(policy(Rule(id="bulk", over=1_000 * GB, window="1h")), None, most_paths=1_024)
+        decide = LocalDecide(detector, state, Accounts(), clock, "db-1", notice_sinks=("paper",))
+        decide.restore()
+        for step in range(3):
+            decide.take([elsewhere(step).with_header(run_id="r", sequence=step)], T0)
+        beyond = 3 * STEP - 1_024
+        told = [state.deliveries.notice(d).event for d in state.deliveries.heads("paper")]
+    assert {k: n for k, n in decide.past_limits.items() if "path" in k} == {
+        "rows_past_path_limit": beyond,
+        "flows_past_path_limit": beyond,
+        "octets_out_past_path_limit": beyond * 140,
+        "octets_in_past_path_limit": beyond * 40,
+    }
+    assert [(e.name, e.detail["setting"], e.detail["rows_past_path_limit"]) for e in told if e] == [
+        ("detector_full", "detect.paths", 2 * STEP - 1_024)
+    ]
+
+
+def test_a_detector_of_many_hosts_keeps_a_million_networks_apart() -> None:
+    """As its settings say; one of a host by itself keeps fewer."""
+    rules_of = policy(Rule(id="bulk", over=1_000 * GB, window="1h"))
+    limits = [
+        Detector(rules_of, None, most_paths=most)._cube.paths.limit for most in (Detecting().paths, None)
+    ]
+    assert limits == [1_000_000, 65_536]
 
 
 def test_what_waits_to_be_sealed_knows_no_text_of_rows_that_are_gone() -> None:

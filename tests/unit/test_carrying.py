@@ -31,7 +31,7 @@ class Carried:
     """A carrier that keeps what it is given. ``up`` says whether it can be reached, ``answers`` whether it answers."""
 
     def __init__(self) -> None:
-        self.up, self.answers = True, True
+        self.up, self.answers, self.longest_s = True, True, 3600.0
         self.headers: list[Header] = []
         self.beats: list[dict[str, object]] = []
         self.unanswered: list[Done] = []
@@ -122,6 +122,21 @@ def test_a_connection_that_breaks_sends_again_what_was_not_answered(tmp_path: Pa
         assert agent.accounts.read().acked == numbered(5).amounts()
     first, again = carrier.headers
     assert (first.batch_id, first.digest) == (again.batch_id, again.digest)
+
+
+def test_a_client_that_never_answers_is_replaced(tmp_path: Path) -> None:
+    """Neither taken nor refused for longer than the client promised: another one sends it, and it is counted once."""
+    carrier = Carried()
+    carrier.answers, carrier.longest_s = False, 0.05
+    with sender(tmp_path, carrier=carrier) as agent:
+        agent.put(numbered(5))
+        until(lambda: len(carrier.headers) > 1, "it is sent anew")
+        carrier.answers = True
+        agent.put(numbered(2))
+        until(lambda: not agent.waiting, "all are through")
+        agent.check()
+        assert agent.accounts.read().acked == numbered(5).amounts() + numbered(2).amounts()
+    assert set(sent(carrier)) == {0, 1}
 
 
 def test_only_the_guilty_message_is_given_up(tmp_path: Path) -> None:
@@ -269,7 +284,8 @@ def test_batches_that_fill_in_time_keep_their_age() -> None:
     def run(rows_a_second: int, seconds: int, from_s: int) -> None:
         for second in range(from_s, from_s + seconds):
             now_ns = second * 10**9
-            if list(sealer.add(numbered(rows_a_second), now_ns)) or list(sealer.due(now_ns)):
+            rows = numbered(rows_a_second, process=f"no other's {second}")
+            if list(sealer.add(rows, now_ns)) or list(sealer.due(now_ns)):
                 ages.append(sealer._age_ns[OTHER_LANE] // 10**9)
 
     run(60, 100, 0)

@@ -8,7 +8,7 @@ from datetime import UTC, date
 import pytest
 
 from agent.core.clock import DAY_NS, HOUR_NS, SECOND_NS
-from agent.core.finding import CaseState, NoticeKind, OwnerFact, Severity, Share
+from agent.core.finding import CaseState, NoticeKind, OwnerFact, Severity, Share, TrafficState
 from agent.core.flow import Mark
 from agent.detection.detector import Detector
 from agent.policy.model import DestinationSet, Override, Rule, RuleTest
@@ -97,7 +97,11 @@ def test_forty_gigabytes_that_trip_every_rule_are_one_case_and_at_most_four_noti
     assert kinds[0] is NoticeKind.OPENED
     assert kinds[-1] is NoticeKind.CLOSED
     assert len(kinds) <= 4
-    assert (case.state, case.severity) == (CaseState.STOPPED, Severity.CRITICAL)
+    assert (case.state, case.traffic_state, case.severity) == (
+        CaseState.OPEN,
+        TrafficState.STOPPED,
+        Severity.CRITICAL,
+    )
     told = [n.case.severity for n in made.notices if n.case and n.kind is not NoticeKind.CLOSED]
     assert max(told) >= Severity.HIGH
 
@@ -306,10 +310,12 @@ def test_a_case_of_medium_severity_waits_for_a_person_when_its_traffic_has_stopp
     made = stopped()
     made.heard(made.detector.tick(T0 + 900 * HOUR_NS))
     (case,) = made.cases.values()
-    assert (case.state, [n.kind for n in made.notices]) == (
-        CaseState.STOPPED,
-        [NoticeKind.OPENED, NoticeKind.CLOSED],
-    )
+    assert (case.state, case.traffic_state) == (CaseState.OPEN, TrafficState.STOPPED)
+    assert [n.kind for n in made.notices] == [
+        NoticeKind.OPENED,
+        NoticeKind.CLOSED,
+        NoticeKind.UNACKNOWLEDGED,
+    ]
 
 
 def test_a_case_of_low_severity_closes_itself():
@@ -330,7 +336,8 @@ def test_traffic_that_comes_back_opens_the_stopped_case_again():
     made = stopped()
     made.take(transfer(2 * GB, 60, 3 * 3600))
     (case,) = made.cases.values()
-    assert (case.state, len(case.findings), made.notices[-1].kind) == (CaseState.OPEN, 2, NoticeKind.OPENED)
+    assert (case.traffic_state, len(case.findings)) == (TrafficState.ONGOING, 2)
+    assert made.notices[-1].kind is NoticeKind.OPENED
 
 
 def test_after_a_person_closed_a_case_the_next_finding_opens_another():
@@ -342,7 +349,7 @@ def test_after_a_person_closed_a_case_the_next_finding_opens_another():
     assert [len(c.findings) for c in made.cases.values()] == [1, 1]
 
 
-def test_an_acknowledged_case_is_told_as_such_until_it_stops():
+def test_an_acknowledged_case_is_told_as_such_also_when_its_traffic_has_stopped():
     """A person has it."""
     made = Run(Detector(policy(Rule(id="bulk", over=GB, window="5m", quiet="1h")), None))
     made.take(transfer(2 * GB, 60))
@@ -351,7 +358,8 @@ def test_an_acknowledged_case_is_told_as_such_until_it_stops():
     made.heard(made.detector.finish())
     assert made.cases["2025-1121-01"].state is CaseState.ACKNOWLEDGED
     made.heard(made.detector.tick(T0 + 3 * HOUR_NS))
-    assert made.cases["2025-1121-01"].state is CaseState.STOPPED
+    case = made.cases["2025-1121-01"]
+    assert (case.state, case.traffic_state) == (CaseState.ACKNOWLEDGED, TrafficState.STOPPED)
 
 
 def test_two_stores_or_two_destinations_are_two_cases():

@@ -11,8 +11,8 @@ import pytest
 from agent.core.clock import HOUR_NS, MINUTE_NS, SECOND_NS
 from agent.core.errors import StateError
 from agent.core.finding import Severity
+from agent.covering.publishing import Publisher, record_of
 from agent.policy.model import Policy
-from agent.receiving.publishing import Publisher, record_of
 from agent.store.coverage import Coverage, CoveredHours, Receipt
 from tests.tools.beats import Beating, lane
 from tests.tools.covering_run import BEGIN, Run, policy_of

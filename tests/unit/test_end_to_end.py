@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from agent import seal
+from agent import pipeline, seal
 from agent.core.accounts import Amounts
 from agent.core.clock import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS
-from agent.core.finding import CaseState, NoticeKind
+from agent.core.finding import NoticeKind, TrafficState
 from agent.core.flow import FlowBatch
 from tests.tools import spine
 from tests.tools.feed import Outcome, run
@@ -107,8 +107,9 @@ def test_findings_do_not_depend_on_how_the_data_is_cut(
 def _cases(outcome: Outcome) -> set[tuple[Any, ...]]:
     """Cases less the amounts of those that are over: these are told as they stood when their commit was decided."""
     return {
-        (c.id, c.revision, c.state, c.severity, c.opened_ns, c.updated_ns, tuple(f.id for f in c.findings))
-        + ((c.traffic, c.destination) if c.state is CaseState.OPEN else ())
+        (c.id, c.revision, c.state, c.traffic_state, c.severity, c.opened_ns, c.updated_ns)
+        + tuple(f.id for f in c.findings)
+        + ((c.traffic, c.destination) if c.traffic_state is TrafficState.ONGOING else ())
         for c in outcome.cases.values()
     }
 
@@ -118,6 +119,7 @@ def test_findings_do_not_depend_on_where_a_run_was_stopped(
 ) -> None:
     """A replay that is asked to stop, again and again, and goes on each time leaves what an unbroken one leaves."""
     monkeypatch.setattr(seal, "MAX_ROWS", 50)
+    monkeypatch.setattr(pipeline, "GATHER_ROWS", 60)
     batches = _pieces(_two_days(12), 60)
     whole = run(tmp_path / "whole", batches, *files, commit_rows=1)
     for stops in [(1,), (2, 9), (5, 5, 20), (1, 1, 1, 1)]:
@@ -132,8 +134,12 @@ def test_findings_do_not_depend_on_where_a_run_was_stopped(
         assert kinds == {(n.id, n.kind) for n in whole.notices}, name
 
 
-def test_a_stopped_replay_lets_go_of_what_comes_again(tmp_path: Path, files: tuple[Path, Path]) -> None:
+def test_a_stopped_replay_lets_go_of_what_comes_again(
+    tmp_path: Path, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was held when it stopped stands in the account as dropped, and is decided by the run that goes on."""
+    monkeypatch.setattr(pipeline, "GATHER_ROWS", 500)
+    monkeypatch.setattr(seal, "MAX_ROWS", 100)
     batches = _pieces(_two_days(13), 400)
     part = run(tmp_path / "a", batches, *files, commit_rows=1, stop_after=1)
     gone = sum((*part.account.dropped.values(), *part.account.dead.values()), Amounts())

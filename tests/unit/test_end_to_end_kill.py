@@ -152,7 +152,7 @@ def test_a_replay_of_the_same_file_again_changes_nothing(place: Place) -> None:
     copy = place.folder / "copy.pcap"
     copy.write_bytes((place.folder / "day.pcap").read_bytes())
     arguments = [str(copy) if a.endswith("day.pcap") else a for a in place.arguments("unbroken")]
-    program = f"from agent import cli, seal; seal.MAX_ROWS = {BATCH_ROWS}; cli.main()"
+    program = f"from agent import cli, pipeline, seal; seal.MAX_ROWS = pipeline.GATHER_ROWS = {BATCH_ROWS}; cli.main()"
     again = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         cwd=ROOT,

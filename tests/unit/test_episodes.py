@@ -148,30 +148,39 @@ def test_a_finding_closes_when_the_watermark_passes_its_quiet_time():
     assert (finding.state, finding.last_bucket_ns) == (FindingState.CLOSED, BUCKET + 300 * SECOND_NS)
 
 
-def test_a_late_row_opens_nothing_by_itself_but_is_counted():
-    """A late amount over the threshold is found when the next bucket is evaluated, in that bucket."""
+def test_a_late_row_is_found_at_once_in_the_bucket_that_is_open():
+    """A late amount over the threshold opens the next bucket that will be evaluated, as its evaluation would."""
     rule = Rule(id="bulk", over=GB, window="1h")
     made = Run(Detector(policy(rule, stores=STORES), None, replay=True))
     made.take([at(0, 1), at(1200, 1)])
     made.take([at(600, 2 * GB)])
-    assert made.findings == {}
-    assert made.reasons["rows_late"] == 1
-    made.take([at(1320, 1, store="bank")])
     (finding,) = made.findings.values()
-    assert finding.first_bucket_ns == T0 + 1080 * SECOND_NS
-    assert finding.content_octets_out == 2 * GB + 1
+    assert (finding.first_bucket_ns, finding.provisional) == (T0 + 1080 * SECOND_NS, True)
+    assert (finding.content_octets_out, made.reasons["rows_late"]) == (2 * GB + 1, 1)
+    made.take([at(1320, 1, store="bank")])
+    (after,) = made.findings.values()
+    assert (after.id, after.first_bucket_ns) == (finding.id, finding.first_bucket_ns)
 
 
-def test_a_late_row_in_a_bucket_that_is_not_over_opens_nothing_on_arrival():
-    """Nor does it then: it is found when that bucket is evaluated."""
+def test_a_late_row_of_a_bucket_that_is_not_over_opens_it():
+    """The bucket of its own time is not evaluated yet: it opens that one, and when it passed is its own time."""
     rule = Rule(id="bulk", over=GB, window="24h")
     made = Run(Detector(policy(rule, stores=STORES), None, replay=True))
     made.take([at(0, 1), at(800, 1)])
     made.take([at(600, 2 * GB)])
-    assert (made.findings, made.reasons["rows_late"]) == ({}, 1)
-    made.take([at(900 + 120, 1, store="bank")])
     (finding,) = made.findings.values()
-    assert (finding.first_bucket_ns, finding.crossed_ns) == (T0, T0 + 900 * SECOND_NS)
+    assert (finding.first_bucket_ns, finding.crossed_ns) == (T0, T0 + 600 * SECOND_NS)
+    assert made.reasons["rows_late"] == 1
+
+
+def test_a_late_row_that_no_window_reaches_opens_nothing():
+    """What is older than the window at the open bucket counts in the ledger alone."""
+    rule = Rule(id="bulk", over=GB, window="1h")
+    made = Run(Detector(policy(rule, stores=STORES), None, replay=True))
+    made.take([at(0, 1), at(2 * 3600, 1)])
+    made.take([at(600, 2 * GB)])
+    made.take([at(2 * 3600 + 300, 1)])
+    assert (made.findings, made.reasons["rows_late"]) == ({}, 1)
 
 
 def test_a_late_row_extends_an_open_episode_backward_and_keeps_its_id():

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kafka import errors
 from pydantic import ValidationError
 
 from agent import config
 from agent.core.errors import ConfigError, SinkError
-from agent.core.kafka import Connection, refuse_slow_checksums
+from agent.core.kafka import Connection, hearing, refuse_slow_checksums
 from tests.tools.program import sekisho
 
 SECRET = "never-to-be-shown"
@@ -31,6 +33,8 @@ SECRET = "never-to-be-shown"
         ),
         ({"servers": ["k:1"], "sasl": {"user": "a", "password": SECRET, "secret_file": "s"}}, "password"),
         ({"servers": ["k:1"], "topics": {"flows": "a b"}}, "topics.flows"),
+        ({"servers": ["k:1"], "topics": {"flows": ".."}}, "letters, digits and . _ - alone"),
+        ({"servers": ["k:1"], "topics": {"flows": "a", "agents": "a"}}, "flows and agents have one name"),
     ],
 )
 def test_what_cannot_work_is_refused(given: dict[str, Any], said: str) -> None:
@@ -89,3 +93,27 @@ def test_a_secret_is_read_anew_and_missed_in_words(tmp_path: Path) -> None:
     for secret in ("one", "two"):
         file.write_text(secret + "\n")
         assert kafka.options("test")["sasl_plain_password"] == secret
+
+
+@pytest.mark.parametrize(
+    "raised", [errors.KafkaTimeoutError("bootstrap"), errors.RequestTimedOutError("14 ms")]
+)
+def test_what_was_told_before_time_ran_out_is_the_cause(raised: errors.KafkaError) -> None:
+    """The last of many tries is cut short by the end of the time for all: what an earlier one met is what counts."""
+    met, cut = (
+        errors.KafkaConnectionError("[SSL] alert certificate unknown"),
+        errors.RequestTimedOutError("14 ms"),
+    )
+    with hearing() as heard:
+        for fault in (met, cut):
+            logging.getLogger("kafka.net").error("Connection failed: %s", fault)
+        assert heard.cause(raised) is met
+        assert heard.cause(later := errors.TopicAuthorizationFailedError()) is later
+
+
+def test_a_time_that_ran_out_is_the_cause_where_nothing_else_was_told() -> None:
+    """A broker that takes connections and never answers is said to be one that does not answer in time."""
+    cut = errors.RequestTimedOutError("2000 ms")
+    with hearing() as heard:
+        logging.getLogger("kafka.net").warning("Connection lost: %s", cut)
+        assert heard.cause(errors.KafkaTimeoutError("bootstrap")) is cut

@@ -176,14 +176,19 @@ def faults(path: Path) -> dict[str, int]:
     ("change", "found"),
     [
         ("SELECT 1", {}),
-        ("DELETE FROM ledger_days WHERE day = 20401", {"days_not_summed": 1}),
+        ("DELETE FROM ledger_days WHERE day = 20401", {"days_not_summed": 1, "pairs_without_days": 1}),
         ("UPDATE ledger SET content_octets_out = 0 WHERE process = 'program-0'",
          {"days_not_summed": 4, "days_without_rows": 4}),
         ("DELETE FROM ledger WHERE day = 20402", {"days_without_rows": 1}),
-        ("UPDATE ledger SET day = 29999 WHERE day = 20400; UPDATE ledger_days SET day = 29999 WHERE day = 20400",
+        ("DELETE FROM ledger_pairs WHERE day = 20401", {"pairs_not_summed": 1}),
+        ("UPDATE ledger_pairs SET flows = flows + 1 WHERE day = 20400",
+         {"pairs_not_summed": 1, "pairs_without_days": 1}),
+        ("UPDATE ledger SET day = 29999 WHERE day = 20400; UPDATE ledger_days SET day = 29999 WHERE day = 20400;"
+         "UPDATE ledger_pairs SET day = 29999 WHERE day = 20400",
          {"future": 10}),
         ("UPDATE ledger SET packets_in = -1 WHERE process = 'program-1'", {"amounts": 4}),
-        ("UPDATE ledger SET entity = '' WHERE day = 20400; UPDATE ledger_days SET entity = '' WHERE day = 20400",
+        ("UPDATE ledger SET entity = '' WHERE day = 20400; UPDATE ledger_days SET entity = '' WHERE day = 20400;"
+         "UPDATE ledger_pairs SET entity = '' WHERE day = 20400",
          {"keys": 10}),
         ("INSERT INTO identities VALUES ('a', x'00', 'first', 0, '', 'db-1')", {"agents": 1}),
         ("INSERT INTO identities VALUES ('a', zeroblob(32), 'enrolled', 0, '', 'db-1');"
@@ -199,15 +204,26 @@ def test_what_must_hold_of_the_ledger_is_looked_at(made, change, found):
     assert faults(path) == found
 
 
-def test_an_older_state_gets_its_sums_by_day(made):
-    """A database of the version before has them made from its ledger at the first start."""
+@pytest.mark.parametrize(
+    ("version", "gone"),
+    [(3, "DROP TABLE ledger_days; DROP TABLE ledger_pairs"), (4, "DROP TABLE ledger_pairs")],
+)
+def test_an_older_state_gets_its_sums_by_day(made, version, gone):
+    """A database of an older version has them made from its ledger at the first start."""
     path, state = made
-    days = state.ledger.days(0)
+
+    def sums(of: State) -> tuple:
+        asked = {"since_day": 20_400, "until_day": 20_402}
+        return of.ledger.days(0), [
+            of.ledger.sent("default", f"store-{n}", "as:64500", **asked) for n in (0, 1)
+        ]
+
+    before = sums(state)
     state.close()
     with sqlite3.connect(path) as connection:
-        connection.executescript("DROP TABLE ledger_days; UPDATE head SET schema_version = 3")
+        connection.executescript(f"{gone}; UPDATE head SET schema_version = {version}")
     with State.open(path, clock=DataClock(NOW_NS)) as again:
-        assert again.ledger.days(0) == days
+        assert sums(again) == before and all(before[1])
     assert faults(path) == {}
 
 

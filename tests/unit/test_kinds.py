@@ -10,7 +10,9 @@ from pydantic import ValidationError
 
 from agent.core.clock import DAY_NS, HOUR_NS, MINUTE_NS
 from agent.core.finding import Severity
+from agent.core.flow import Mark
 from agent.detection.detector import Detector
+from agent.detection.pack import pack, unpack
 from agent.policy.model import DestinationSet, Rule, RuleTest
 from agent.policy.rules import Unusual
 from agent.words.alert import render
@@ -200,6 +202,119 @@ def test_what_sends_by_the_clock_is_found(gaps, found):
     assert len(run(policy(BEACON), rows).findings) == found
 
 
+def by_program(rule: Rule, rows: list[tuple[Sent, str | None]], **kind) -> Run:
+    """A replay of rows, each of a program."""
+    made = Run(Detector(policy(rule, **kind), None, replay=True))
+    for row, program in rows:
+        made.heard(made.detector.take(sent([row], process=program), row.end_ns))
+    made.heard(made.detector.finish())
+    return made
+
+
+NEW_PROGRAM = Rule(id="program", over=MB, window="1h", quiet="1h", any_of=RuleTest(first_seen_process=True))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "found"),
+    [
+        (("ehr", 64500, "postgres"), ("ehr", 64501, "rclone"), [64501]),
+        (("ehr", 64500, "postgres"), ("ehr", 64501, "postgres"), []),
+        (("ehr", 64500, "postgres"), ("ehr", 64501, None), []),
+        (("img", 64500, "rclone"), ("ehr", 64501, "rclone"), [64501]),
+    ],
+    ids=["new", "known to another end", "not known", "known of another store"],
+)
+def test_a_program_that_was_not_seen_sending_from_the_store_is_found(first, second, found):
+    """Whatever end it was seen sending to before; what is seen for the first time within the window is new."""
+    rows = [
+        (Sent(store, asn, at(day), at(day), amount), program)
+        for day, amount, (store, asn, program) in ((0, MB // 2, first), (2, 2 * MB, second))
+    ]
+    made = by_program(NEW_PROGRAM, rows, stores=(store("ehr"), store("img")))
+    assert [int(f.entity[3:]) for f in made.findings.values()] == found
+    assert all(
+        f.reasons == ("over_threshold", "first_seen", "first_seen_process") for f in made.findings.values()
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_cut_of_batches_changes_which_program_is_new(seed):
+    """Also amid rows that come late, and over a restart at any point."""
+    rng, rule = random.Random(seed), NEW_PROGRAM.model_copy(update={"window": "5m", "over": 900})
+    rows = []
+    for i in range(400):
+        late = rng.random() < 0.1
+        end = T0 + i * 20 * 10**9 - (rng.randrange(30) * MINUTE_NS if late else 0)
+        program = None if rng.random() < 0.1 else f"program-{rng.randrange(2 + i // 20)}"
+        rows.append((Sent("ehr", 64500 + rng.randrange(3), end, end, rng.randrange(600)), program))
+
+    def found(size: int, restarts: bool = False) -> set:
+        made = Run(Detector(policy(rule), None, replay=True))
+        for low in range(0, len(rows), size):
+            part = rows[low : low + size]
+            batch = sent([row for row, _ in part], process=[program for _, program in part])
+            made.heard(made.detector.take(batch, 0))
+            if restarts and rng.random() < 0.3:
+                kept = made.detector.snapshot()
+                made.detector = Detector(policy(rule), None, replay=True)
+                made.detector.restore(kept, ())
+        made.heard(made.detector.finish())
+        return made.found()
+
+    expected = found(1)
+    assert len(expected) > 2
+    assert found(13) == found(400) == found(7, restarts=True) == expected
+
+
+def test_a_snapshot_of_an_older_version_knows_its_programs():
+    """What it counted of a program was seen before; nothing is new because the program was brought up to date."""
+    made = by_program(NEW_PROGRAM, [(Sent("ehr", 64500, at(0), at(0), 9), "postgres")])
+    meta, arrays = unpack(made.detector.snapshot())
+    older = pack(meta, {k: v for k, v in arrays.items() if k not in ("cube.processes", "cube.process_ns")})
+    made.detector = Detector(policy(NEW_PROGRAM), None, replay=True)
+    made.detector.restore(older, ())
+    for second, program in enumerate(("postgres", "rclone")):
+        now = at(1) + second * DAY_NS
+        made.heard(made.detector.take(sent([Sent("ehr", 64501, now, now, 2 * MB)], process=program), now))
+    made.heard(made.detector.finish())
+    assert [(f.crossed_ns - at(0)) // DAY_NS for f in made.findings.values()] == [2]
+
+
+@pytest.mark.parametrize(("asns", "amount", "found"), [(4, 10, 1), (3, 10, 0), (4, 0, 0)])
+def test_a_store_that_sends_to_many_ends_is_found(asns, amount, found):
+    """More than so many, each with something sent; the same end twice is one."""
+    rule = Rule(id="many", over=5, window="1h", group_by="store", any_of=RuleTest(destinations=3))
+    rows = [Sent("ehr", 64500 + i % asns, T0 + i, T0 + i, amount if i else 9) for i in range(2 * asns)]
+    made = run(policy(rule), rows)
+    assert [f.reasons[-1] for f in made.findings.values()] == ["destinations"] * found
+
+
+STEPS = ({"over": 10 * MB, "severity": "high"}, {"over": 100 * MB, "severity": "critical"})
+
+
+@pytest.mark.parametrize(("octets", "severity"), [(2, 3), (10, 3), (11, 4), (101, 5)])
+@pytest.mark.parametrize("rows", [1, 7])
+def test_more_is_more_severe(octets, severity, rows):
+    """Over each step the severity rises, in one row or in many; people are told of the rise."""
+    rule = Rule(id="steps", over=MB, window="1h", steps=STEPS)
+    parts = [octets * MB // rows + (octets * MB % rows if i == 0 else 0) for i in range(rows)]
+    made = run(
+        policy(rule),
+        [Sent("ehr", 64500, T0 + i * MINUTE_NS, T0 + i * MINUTE_NS, n) for i, n in enumerate(parts)],
+    )
+    (finding,) = made.findings.values()
+    assert (finding.content_octets_out, int(finding.severity)) == (octets * MB, severity)
+    assert max(int(c.severity) for c in made.cases.values()) == severity
+
+
+def test_doubts_hold_a_step_back():
+    """An amount that was multiplied up from samples is medium at most, however large; the finding says why."""
+    rule = Rule(id="steps", over=MB, window="1h", severity=Severity.LOW, steps=STEPS)
+    made = columns(rule, [Sent("ehr", 64500, T0, T0, 200 * MB)], marks=int(Mark.ESTIMATED))
+    (finding,) = made.findings.values()
+    assert (finding.severity, finding.severity_reasons) == (Severity.MEDIUM, ("estimated",))
+
+
 def every_kind():
     """A rule of each kind."""
     return policy(
@@ -208,6 +323,9 @@ def every_kind():
         BEACON.model_copy(update={"any_of": RuleTest(regular=0.04), "over": 4}),
         Rule(id="flows", over=1, measure="flows", window="1h", quiet="1h"),
         Rule(id="in", over=60, measure="octets_in", window="5m", quiet="1h"),
+        NEW_PROGRAM.model_copy(update={"window": "5m"}),
+        Rule(id="ends", over=9, window="1h", quiet="1h", group_by="store", any_of=RuleTest(destinations=1)),
+        Rule(id="steps", over=MB, window="1h", quiet="1h", steps=({"over": 4 * MB, "severity": "high"},)),
         Rule(id="web", over=MB, services=("tcp/443",), window="1h", quiet="1h"),
     )
 
@@ -237,7 +355,7 @@ def test_no_cut_of_batches_changes_what_any_kind_finds(seed):
     rows = mixed(seed)
     found = [run(every_kind(), rows, size).found() for size in (1, 13, 10_000)]
     assert found[0] == found[1] == found[2]
-    assert {f[0] for f in found[0]} >= {"odd", "whole", "beacon", "flows", "in", "web"}
+    assert {f[0] for f in found[0]} >= {"odd", "whole", "beacon", "flows", "in", "web", "ends", "steps"}
     rng, broken, snapshot, since = (
         random.Random(seed),
         Run(Detector(every_kind(), None, replay=True)),
@@ -263,6 +381,10 @@ def test_no_cut_of_batches_changes_what_any_kind_finds(seed):
         {"window": "1h", "any_of": {"unusual": {}}},
         {"services": ["tcp/0"]},
         {"services": ["ssh"]},
+        {"any_of": {"destinations": 3}},
+        {"steps": [{"over": 1, "severity": "high"}]},
+        {"steps": [{"over": 9, "severity": "medium"}]},
+        {"steps": [{"over": 9, "severity": "high"}, {"over": 8, "severity": "critical"}]},
         {"zone": "Asia/Edo", "window": "calendar_year"},
     ],
 )

@@ -64,7 +64,8 @@ def test_the_schema_finds_faults() -> None:
         (NoticeKind.OPENED, CaseState.OPEN, 1, 1, True),
         (NoticeKind.SEVERITY, CaseState.ACKNOWLEDGED, 2, 2, True),
         (NoticeKind.PACK, CaseState.OPEN, 2, 1, True),
-        (NoticeKind.CLOSED, CaseState.STOPPED, 2, 1, False),
+        (NoticeKind.DOUBLED, CaseState.OPEN, 2, 1, True),
+        (NoticeKind.CLOSED, CaseState.OPEN, 2, 1, False),
         (NoticeKind.CLOSED, CaseState.CLOSED, 3, 4, False),
     ],
 )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from agent.core.finding import Severity
 from agent.detection.trials import trials
+from agent.policy.clocks import Deadline
 from agent.policy.load import load, shipped_packs
 from agent.policy.model import Category, Pack
 from agent.policy.ownership import Ownership
@@ -120,6 +122,32 @@ def test_clocks_of_reports() -> None:
     }
     assert expected <= clocks
     assert len(clocks) == 34
+
+
+@pytest.mark.parametrize(
+    ("within", "days", "start", "zone", "ends"),
+    [
+        ("72 hours", "not_stated", "2026-03-28T12:00+00:00", "Europe/Berlin", "2026-03-31T14:00:00+02:00"),
+        ("60 days", "calendar", "2026-11-21T16:00+00:00", "Asia/Tokyo", "2027-01-21T23:59:59+09:00"),
+        ("3 days", "business", "2026-11-19T00:00+00:00", "UTC", "2026-11-24T23:59:59+00:00"),
+        ("1 day", "business", "2026-11-21T00:00+00:00", "UTC", "2026-11-23T23:59:59+00:00"),
+        ("1 month", "calendar", "2027-01-31T10:00+00:00", "UTC", "2027-02-28T23:59:59+00:00"),
+        ("3 months", "calendar", "2026-11-30T10:00+00:00", "UTC", "2027-02-28T23:59:59+00:00"),
+        ("1 year", "calendar", "2028-02-29T10:00+00:00", "UTC", "2029-02-28T23:59:59+00:00"),
+        ("03-01", "not_stated", "2026-01-15T10:00+00:00", "UTC", "2027-03-01T23:59:59+00:00"),
+        ("promptly", "not_stated", "2026-01-15T10:00+00:00", "UTC", None),
+        ("not_set", "not_stated", "2026-01-15T10:00+00:00", "UTC", None),
+    ],
+)
+def test_a_clock_is_counted_in_its_zone(
+    within: str, days: str, start: str, zone: str, ends: str | None
+) -> None:
+    """Hours run through a change of the clocks; days, months and years end with the last day there."""
+    clock = Deadline.model_validate(
+        {"starts": "awareness", "within": within, "days": days, "cite": "a text", "mark": "K"}
+    )
+    found = clock.ends(datetime.fromisoformat(start), ZoneInfo(zone))
+    assert (found.isoformat() if found else None) == ends
 
 
 def test_corrections_of_the_texts_are_in() -> None:

@@ -126,6 +126,40 @@ def test_a_rule_in_plain_words(home: Path) -> None:
     ]
 
 
+OWNERS = """\
+version: 1
+updated: 2025-11-01
+owners:
+  - {id: example-buyer, name: Example Buyer, country: CN, mark: V, source: filing, checked: 2025-11-01}
+stakes:
+  - {of: hgc, by: example-buyer, share: 100, mark: V, source: filing, checked: 2025-11-01}
+  - {of: hgc, by: i-squared-capital, share: 100, to: 2025-10, mark: V, source: filing, checked: 2025-11-01}
+"""
+
+
+def test_rules_are_told_and_tried_by_the_owners_in_force(home: Path) -> None:
+    """A file of one's own counts: the network that it gives to another owner is in the set, and the rule finds it."""
+    asked = ("policy", "explain", "sold", "--json")
+    (home / "policy.yaml").write_text(
+        POLICY % "none" + "  - id: sold\n    destinations: [mine]\n    over: 10 MB\n    tests:\n"
+        "      - {name: to it, given: [{sends: 20 MB, to: {asn: 9304}}], expect: medium}\n"
+        "destinations:\n  - {id: mine, owners: [example-buyer]}\n"
+    )
+    before = json.loads(sekisho(*asked, home=home).out)["owners"]
+    assert sekisho("policy", "test", "--rule", "sold", home=home).code == 1
+    (home / "owners.yaml").write_text(OWNERS)
+    (home / "sekisho.yaml").write_text("policy: [policy.yaml]\nownership: [owners.yaml]\n")
+    after = json.loads(sekisho(*asked, home=home).out)["owners"]
+    assert (before["networks"], before["review"]) == (0, 0)
+    assert after["networks"] > 0
+    assert sekisho("policy", "test", "--rule", "sold", home=home).code == 0
+    said = sekisho("policy", "explain", "sold", home=home).out
+    assert (
+        f"on record in these sets: {after['networks']} networks, 0 more for review ({after['version']})"
+        in said
+    )
+
+
 def test_a_rule_of_a_regime_tells_its_numbers_and_what_is_missing(home: Path) -> None:
     """A regime's numbers stand with section and mark; what an estimate of persons lacks is named store by store."""
     text = sekisho("policy", "explain", "us-dsp-octet-floor", home=home).out
@@ -164,6 +198,26 @@ def test_a_pack_in_both_languages(language: str, said: list[str], home: Path) ->
     """A pack is told whole in English and Japanese, each fact with section and mark."""
     lines = sekisho("policy", "explain", "jp-appi", "--language", language, home=home).out.splitlines()
     assert [line for line in said if line not in lines] == []
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [
+        ("en", "nis2.early_warning: ends 2026-11-23 00:00:00 UTC; 24 hours"),
+        ("ja", "2026-11-23 00:00:00 UTC まで"),
+    ],
+)
+def test_clocks_of_a_pack_are_counted_from_a_time(language: str, said: str, home: Path) -> None:
+    """With --from, each clock with its end and its basis, in words and as JSON; a rule has none."""
+    asked = ("policy", "explain", "eu-nis2", "--from", "2026-11-22T00:00Z")
+    (home / "sekisho.yaml").write_text("policy: [policy.yaml]\ntime_zone: UTC\n")
+    assert said in sekisho(*asked, "--language", language, home=home).out
+    due = json.loads(sekisho(*asked, "--json", home=home).out)["due"]
+    assert {(d["report"], d["ends"], d["zone"]) for d in due} >= {
+        ("nis2.early_warning", "2026-11-23T00:00:00+00:00", "UTC"),
+        ("nis2.notification", "2026-11-25T00:00:00+00:00", "UTC"),
+    }
+    assert sekisho("policy", "explain", "mine", "--from", "now", home=home).code == 2
 
 
 def test_an_attested_pack_says_who_attested_it(home: Path) -> None:

@@ -60,3 +60,24 @@ def test_what_the_user_set_stays() -> None:
     """Thresholds and threads that the environment names are left alone."""
     said = run(OPENBLAS_NUM_THREADS="2", MALLOC_MMAP_THRESHOLD_="131072")
     assert said[:2] == ["2", "False"]
+
+
+CYCLES = """
+import gc, weakref
+from agent.core import process
+process.prepare()
+class Node:
+    pass
+before = Node()
+before.own = before
+gone = weakref.ref(before)
+del before
+process.settled()
+print(gone() is None, gc.get_freeze_count() > 0)
+"""
+
+
+def test_what_is_garbage_when_the_run_begins_does_not_stay() -> None:
+    """A cycle that nobody holds is gone after ``settled``; what is held is looked at no more."""
+    done = subprocess.run([sys.executable, "-c", CYCLES], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True"]

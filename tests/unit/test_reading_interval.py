@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from agent import config
 from agent.core.accounts import Accounts
-from agent.core.clock import SECOND_NS
-from agent.core.stages import Context
+from agent.core.clock import SECOND_NS, DataClock
+from agent.core.flow import FlowBatch
+from agent.core.stages import Context, Following
 from agent.policy.model import Category, Policy, Recognition, Store
-from collectors.ebpf import Settings
+from agent.runtime import Runtime
+from collectors.bpf.counting import Counting, How
+from collectors.bpf.gaps import Diary
+from collectors.ebpf import Ebpf, Settings
 
 KAFKA = object()
 
@@ -54,3 +60,99 @@ def test_a_host_that_decides_for_itself_is_read_every_ten_seconds() -> None:
 def test_an_interval_that_is_set_is_kept() -> None:
     """Whatever the host holds."""
     assert read_every_s({"hosts": ["db-01"]}, interval=20) == 20
+
+
+def test_a_store_that_comes_by_a_reload_is_read_each_second_at_once() -> None:
+    """And every ten seconds again when it goes; an interval that is set stays."""
+    context = Context(
+        accounts=Accounts(), state_dir=Path("state"), host="db-01", policy=Policy(), kafka=KAFKA
+    )
+    ours = Policy(stores=(_store({"hosts": ["db-01"]}),))
+    found = {}
+    for interval in (None, 20):
+        one = Ebpf(Settings(interval=interval), context)
+        assert isinstance(one, Following)
+        seen = [one.interval_ns / SECOND_NS]
+        for policy in (ours, Policy()):
+            one.follow(policy)
+            seen.append(one.interval_ns / SECOND_NS)
+        found[interval] = seen
+    assert found == {None: [10, 1, 10], 20: [20, 20, 20]}
+
+
+class _Run:
+    """Time that passes only while the loop waits, and what happens at some of it."""
+
+    def __init__(self, clock: DataClock, until_s: int, at: dict[int, Callable[[], None]]) -> None:
+        self.clock, self.until_ns, self.at = clock, until_s * SECOND_NS, at
+
+    def is_set(self) -> bool:
+        return self.clock.now_ns() >= self.until_ns
+
+    def wait(self, seconds: float) -> None:
+        self.clock.set(self.clock.now_ns() + max(int(seconds * SECOND_NS), 1))
+        for at_s in [s for s in self.at if self.clock.now_ns() >= s * SECOND_NS]:
+            self.at.pop(at_s)()
+
+
+class _Nothing:
+    """Programs in place, and an empty map."""
+
+    pending = None
+
+    def fill(self) -> float:
+        return 0.0
+
+    def fallen(self) -> tuple[str, ...]:
+        return ()
+
+
+def test_the_readings_of_a_run_follow_the_policy() -> None:
+    """Every ten seconds, then each second from the second in which the store came."""
+    clock = DataClock(1)
+    context = Context(
+        accounts=Accounts(), state_dir=Path("state"), host="db-01", policy=Policy(), kafka=KAFKA, clock=clock
+    )
+    stage, read_s = Ebpf(Settings(), context), []
+
+    class Read(Counting):
+        def look(self, now_ns: int) -> None:
+            pass
+
+        def _account(self) -> None:
+            pass
+
+        def _settle_if_durable(self, epochs: Any) -> None:
+            pass
+
+        def _exchange(self, epochs: Any) -> Iterator[FlowBatch]:
+            read_s.append(round(clock.now_ns() / SECOND_NS))
+            yield FlowBatch.empty()
+
+    Read.__abstractmethods__ = frozenset()
+    counting = Read(stage, How(), context, "", cast(Diary, None))  # type: ignore[abstract]
+    ours = Policy(stores=(_store({"hosts": ["db-01"]}),))
+    run = _Run(clock, 38, {33: lambda: stage.follow(ours)})
+    list(counting._watch_traffic(cast(Any, _Nothing()), cast(Any, _Nothing()), cast(Any, run)))
+    assert read_s[:3] == [10, 20, 30]
+    assert read_s[3:] in ([34, 35, 36, 37, 38], [34, 35, 36, 37])
+
+
+def test_a_reload_tells_collectors_of_the_new_policy(tmp_path: Path) -> None:
+    """Those that watch by it; no restart is needed."""
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("version: 1\ntenant: example\n")
+    (tmp_path / "sekisho.yaml").write_text(
+        f"state_dir: {tmp_path}/state\nenrichers: {{}}\narchive: false\npolicy: [{policy}]\n"
+    )
+    loaded = config.load(tmp_path / "sekisho.yaml", environ={})
+    with Runtime(loaded, build_collectors=lambda context: {"ebpf": Ebpf(Settings(), context)}) as run:
+        told: list[list[str]] = []
+        one = run.collectors["ebpf"]
+        assert isinstance(one, Ebpf)
+        one.follow = lambda policy: told.append([store.id for store in policy.stores])  # type: ignore[method-assign]
+        policy.write_text(
+            "version: 1\ntenant: example\nstores: [{id: patients, categories: [personal_health], "
+            "recognise: {hosts: [db-01]}}]\n"
+        )
+        assert run.reload() and told == [["patients"]]

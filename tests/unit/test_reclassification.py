@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.core.clock import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS
-from agent.core.finding import CaseState, NoticeKind, Severity
+from agent.core.finding import CaseState, NoticeKind, Severity, TrafficState
 from agent.detection.detector import Detector
 from agent.policy.model import DestinationSet, Recognition, Rule
 from agent.policy.ownership import Ownership
@@ -110,7 +110,8 @@ def test_twenty_stores_that_sent_there_are_told_once(tmp_path: Path) -> None:
     assert {case.store.id for case in run.cases.values()} == set(stores)
     assert {case.destination.entity for case in run.cases.values()} == {"owner:east"}
     assert {reason for f in run.findings.values() for reason in f.reasons} >= {"reclassified"}
-    assert [notice.kind for notice in run.notices] == [NoticeKind.OPENED]
+    assert [notice.kind for notice in run.notices] == [NoticeKind.OPENED, NoticeKind.CLOSED]
+    assert len({notice.case.id for notice in run.notices if notice.case}) == 1
 
 
 def test_what_is_sent_after_the_change_is_told_of_every_store(tmp_path: Path) -> None:
@@ -132,9 +133,9 @@ def test_a_case_that_is_there_already_goes_on(tmp_path: Path) -> None:
     run.heard(run.detector.set_policy(run.detector.policy, table(tmp_path, "east")))
     run.take(transfer("ehr", MB, asn=64502, start_s=7200))
     by_entity = {case.destination.entity: case for case in run.cases.values()}
-    assert {entity: case.state for entity, case in by_entity.items()} == {
-        "owner:north": CaseState.STOPPED,
-        "owner:east": CaseState.OPEN,
+    assert {entity: case.traffic_state for entity, case in by_entity.items()} == {
+        "owner:north": TrafficState.STOPPED,
+        "owner:east": TrafficState.ONGOING,
     }
     assert sum_of(run, "owner:east") == 1200 * MB
     assert by_entity["owner:north"].findings[0].reasons[-1] == "reclassified"
@@ -180,4 +181,6 @@ def test_a_snapshot_remembers_what_moved(tmp_path: Path) -> None:
     again = Run(Detector(run.detector.policy, east))
     again.detector.restore(run.detector.snapshot(), ())
     again.take([Sent("two", 64501, T0 + DAY_NS // 4, T0 + DAY_NS // 4, 1)])
-    assert len(run.notices) + len(again.notices) == 1
+    told = [*run.notices, *again.notices]
+    assert [notice.kind for notice in told].count(NoticeKind.OPENED) == 1
+    assert {notice.case.store.id for notice in told if notice.case} == {"one"}

@@ -13,6 +13,8 @@ from agent.deciding import LocalDecide
 from agent.detection.detector import Detector
 from agent.policy.model import Override, Rule
 from agent.policy.ownership import Ownership
+from agent.store.database import open_database
+from agent.store.keeping import verify
 from agent.store.ledger import LedgerSum
 from agent.store.state import State
 from tests.tools.recount import Sent
@@ -47,10 +49,24 @@ class Home:
                 decide.finish()
 
     def sums(self) -> dict[str, int]:
-        """Content octets by entity over twelve months."""
+        """Content octets by entity over twelve months; each pair by itself has the same."""
+        today = T0 // DAY_NS
         with State.open(self.folder / "state.db", clock=self.clock, read_only=True) as state:
-            found: list[LedgerSum] = state.ledger.sums(ASKED, since_day=T0 // DAY_NS - 365)
-            return {str(s.key[1]): s.content_octets_out for s in found}
+            found: list[LedgerSum] = state.ledger.sums(ASKED, since_day=today - 365)
+            by_entity: dict[str, int] = {}
+            for one in found:
+                store, entity = map(str, one.key)
+                by_entity[entity] = by_entity.get(entity, 0) + one.content_octets_out
+                asked = {"since_day": today - 365, "until_day": one.last_day}
+                assert state.ledger.sent("default", store, entity, **asked) == one.content_octets_out
+        path = self.folder / "state.db"
+        database = open_database(
+            path, create=False, whole=False, now_ns=self.clock.now_ns(), busy_timeout_s=5
+        )
+        faults = [c.name for c in verify(database, now_ns=self.clock.now_ns()) if not c.holds]
+        database.close()
+        assert faults == []
+        return by_entity
 
 
 @pytest.fixture

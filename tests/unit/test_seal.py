@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
 
 from agent.core.accounts import Accounts, Amounts
@@ -52,6 +53,38 @@ def test_in_step_rows_of_stores_go_before_full_batches_of_others() -> None:
     alone, in_step = Sealer(HEADER, Accounts()), Sealer(HEADER, Accounts(), in_step=True)
     assert [b.header.lane for b in alone.add(rows, 0)] == [0]
     assert [b.header.lane for b in in_step.add(rows, 0)] == [1, 0]
+
+
+def _alike(of: range) -> FlowBatch:
+    """Two connections to each of many services: one row each once joined."""
+    return batch_of(
+        [{"initiator": "local", "local_port": 40000 + n, "remote_port": p} for p in of for n in range(2)]
+    )
+
+
+def test_a_batch_is_full_when_its_joined_rows_fill_it() -> None:
+    """1,000 rows that join to 500 wait for more; sealed are 1,000 joined rows, in the order they came."""
+    sealer, _ = _sealer()
+    half = MAX_ROWS // 2
+    assert list(sealer.add(_alike(range(half)), 0)) == []
+    assert list(sealer.add(_alike(range(half - 1, MAX_ROWS - 1)), 0)) == []
+    (sealed,) = sealer.add(_alike(range(MAX_ROWS - 1, MAX_ROWS + half)), 0)
+    assert sealed["remote_port"].tolist() == list(range(MAX_ROWS))
+    assert sealed["flows"].tolist() == [4 if p == half - 1 else 2 for p in range(MAX_ROWS)]
+    assert [b["remote_port"].tolist() for b in sealer.flush()] == [list(range(MAX_ROWS, MAX_ROWS + half))]
+
+
+def test_rows_that_join_without_end_are_sealed_by_age() -> None:
+    """However many rows come, those that all join stay one row, and it goes when its first has waited long enough."""
+    sealer, accounts = _sealer()
+    rows = _alike(range(1)).take(np.zeros(MAX_ROWS, np.intp))
+    for turn in range(10):
+        accounts.capture(rows.amounts(), held_in="batches")
+        assert list(sealer.add(rows, turn * SECOND_NS)) == []
+    assert sealer.amounts() == Amounts(10 * MAX_ROWS, 10_000 * MAX_ROWS, 5_000 * MAX_ROWS)
+    (sealed,) = sealer.due(10 * SECOND_NS)
+    assert (len(sealed), sealed.amounts()) == (1, accounts.read().sealed)
+    assert accounts.read().residue == Amounts()
 
 
 def test_what_is_let_go_stands_in_the_account() -> None:

@@ -53,11 +53,15 @@ TURN = st.tuples(
 
 @given(st.lists(TURN, max_size=40), st.booleans())
 @example([("a", [0], 0), ("b", [2], 0), ("a", [1], -1), ("b", [0], 61)], False)
+@example([("a", [1500], 0), ("b", [2000], 30), ("c", [0, 1200], 40)], False)
 def test_the_watermark_is_that_of_the_plain_rule(
     turns: list[tuple[str, list[int], int]], replay: bool
 ) -> None:
-    """Sources that fall silent, come back, run behind, and times of receipt that go back change nothing in that."""
+    """Sources that fall silent, come back, run behind, and times of receipt that go back change nothing in that; nor do
+    rows that are passed by, for nobody asks for the watermark before them.
+    """
     made, plain = Sources(LATENESS_NS, replay=replay), Plain(replay=replay)
+    passing = Sources(LATENESS_NS, replay=replay)
     received_ns = 10_000 * SECOND_NS
     for name, seconds, step in turns:
         received_ns += step * SECOND_NS
@@ -65,4 +69,6 @@ def test_the_watermark_is_that_of_the_plain_rule(
         before, after = made.observe(name, np.array(ends), np.ones(len(ends), bool), received_ns)
         expected = plain.observe(name, ends, received_ns)
         assert [*before.tolist(), after] == expected
+        assert passing.pass_by(name, ends[0], max(ends), received_ns) == after
+        assert passing.state() == made.state()
         assert all(a <= b for a, b in pairwise(expected))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from agent.core.clock import SECOND_NS, DataClock
 from agent.core.decision import Decision
 from agent.core.errors import StateError
-from agent.core.finding import Case, CaseState, StoreFact
+from agent.core.finding import Case, CaseState, StoreFact, TrafficState
+from agent.store import schema
 from agent.store.cases import Action, ActionKind, Verdict
 from agent.store.state import Commit, State
 from tests.tools.notices import START_NS, case
@@ -57,7 +59,6 @@ def test_cases_are_listed_by_the_state_people_see(state: State) -> None:
     assert by_state == {
         CaseState.OPEN: ["1117-01"],
         CaseState.ACKNOWLEDGED: ["1118-01"],
-        CaseState.STOPPED: [],
         CaseState.CLOSED: ["1117-02"],
     }
 
@@ -86,17 +87,72 @@ def test_an_action_stands_over_what_the_detector_writes_later(state: State) -> N
     seen = state.cases.get_case(IDS[0])
     assert (seen.state, seen.acknowledged_by, seen.revision) == (CaseState.ACKNOWLEDGED, "alice", 2)
     state.cases.close(IDS[0], "bob", "wanted", Verdict.EXPECTED)
-    _put(state, case(id=IDS[0], revision=3, state=CaseState.STOPPED))
+    _put(state, case(id=IDS[0], revision=3, traffic_state=TrafficState.STOPPED))
     seen = state.cases.get_case(IDS[0])
     assert (seen.state, seen.closed_by, seen.closing_note) == (CaseState.CLOSED, "bob", "wanted")
 
 
-def test_a_stopped_case_stays_stopped_when_acknowledged(state: State) -> None:
-    """That nothing moves any more is not hidden by a person having it."""
-    _put(state, case(id=IDS[0], revision=2, state=CaseState.STOPPED))
-    state.cases.acknowledge(IDS[0], "alice")
-    seen = state.cases.get_case(IDS[0])
-    assert (seen.state, seen.acknowledged_by) == (CaseState.STOPPED, "alice")
+def test_whether_traffic_moves_stands_apart_from_what_people_did(state: State) -> None:
+    """That nothing moves any more is not hidden by a person having it, nor by a person closing it."""
+    _put(state, case(id=IDS[0], revision=2, traffic_state=TrafficState.STOPPED))
+    for act, wanted in (
+        (lambda: state.cases.acknowledge(IDS[0], "alice"), CaseState.ACKNOWLEDGED),
+        (lambda: state.cases.close(IDS[0], "alice", "wanted", Verdict.EXPECTED), CaseState.CLOSED),
+    ):
+        act()
+        seen = state.cases.get_case(IDS[0])
+        assert (seen.state, seen.traffic_state) == (wanted, TrafficState.STOPPED)
+
+
+def test_a_case_that_an_older_version_wrote_as_stopped_is_open_and_its_traffic_stopped(state: State) -> None:
+    """The one word of older versions becomes two facts, in the row and in the body."""
+    body = case(id=IDS[0]).model_dump(mode="json") | {"state": "stopped"}
+    del body["traffic_state"]
+    with state._database.write() as connection:
+        change = schema.cases.update().where(schema.cases.c.id == IDS[0])
+        connection.execute(change.values(state="stopped", body=json.dumps(body)))
+    (seen,) = [c for c in state.cases.list_cases({CaseState.OPEN}) if c.id == IDS[0]]
+    assert (seen.state, seen.traffic_state) == (CaseState.OPEN, TrafficState.STOPPED)
+
+
+def test_a_case_is_assigned_commented_and_opened_again(state: State) -> None:
+    """Each action is on record with name and text; what was closed by a person is as before after it is opened again."""
+    state.cases.acknowledge(IDS[2], "alice")
+    state.cases.assign(IDS[2], "alice", "bob", "knows the host")
+    assert state.cases.get_case(IDS[2]).assigned_to == "bob"
+    state.cases.close(IDS[2], "bob", "wanted", Verdict.EXPECTED)
+    state.cases.comment(IDS[2], "carol", "it was not")
+    state.cases.reopen(IDS[2], "carol", "the ticket names another host")
+    seen = state.cases.get_case(IDS[2])
+    assert (seen.state, seen.closed_by, seen.acknowledged_by, seen.assigned_to) == (
+        CaseState.OPEN,
+        "",
+        "",
+        "bob",
+    )
+    done = [(a.kind.value, a.who, a.assignee) for a in state.cases.actions_of(IDS[2])]
+    assert done == [
+        ("ack", "alice", ""),
+        ("assign", "alice", "bob"),
+        ("close", "bob", ""),
+        ("comment", "carol", ""),
+        ("reopen", "carol", ""),
+    ]
+
+
+def test_what_cannot_be_opened_again_says_why(state: State) -> None:
+    """An open case, one that the program closed, and one beside which another of the same key is open."""
+    with pytest.raises(StateError, match="is not closed"):
+        state.cases.reopen(IDS[0], "bob", "x")
+    _put(state, case(id=IDS[2], store=StoreFact(id="lab"), revision=2, state=CaseState.CLOSED))
+    with pytest.raises(StateError, match="closed by the program"):
+        state.cases.reopen(IDS[2], "bob", "x")
+    state.cases.close(IDS[0], "bob", "wanted", Verdict.EXPECTED)
+    with pytest.raises(StateError, match=f"case {IDS[1]} of the same store and destination is open"):
+        state.cases.reopen(IDS[0], "bob", "x")
+    state.cases.close(IDS[1], "bob", "wanted", Verdict.EXPECTED)
+    state.cases.reopen(IDS[0], "bob", "x")
+    assert state.cases.get_case(IDS[0]).state is CaseState.OPEN
 
 
 def test_actions_are_kept_in_order_and_heard_once(state: State, clock: DataClock) -> None:

@@ -254,6 +254,8 @@ def test_local_rules_are_few_and_short() -> None:
 class Away:
     """Kafka that does not answer."""
 
+    longest_s = 60.0
+
     def connect(self) -> None:
         """Never."""
         raise SinkError("no broker answers", retriable=True)

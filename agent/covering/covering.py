@@ -16,14 +16,13 @@ from agent.core.clock import DAY_NS, HOUR_NS, MINUTE_NS, SECOND_NS, Clock
 from agent.core.finding import Event
 from agent.core.flow import FlowBatch
 from agent.core.heartbeat import Beat
+from agent.covering.causes import Causes
+from agent.covering.receipts import Receipts
 from agent.detection import coverage
 from agent.detection.coverage import OPEN, Hole, Holes
 from agent.detection.detector import Detector
 from agent.detection.fleet import Known
-from agent.policy.model import Policy, same_host
-from agent.receiving.causes import Causes
-from agent.receiving.receipts import Receipts
-from agent.receiving.standing import stores_on
+from agent.policy.model import ExpectedHost, Policy, same_host
 from agent.store.coverage import Covered, CoveredHours, Maintained, RunKey
 from agent.store.sequences import Intervals, Stream
 from agent.store.state import State
@@ -64,6 +63,8 @@ class Covering:
     lateness_ns: int = 2 * MINUTE_NS
     dead_of: Callable[[Stream], Intervals] = lambda _stream: Intervals()
     """Batches of a stream that came and were refused."""
+    only: str = ""
+    """The one host that is watched; empty: every host that the policy expects."""
     agents: dict[str, Known] = field(default_factory=dict)
     taken: dict[RunKey, Amounts] = field(default_factory=dict)
     _broker: tuple[int, int] | None = None
@@ -210,7 +211,7 @@ class Covering:
 
     def _expect(self, now_ns: int, mono_ns: int) -> None:
         """Hosts of the inventory of which nothing was ever heard."""
-        expected = {h.host.lower() for h in self.policy().expected_hosts if not h.no_agent}
+        expected = {h.host.lower() for h in self._expected() if not h.no_agent}
         heard = [k.host.lower() for k in self.agents.values() if k.state != "never"]
         short = {name.partition(".")[0] for name in heard}
         full = set(heard)
@@ -227,6 +228,10 @@ class Covering:
         for known in [k for k in self.agents.values() if k.state == "never" and k.host not in missing]:
             del self.agents[known.agent_id]
             self._gone.append(known.agent_id)
+
+    def _expected(self) -> list[ExpectedHost]:
+        hosts = self.policy().expected_hosts
+        return [h for h in hosts if not self.only or same_host(h.host, self.only)]
 
     def _dirty(self, mono_ns: int, *, force: bool) -> dict[str, dict[str, Any]]:
         if not force and mono_ns - self._flushed_ns < FLUSH_NS:
@@ -253,7 +258,7 @@ class Covering:
         return any(one.holds(host, now_ns - SECOND_NS, now_ns) for one in self._upkeep)
 
     def stores_on(self, known: Known) -> set[str]:
-        """Stores that may be on a host: see :func:`agent.receiving.standing.stores_on`."""
+        """Stores that may be on a host: see :func:`stores_on`."""
         return stores_on(self.policy(), known)
 
     def holes_of(self, host: str, members: Iterable[Known]) -> Holes:
@@ -324,7 +329,7 @@ class Covering:
         by_host: dict[str, list[Known]] = {}
         for known in self.agents.values():
             by_host.setdefault(known.host.lower(), []).append(known)
-        for expected in self.policy().expected_hosts:
+        for expected in self._expected():
             by_host.setdefault(expected.host.lower(), [])
         return by_host
 
@@ -374,3 +379,9 @@ class Covering:
             if known is None or row.to_hour >= known.to_hour:
                 self._hours[row.host] = numbered
             yield numbered
+
+
+def stores_on(policy: Policy, known: Known) -> set[str]:
+    """Stores that may be on a host: by this policy, by the agent's, and by the rows that came."""
+    named = {store.id for store in policy.index.on_host(known.host)}
+    return named | set(known.stores) | set(known.rows_of)
