@@ -86,9 +86,8 @@ def _run(
     if store is not None and store not in known:
         from agent.policy.faults import nearest
 
-        raise click.UsageError(
-            f"--store {store}: no store is called so; {nearest(store, known, 'there are')}"
-        )
+        advice = nearest(store, known, "there are") if known else "the policy has no store; leave --store out"
+        raise click.UsageError(f"--store {store}: no store is called so; {advice}")
     say = words(loaded.settings.language)
     scenario = scenarios()[name]
     sender = store or next(iter(known), INVENTED)
