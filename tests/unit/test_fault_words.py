@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 
+import agent
+import collectors
+import enrichers
+import sinks
 from agent.core.errors import StateError
 from agent.core.kafka import Connection, Sasl, in_words, somebody_listens
 from agent.core.said import said
 from agent.store import database
 from agent.words.faults import of_error, translations, worded
 from tests.tools.forbidden import claims
-from tests.tools.places import ROOT
 from tests.tools.program import sekisho
 
 OF_THE_SYSTEM = {
@@ -29,8 +32,8 @@ OF_THE_SYSTEM = {
 
 
 def _templates() -> Iterator[str]:
-    for room in ("agent", "collectors", "enrichers", "sinks"):
-        for path in sorted((ROOT / room).rglob("*.py")):
+    for room in (agent, collectors, enrichers, sinks):  # where they are installed
+        for path in sorted(Path(room.__path__[0]).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
                 if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "said":
                     assert isinstance(node.args[0], ast.Constant), f"{path}:{node.lineno}: no literal"

@@ -10,6 +10,7 @@ import pytest
 from agent import figures
 from agent.core.accounts import Accounts, Reconciled
 from agent.core.clock import DataClock
+from agent.deciding import PAST_LIMITS
 from agent.detection.fleet import Known
 from agent.metrics import Reading
 from agent.receiving.stream import Counts
@@ -62,7 +63,7 @@ def _detector(*accounts: dict[str, Any]) -> dict[str, float]:
         gaps=SimpleNamespace(missing=lambda: 0),
         agents=SimpleNamespace(covering=SimpleNamespace(agents=agents)),
     )
-    run = SimpleNamespace(stream=stream)
+    run = SimpleNamespace(stream=stream, past_limits=dict.fromkeys(PAST_LIMITS, 0))
     return _figures(figures.DetectorFigures(DataClock(0)).read(cast(Any, run)))
 
 
