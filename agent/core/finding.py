@@ -445,6 +445,8 @@ class NoticeKind(StrEnum):
     PACK = "pack_added"
     DOUBLED = "doubled"
     """Twice as much has left as people were told of last; at most once an hour."""
+    LEG = "new_leg"
+    """Another way over hosts inside was found that fits in time and volume; at most one notice an hour."""
     DAILY = "daily"
     """Still going on 24 h after people were told last."""
     UNACKNOWLEDGED = "unacknowledged"

@@ -7,17 +7,18 @@ must not decide who is told.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Self
 
 from agent.core.clock import DAY_NS, HOUR_NS, MINUTE_NS
-from agent.core.finding import Case, CaseState, NoticeKind, Severity, TrafficState
+from agent.core.finding import Case, CaseState, NoticeKind, RelayState, Severity, TrafficState
 
 GRAIN_NS: Final = MINUTE_NS
 """How often it is asked, by the watermark."""
 STOPPED_AFTER_NS: Final = 30 * MINUTE_NS
 """Traffic has stopped when nothing was sent for so long."""
 DOUBLED_EVERY_NS: Final = HOUR_NS
+LEG_EVERY_NS: Final = HOUR_NS
 AGAIN_NS: Final = DAY_NS
 """What goes on is told again after so long, and what stopped is told once in so long."""
 UNACKNOWLEDGED_NS: Final[Mapping[Severity, int]] = {
@@ -46,6 +47,9 @@ class Said:
     """Since when somebody should take it, at ``waits_as``."""
     waits_as: int = 0
     reminded: bool = False
+    legs: list[list[str]] = field(default_factory=list)
+    """Ways over hosts inside that were told, each as addresses."""
+    leg_ns: int = 0
 
     @classmethod
     def of(cls, case: Case) -> Self:
@@ -80,14 +84,22 @@ class Said:
         if self.told_ns is None or case.severity > self.waits_as:
             self.waits_ns, self.waits_as, self.reminded = time_ns, case.severity, False
         self.told_ns, self.octets = time_ns, case.traffic.content_octets_out
+        self.legs += [leg for leg in legs(case) if leg not in self.legs]
         if kind is NoticeKind.DOUBLED:
             self.doubled_ns = time_ns
+        elif kind is NoticeKind.LEG:
+            self.leg_ns = time_ns
         elif kind is NoticeKind.CLOSED:
             self.stopped_ns = time_ns
         elif kind is NoticeKind.UNACKNOWLEDGED:
             self.reminded = True
         elif kind is NoticeKind.OPENED:
             self.stopped_ns, self.doubled_ns = None, time_ns
+
+
+def legs(case: Case) -> list[list[str]]:
+    """Addresses of the hosts on each way that fits in time and volume; what is only possible is no news."""
+    return [list(one.hosts) for one in case.traffic.relays if one.state is RelayState.MATCHED]
 
 
 def due(before: Case, after: Case, said: Said, now_ns: int) -> NoticeKind | None:
@@ -98,6 +110,9 @@ def due(before: Case, after: Case, said: Said, now_ns: int) -> NoticeKind | None
         if before.traffic_state is not TrafficState.STOPPED and said.may_stop(now_ns):
             return NoticeKind.CLOSED
         return NoticeKind.UNACKNOWLEDGED if _waits(after, said, now_ns) else None
+    is_new = any(leg not in said.legs for leg in legs(after))
+    if is_new and now_ns - said.leg_ns >= LEG_EVERY_NS:
+        return NoticeKind.LEG
     if _waits(after, said, now_ns):
         return NoticeKind.UNACKNOWLEDGED
     has_doubled = after.traffic.content_octets_out >= 2 * said.octets > 0

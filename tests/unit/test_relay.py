@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from agent.core.clock import HOUR_NS, MINUTE_NS, SECOND_NS
-from agent.core.finding import RelayState
+from agent.core.finding import NoticeKind, RelayState
 from agent.detection.detector import Detector
 from agent.policy.model import DestinationSet, Recognition, Rule
 from agent.policy.registers import Forwarder, ForwarderRole
@@ -61,7 +61,7 @@ def detector(*rules: Rule, forwarders=(), **more) -> Detector:
         stores=(store("ehr", recognise=Recognition(addresses=(DB,))),),
         destinations=(RESTRICTED,),
     )
-    return Detector(made.model_copy(update={"forwarders": forwarders}), None, replay=True, **more)
+    return Detector(made.model_copy(update={"forwarders": forwarders}), None, **{"replay": True, **more})
 
 
 def run(rows, size: int = 1000, **more) -> Run:
@@ -185,3 +185,23 @@ def test_more_hosts_than_there_is_room_for_are_counted(monkeypatch):
     rows = [row(DB, f"10.20.1.{n}", T0 + n * MINUTE_NS, MB) for n in range(1, 9)]
     made = run(rows)
     assert made.reasons["relay_links_let_go"] >= 4
+
+
+def test_a_further_way_is_told_once_and_what_is_only_possible_is_not():
+    """Live: a second host that sends on what it took is news of the same case; a third whose volume does not fit is none."""
+    made = Run(detector(replay=False))
+    for minute in range(130):
+        host = HOSTS[0] if minute < 40 else HOSTS[1] if minute < 110 else HOSTS[2]
+        fits = host != HOSTS[2]
+        at_ns = T0 + minute * MINUTE_NS
+        legs = [
+            row(DB, host, at_ns, 20 * MB),
+            row(host, OUTSIDE, at_ns + 20 * SECOND_NS, 20 * MB if fits else MB),
+        ]
+        made.heard(made.detector.take(batch_of(legs), at_ns + 40 * SECOND_NS))
+    kinds = [n.kind for n in made.notices if n.kind in (NoticeKind.OPENED, NoticeKind.LEG)]
+    assert kinds == [NoticeKind.OPENED, NoticeKind.LEG]
+    (case,) = {
+        n.case.id: n.case for n in made.notices if n.case is not None and n.kind is NoticeKind.LEG
+    }.values()
+    assert {one.hosts for one in case.traffic.relays} == {(HOSTS[0],), (HOSTS[1],)}
