@@ -13,10 +13,11 @@ from tests.tools.plan import Plan
 from tests.tools.road import Facts, Road, whole
 
 Page = Callable[..., None]
-BACKLOG = 8_000 if FULL else 400
-"""Steps of a thousand rows, 13 KB each in the spool."""
+BACKLOG = 62_000 if FULL else 400
+"""Steps of a thousand rows, 17 KB each in the spool."""
 LIVE = 40
-PACE = 4_000_000 if FULL else 300_000
+PACE = 8_000_000 if FULL else 300_000
+LONGEST_S = 1_800.0 if FULL else 300.0
 
 
 def test_live_rows_overtake_a_backlog(
@@ -33,7 +34,7 @@ def test_live_rows_overtake_a_backlog(
         last = f"paced plan {BACKLOG - 1}".encode()
         road.until(
             lambda: any(g.exists() and last in g.read_bytes()[:200] for g in groups),
-            "a backlog", agent, detector, seconds=300,
+            "a backlog", agent, detector, seconds=LONGEST_S,
         )  # fmt: skip
         octets = sum(p.stat().st_size for p in (road.at / "state" / "spool").rglob("*.segment"))
         broker.start()
@@ -42,10 +43,10 @@ def test_live_rows_overtake_a_backlog(
         road.until(lambda: _live(road) == LIVE * plan.rows, "what is new", agent, detector)
         behind = plan.marks - road.recount.rows
         assert behind > 0, "the backlog was through before"
-        road.until_delivered(plan.marks, agent, detector, seconds=300)
+        road.until_delivered(plan.marks, agent, detector, seconds=LONGEST_S)
         road.end()
         assert agent.wait() == 0
-        road.until_decided(detector, seconds=300)
+        road.until_decided(detector, seconds=LONGEST_S)
         assert detector.stop() == 0
         whole(road)
         assert road.facts() == undisturbed
