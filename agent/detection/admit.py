@@ -113,18 +113,7 @@ def admit(
     received = each[0] if len(set(each)) == 1 else np.repeat(np.array(each, np.int64), [*map(len, batches)])
     suspect = np.zeros(len(ends), bool) if replay else (ends > received + SUSPECT_NS) | marked
     ends = np.where(suspect, received, ends)
-    inside = [_of_stores(b) for b in batches]
-    scopes = [
-        b.text("remote_scope").take(rows) if len(rows) else None
-        for b, rows in zip(batches, inside, strict=True)
-    ]
-    wanted = [
-        rows if scope is None else rows[scope.where("external")]
-        for rows, scope in zip(inside, scopes, strict=True)
-    ]
-    near = [
-        rows if scope is None else rows[_is_near(scope)] for rows, scope in zip(inside, scopes, strict=True)
-    ]
+    inside, wanted, near = zip(*map(_read, batches), strict=True)
     has_near = any(map(len, near))
     onward: list[Ints] = []
     if carriers is not None and (len(carriers) or has_near):
@@ -243,11 +232,15 @@ def _table(
     return arrays, texts
 
 
-def _of_stores(batch: FlowBatch) -> Ints:
-    """Which rows are of a store and may be read."""
+def _read(batch: FlowBatch) -> tuple[Ints, Ints, Ints]:
+    """Which rows are of a store and may be read; which of them go to an external end, and which to another own host."""
     if not batch.text("store").values:
-        return _NO_ROWS
-    return np.flatnonzero((batch["store"] >= 0) & ((batch["marks"] & _OUTSIDE_RULES) == 0))
+        return _NO_ROWS, _NO_ROWS, _NO_ROWS
+    rows = np.flatnonzero((batch["store"] >= 0) & ((batch["marks"] & _OUTSIDE_RULES) == 0))
+    if not len(rows):
+        return rows, rows, rows
+    scope = batch.text("remote_scope").take(rows)
+    return rows, rows[scope.where("external")], rows[_is_near(scope)]
 
 
 def _observed(
